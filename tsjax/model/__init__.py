@@ -1,0 +1,1 @@
+"""The network: pure functions and small flax.nnx modules. No files, no network access, no text."""
