@@ -1,0 +1,108 @@
+"""Text to token ids with a Rust tokenizer that is never changed after it is made, so any number of threads may use it.
+
+Changing truncation or padding on a tokenizer that another thread is using fails with "Already borrowed"
+(huggingface/tokenizers#537). A different maximum length is therefore a different object.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tsjax.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class Tokenized(NamedTuple):
+    """Some texts as tokens.
+
+    Attributes:
+        ids: the token ids of each text, special ones included.
+        lengths: how many each text has.
+        truncated: whether it had more.
+    """
+
+    ids: list[NDArray[np.int32]]
+    lengths: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+
+class TextTokenizer:
+    """A tokenizer with a fixed maximum length.
+
+    Args:
+        tokenizer_json: the content of a tokenizer.json file.
+        max_length: the most tokens a text may have, special ones included; what follows is cut and reported.
+
+    Raises:
+        CheckpointError: the JSON is not a tokenizer.
+        InputError: ``max_length`` leaves no room for text.
+    """
+
+    def __init__(self, tokenizer_json: str, max_length: int) -> None:
+        try:
+            tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the Rust side raises plain Exception
+            raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
+        special = tokenizer.num_special_tokens_to_add(is_pair=False)
+        if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
+            raise InputError(
+                f"max_seq_length must be a whole number of at least {special + 1} tokens "
+                f"({special} special ones and one of text), not {max_length!r}"
+            )
+        # A tokenizer.json may carry the padding and truncation of whoever saved it.
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(int(max_length))
+        self._tokenizer = tokenizer
+        self._json = tokenizer_json
+        self.max_length = int(max_length)
+
+    def with_max_length(self, max_length: int) -> TextTokenizer:
+        """The same tokenizer with another maximum length."""
+        return TextTokenizer(self._json, max_length)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id that can come out."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def encode(self, texts: Sequence[str]) -> Tokenized:
+        """Token ids of each text, in order."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+        truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(ids))
+        return Tokenized(ids, lengths, truncated)
+
+    def prompt_length(self, prompt: str) -> int:
+        """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
+        (encoding,) = self._tokenizer.encode_batch_fast([prompt])
+        return len(encoding.ids) - bool(encoding.special_tokens_mask[-1:] == [1])
+
+
+def check_texts(texts: Sequence[object], first_index: int = 0) -> list[str]:
+    """The same texts, known to be strings that can be encoded.
+
+    Raises:
+        InputError: names the first that is not, by its place.
+    """
+    for index, text in enumerate(texts, start=first_index):
+        if not isinstance(text, str):
+            raise InputError(f"text {index} is {_describe(text)}, not a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {index} has a lone surrogate at character {error.start}: not valid Unicode"
+            ) from error
+    return texts  # type: ignore[return-value]  # each was just checked
+
+
+def _describe(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__} ({value!r:.40})"
