@@ -1,0 +1,244 @@
+"""Our checkpoint directory: config.json, model.safetensors, tokenizer.json. Complete, and read without transformers.
+
+config.json holds the architecture in our words and all that turns text into the model's vectors: pooling, heads,
+prompts, lengths, temperature. It records the SHA-256 of the other two files and a fingerprint of everything, so that
+vectors can be stamped with the model that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tsjax.errors import CheckpointError, ConfigError, OutputError
+from tsjax.files import replacing
+from tsjax.model.config import ModelConfig
+from tsjax.temperature import Temperature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+FORMAT = 1
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+FlatWeights = dict[str, "NDArray[np.float32]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """All that a checkpoint says besides its weights and its tokenizer.
+
+    Attributes:
+        model: encoder, pooling, heads.
+        max_seq_length: tokens at which texts are cut, special ones included.
+        pad_token_id: id that fills up a batch.
+        prompts: text to put before the input, by name.
+        default_prompt_name: the prompt used when none is named.
+        similarity_fn_name: cosine, dot, euclidean or manhattan.
+        truncate_dim: leading dimensions to keep; None for all.
+        temperature: τ used unless the user gives another.
+        source: where the weights came from, for people to read.
+    """
+
+    model: ModelConfig
+    max_seq_length: int
+    pad_token_id: int = 0
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str = "cosine"
+    truncate_dim: int | None = None
+    temperature: Temperature = Temperature()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        encoder = self.model.encoder
+        if not 1 <= self.max_seq_length <= encoder.max_length:
+            raise ConfigError(f"max_seq_length is {self.max_seq_length}; the positions allow 1 to {encoder.max_length}")
+        self.temperature.per_head(encoder.num_layers, encoder.num_heads)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; `from_json` is the inverse."""
+        return {
+            "format": FORMAT,
+            "source": self.source,
+            "model": self.model.to_json(),
+            "max_seq_length": self.max_seq_length,
+            "pad_token_id": self.pad_token_id,
+            "prompts": dict(self.prompts),
+            "default_prompt_name": self.default_prompt_name,
+            "similarity_fn_name": self.similarity_fn_name,
+            "truncate_dim": self.truncate_dim,
+            "temperature": self.temperature.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Metadata:
+        """The inverse of `to_json`."""
+        values = {name: value for name, value in data.items() if name != "format"}
+        values["model"] = ModelConfig.from_json(values["model"])
+        values["temperature"] = Temperature.from_json(values["temperature"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What can be known of a checkpoint without reading its weights."""
+
+    path: Path
+    metadata: Metadata
+    files: Mapping[str, str]
+    fingerprint: str
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory is in our format (rather than, say, Hugging Face's)."""
+    try:
+        data = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "tsjax" in data
+
+
+def save(
+    path: Path, metadata: Metadata, weights: FlatWeights, tokenizer_json: str, *, overwrite: bool = False
+) -> Header:
+    """Write a checkpoint directory, all of it or nothing.
+
+    Args:
+        path: the directory to make.
+        metadata: what config.json will say.
+        weights: arrays by dotted name, layers stacked.
+        tokenizer_json: the content of tokenizer.json.
+        overwrite: whether a checkpoint at ``path`` may be replaced; anything else there never is.
+
+    Raises:
+        OutputError: the directory exists, or cannot be written.
+    """
+    if overwrite and path.exists() and not is_checkpoint(path):
+        raise OutputError(f"{path} exists and is not a tsjax checkpoint; it is not overwritten")
+    with replacing(path, directory=True, overwrite=overwrite) as directory:
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, directory / WEIGHTS)
+        except SafetensorError as error:  # how it reports what the operating system says, such as a full disk
+            raise OutputError(f"cannot write {path}: {error}") from error
+        (directory / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
+        files = {name: _sha256(directory / name) for name in (WEIGHTS, TOKENIZER)}
+        content = metadata.to_json()
+        fingerprint = _fingerprint(content, files)
+        config = {"tsjax": content, "files": files, "fingerprint": fingerprint}
+        (directory / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Header(path, metadata, files, fingerprint)
+
+
+def read_header(path: Path) -> Header:
+    """Read and check config.json.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another format, or does not match its fingerprint.
+    """
+    file = path / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        content, files, fingerprint = config["tsjax"], config["files"], config["fingerprint"]
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{file} has format {content['format']}; this version of tsjax reads format {FORMAT}")
+        if fingerprint != _fingerprint(content, files):
+            raise CheckpointError(f"{file} was changed after it was written: its fingerprint differs; convert it again")
+        return Header(path, Metadata.from_json(content), files, fingerprint)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def read_tokenizer(header: Header) -> str:
+    """The content of tokenizer.json, checked against its SHA-256."""
+    file = header.path / TOKENIZER
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != header.files[TOKENIZER]:
+        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+    return data.decode()
+
+
+def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
+    """The weights by dotted name, checked to be exactly those that the architecture asks for, and finite.
+
+    Args:
+        header: from `read_header`.
+        shapes: the shape of every weight that the architecture has.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or a weight is missing, unexpected, misshapen or not finite.
+    """
+    file = header.path / WEIGHTS
+    weights: FlatWeights = {}
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            if difference := set(tensors.keys()) ^ set(shapes):
+                name = min(difference)
+                raise CheckpointError(f"{file}: weight {name!r} is {'missing' if name in shapes else 'unexpected'}")
+            for name, shape in shapes.items():
+                weight = weights[name] = tensors.get_tensor(name)
+                if weight.shape != shape:
+                    raise CheckpointError(f"{file}: weight {name!r} has shape {weight.shape}, not {shape}")
+                check_finite(weight, name, file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return weights
+
+
+def check_finite(weight: NDArray[Any], name: str, file: Path) -> None:
+    """Raise a CheckpointError if a weight holds NaN or infinity."""
+    if not np.isfinite(weight).all():
+        raise CheckpointError(f"{file}: weight {name!r} holds NaN or infinity")
+
+
+def parameter_count(header: Header) -> int:
+    """How many numbers the weights are, without reading them."""
+    file = header.path / WEIGHTS
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def verify_files(header: Header) -> None:
+    """Compare every file with the SHA-256 recorded for it; a CheckpointError names the first that differs."""
+    for name, digest in header.files.items():
+        file = header.path / name
+        try:
+            found = _sha256(file)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+        if found != digest:
+            raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+
+
+def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """SHA-256 of all that decides the vectors, so not of ``source``."""
+    decisive = {name: value for name, value in content.items() if name != "source"}
+    canonical = json.dumps([decisive, dict(files)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
