@@ -1,0 +1,122 @@
+"""The engine: a Hugging Face or sentence-transformers directory in, a tsjax checkpoint out, strict both ways."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conversion.families import family_of
+from conversion.fields import Fields
+from conversion.rules import Names, apply, expand, match
+from conversion.sentence_transformers import read_modules, read_stack
+from conversion.source import open_tensors, read_json_object
+from conversion.tokenizer import read_tokenizer
+from tsjax.checkpoint import Header, Metadata, save
+from tsjax.errors import ConversionError
+from tsjax.files import check_absent
+from tsjax.model.config import ModelConfig
+from tsjax.model.forward import weight_shapes
+from tsjax.temperature import Temperature
+from tsjax.text.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from conversion.rules import Rule
+    from tsjax.model.config import EncoderConfig
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    temperature: Temperature | None = None,
+    ignore_config_fields: Collection[str] = (),
+    overwrite: bool = False,
+    name: str | None = None,
+) -> Header:
+    """Convert a checkpoint directory.
+
+    Args:
+        source: a directory in the format of Hugging Face or of sentence-transformers.
+        destination: the directory to make.
+        temperature: τ to save in it; None for 1.
+        ignore_config_fields: names of config fields to wave through although nobody here knows them.
+        overwrite: whether a checkpoint at the destination may be replaced.
+        name: what to record as the source; None for the directory's path.
+
+    Raises:
+        ConversionError: something in the source is missing, damaged, unknown or contradictory.
+        OutputError: the destination exists, or cannot be written.
+    """
+    check_absent(destination, overwrite=overwrite)
+    if not source.is_dir():
+        raise ConversionError(f"{source} is not a directory")
+    modules = read_modules(source)
+    directory = modules[0].path if modules else source
+    config_file = directory / "config.json"
+    config = read_json_object(config_file)
+    family = family_of(config.get("model_type"), str(config_file))
+    encoder = family.translate(Fields(config, str(config_file), ignore_config_fields))
+    stack = read_stack(source, modules, encoder.hidden_size, ignore_config_fields)
+    model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
+
+    tokenizer = read_tokenizer(directory, family.model_type, lower_case=stack.lower_case)
+    said = stack.max_seq_length or tokenizer.model_max_length or encoder.max_length
+    metadata = Metadata(
+        model=model,
+        max_seq_length=min(said, encoder.max_length),
+        pad_token_id=_pad_token_id(config, encoder),
+        prompts=stack.prompts,
+        default_prompt_name=stack.default_prompt_name,
+        similarity_fn_name=stack.similarity_fn_name,
+        truncate_dim=stack.truncate_dim,
+        temperature=temperature or Temperature(),
+        source=name or str(source),
+    )
+    ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
+    if ids > encoder.vocab_size:
+        raise ConversionError(
+            f"{directory}: the tokenizer gives ids up to {ids - 1}, but the embedding has {encoder.vocab_size} rows"
+        )
+
+    shapes = weight_shapes(model)
+    weights = _read(directory, family.rules(encoder), family.names, encoder, _below("encoder.", shapes), "encoder.")
+    for index, head in enumerate(stack.heads):
+        if head.directory is not None:
+            prefix = f"heads.{index}."
+            weights |= _read(head.directory, head.rules, Names(), encoder, _below(prefix, shapes), prefix)
+    return save(destination, metadata, weights, tokenizer.json, overwrite=overwrite)
+
+
+def axes(encoder: EncoderConfig) -> dict[str, int]:
+    """Sizes of the axes that layouts split."""
+    return {"n": encoder.num_heads, "h": encoder.head_dim}
+
+
+def _read(
+    directory: Path,
+    rules: Sequence[Rule],
+    names: Names,
+    encoder: EncoderConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    prefix: str,
+) -> dict[str, NDArray[np.float32]]:
+    """The weights in one directory by our full names; rules and shapes leave out the prefix."""
+    tensors = open_tensors(directory)
+    rows = match(tensors.read, expand(rules, encoder.num_layers), names, tensors.where)
+    weights = apply(rows, lambda name: tensors.read[name](), shapes, axes(encoder), tensors.where)
+    return {prefix + name: weight for name, weight in weights.items()}
+
+
+def _below(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig) -> int:
+    """The id that fills up batches; any will do, since it is masked, so an unusable one becomes 0."""
+    pad = config.get("pad_token_id")
+    return pad if isinstance(pad, int) and 0 <= pad < encoder.vocab_size else 0

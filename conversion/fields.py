@@ -1,0 +1,83 @@
+"""Reading the fields of a foreign JSON file so that none is overlooked.
+
+Each field is used, or known to be harmless, or must have the one value under which it changes nothing. What is left is
+a field that nobody here has thought about, and an error: the worst bugs of this trade are fields skipped in silence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tsjax.errors import ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+_REQUIRED = object()
+
+
+class Fields:
+    """The fields of one file, ticked off as they are read.
+
+    Args:
+        data: the file's JSON object.
+        file: its path, for messages.
+        ignore: names of fields that the user waves through although nobody knows them.
+    """
+
+    def __init__(self, data: Mapping[str, Any], file: str, ignore: Collection[str] = ()) -> None:
+        self.file = file
+        self._data = data
+        self._ignore = ignore
+        self._left = set(data)
+
+    def take(self, name: str, default: Any = _REQUIRED, kind: type | tuple[type, ...] | None = None) -> Any:
+        """The value of a field; ``default`` if it is absent or null.
+
+        Raises:
+            ConversionError: it is absent and has no default, or it is not of the kind asked for.
+        """
+        self._left.discard(name)
+        value = self._data.get(name)
+        if value is None:
+            if default is _REQUIRED:
+                raise ConversionError(f"{self.file}: field {name!r} is missing")
+            return default
+        if kind is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ConversionError(f"{self.file}: field {name!r} is {value!r}, which is not what belongs there")
+        return value
+
+    def require(self, name: str, *allowed: object) -> None:
+        """Check that a field is absent, null, or one of the values under which it changes nothing.
+
+        Raises:
+            ConversionError: it has another value, and the user did not wave it through.
+        """
+        self._left.discard(name)
+        value = self._data.get(name)
+        if value is not None and name not in self._ignore and not any(_same(value, one) for one in allowed):
+            known = " or ".join(repr(one) for one in allowed) or "absent"
+            raise ConversionError(f"{self.file}: {name} = {value!r} is not supported; it must be {known}")
+
+    def harmless(self, names: Iterable[str]) -> None:
+        """Tick off fields that cannot change a vector."""
+        self._left.difference_update(names)
+
+    def done(self) -> None:
+        """Check that no field is left.
+
+        Raises:
+            ConversionError: names the first that is, and how to wave it through.
+        """
+        unknown = sorted(self._left.difference(self._ignore))
+        if unknown:
+            value = self._data[unknown[0]]
+            raise ConversionError(
+                f"{self.file}: unknown field {unknown[0]!r} = {value!r:.60}; if it cannot change the vectors, "
+                f"pass --ignore-config-field {unknown[0]}"
+            )
+
+
+def _same(value: object, allowed: object) -> bool:
+    """Equality that does not take 0 for False."""
+    return value == allowed and isinstance(value, bool) == isinstance(allowed, bool)

@@ -1,0 +1,189 @@
+"""Rules that say, as data, which weight of theirs is which of ours and how its axes are laid out.
+
+One row a weight. ``{i}`` in a name stands for the layer. Written out for a number of layers, the rows are a finite
+table, so that completeness is an equality of sets, checked before a tensor is read; and since a layout is an einops
+string, the way back is the same string with its sides swapped. Stacking the layers is the engine's work, not a rule's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import einops
+import numpy as np
+
+from tsjax.errors import ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One weight: its name in PyTorch, its name here, and the layout that turns the first into the second.
+
+    Attributes:
+        torch: for instance ``encoder.layer.{i}.attention.self.query.weight``.
+        ours: for instance ``layers.{i}.attention.query.kernel``.
+        layout: for instance ``(n h) d -> d n h``; empty where the axes stay as they are.
+    """
+
+    torch: str
+    ours: str
+    layout: str = ""
+
+    def for_layers(self, num_layers: int) -> list[Row]:
+        """The rows that this rule stands for."""
+        if "{i}" not in self.torch:
+            return [Row(self.torch, self.ours, None, self.layout)]
+        stacked = self.ours.replace("{i}.", "")
+        return [Row(self.torch.replace("{i}", str(i)), stacked, i, self.layout) for i in range(num_layers)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of theirs and where it goes: a whole weight of ours, or one layer of a stacked one."""
+
+    torch: str
+    ours: str
+    layer: int | None
+    layout: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the names in a file may differ from the names in the rules.
+
+    Attributes:
+        prefixes: leading words that are dropped, for instance ``bert.``.
+        renames: endings of old names and what they are now, for instance ``.gamma`` and ``.weight``.
+        ignored: patterns of weights that the encoder does not use, for instance ``pooler.*``.
+    """
+
+    prefixes: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def canonical(self, name: str) -> str | None:
+        """The name as the rules have it; None if it is ignored."""
+        for prefix in self.prefixes:
+            name = name.removeprefix(prefix)
+        if any(fnmatchcase(name, pattern) for pattern in self.ignored):
+            return None
+        for old, new in self.renames:
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        return name
+
+
+def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, Row]:
+    """The table of rows by PyTorch name.
+
+    Raises:
+        AssertionError: two rules claim one name, on either side; a mistake in a family file.
+    """
+    rows = [row for rule in rules for row in rule.for_layers(num_layers)]
+    table = {row.torch: row for row in rows}
+    assert len(table) == len(rows), "two rules take the same weight of theirs"
+    assert len({(row.ours, row.layer) for row in rows}) == len(rows), "two rules give the same weight of ours"
+    return table
+
+
+def match(available: Iterable[str], table: Mapping[str, Row], names: Names, where: str) -> dict[str, Row]:
+    """Pair the names in a file with the rows of the table, strictly: nothing left over on either side.
+
+    Returns:
+        the row for each name in the file that is used.
+
+    Raises:
+        ConversionError: a weight has no rule, a rule has no weight, or two names mean the same weight.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(available):
+        canonical = names.canonical(name)
+        if canonical is None:
+            continue
+        if canonical not in table:
+            raise ConversionError(f"{where}: no rule for weight {name!r}; it is not part of this architecture")
+        if canonical in found:
+            raise ConversionError(f"{where}: {found[canonical]!r} and {name!r} are the same weight")
+        found[canonical] = name
+    missing = [torch for torch in table if torch not in found]
+    if missing:
+        raise ConversionError(f"{where}: weight {missing[0]!r} is missing ({len(missing)} in all)")
+    return {name: table[canonical] for canonical, name in found.items()}
+
+
+def apply(
+    rows: Mapping[str, Row],
+    read: Callable[[str], NDArray[Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    axes: Mapping[str, int],
+    where: str,
+) -> dict[str, NDArray[np.float32]]:
+    """Read each tensor, lay out its axes, stack the layers.
+
+    Args:
+        rows: from `match`.
+        read: gives a tensor by its name in the file.
+        shapes: the shape of each weight of ours, stacked.
+        axes: sizes of the axes that a layout splits, for instance ``{"n": heads}``.
+        where: the file, for messages.
+
+    Raises:
+        ConversionError: a tensor is not floating point, not finite, or has the wrong shape; or rules and architecture
+            do not name the same weights.
+    """
+    if difference := {row.ours for row in rows.values()} ^ set(shapes):
+        raise ConversionError(f"{where}: weight {min(difference)!r} of the architecture and the rules do not agree")
+    weights = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+    for name, row in rows.items():
+        tensor = read(name)
+        if tensor.dtype.kind != "f" and not tensor.dtype.name.startswith("bfloat"):
+            raise ConversionError(f"{where}: weight {name!r} has dtype {tensor.dtype}, not floating point")
+        tensor = tensor.astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise ConversionError(f"{where}: weight {name!r} holds NaN or infinity")
+        target = weights[row.ours] if row.layer is None else weights[row.ours][row.layer]
+        expected = _shape_before(row.layout, target.shape)
+        if tensor.shape != expected:
+            raise ConversionError(f"{where}: weight {name!r} has shape {tensor.shape}; the config asks for {expected}")
+        target[...] = rearrange(tensor, row.layout, axes)
+    return weights
+
+
+def invert(
+    rules: Sequence[Rule],
+    num_layers: int,
+    weights: Mapping[str, NDArray[np.float32]],
+    axes: Mapping[str, int],
+) -> dict[str, NDArray[np.float32]]:
+    """The way back: our stacked weights as PyTorch's, by their canonical names. The exact inverse of `apply`."""
+    theirs = {}
+    for row in expand(rules, num_layers).values():
+        weight = weights[row.ours] if row.layer is None else weights[row.ours][row.layer]
+        theirs[row.torch] = np.ascontiguousarray(rearrange(weight, swapped(row.layout), axes))
+    return theirs
+
+
+def swapped(layout: str) -> str:
+    """The layout of the way back."""
+    return " -> ".join(reversed(layout.split(" -> "))) if layout else ""
+
+
+def rearrange(array: NDArray[Any], layout: str, axes: Mapping[str, int]) -> NDArray[Any]:
+    """Lay out an array's axes; ``axes`` may hold sizes that the layout does not need."""
+    if not layout:
+        return array
+    needed = {name: size for name, size in axes.items() if name in layout.replace("(", " ").replace(")", " ").split()}
+    result: NDArray[Any] = einops.rearrange(array, layout, **needed)
+    return result
+
+
+def _shape_before(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a layout turns into ``shape``."""
+    return rearrange(np.broadcast_to(np.float32(0), shape), swapped(layout), {}).shape

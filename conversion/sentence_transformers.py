@@ -1,0 +1,270 @@
+"""A sentence-transformers directory: modules.json and the configs beside it, of every generation so far.
+
+Version 5.4 changed the pooling config from booleans to ``pooling_mode`` and the types in modules.json to longer paths.
+Readers that missed it pooled wrongly without a word, so a type, a mode or a field that is not known is an error here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+from conversion.fields import Fields
+from conversion.rules import Rule
+from conversion.source import read_json, read_json_object, subfolder
+from tsjax.errors import ConversionError
+from tsjax.model.config import HeadConfig, PoolingConfig, PoolingMode
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+_MODULES = "modules.json"
+_OFFICIAL = "sentence_transformers."
+_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+# The booleans of old pooling configs, in the order in which sentence-transformers concatenates.
+_POOLING_BOOLEANS: dict[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+# torch.nn's activations, by the last part of their dotted path.
+_ACTIVATIONS = {
+    "GELU": "gelu",
+    "Identity": "identity",
+    "ReLU": "relu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+}
+
+
+class Module(NamedTuple):
+    """One entry of modules.json: the last part of its type, and its folder."""
+
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class HeadSource:
+    """A head, where its weights are, and their rules; no directory where it has none."""
+
+    config: HeadConfig
+    directory: Path | None = None
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a sentence-transformers directory says around the encoder; the defaults are those of a bare encoder.
+
+    Attributes:
+        pooling: mean pooling where there is no modules.json, as in sentence-transformers.
+        heads: what follows pooling.
+        max_seq_length: None if it is not said.
+        lower_case: whether text is lower-cased before the tokenizer sees it.
+        prompts: by name.
+        default_prompt_name: the one used when none is named.
+        similarity_fn_name: how vectors are meant to be compared.
+        truncate_dim: leading dimensions to keep; None for all.
+    """
+
+    pooling: PoolingConfig = PoolingConfig()
+    heads: tuple[HeadSource, ...] = ()
+    max_seq_length: int | None = None
+    lower_case: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str = "cosine"
+    truncate_dim: int | None = None
+
+
+def read_modules(directory: Path) -> tuple[Module, ...]:
+    """The modules that a checkpoint consists of, encoder first; none where it is a bare encoder.
+
+    Raises:
+        ConversionError: modules.json names a foreign, unknown or misplaced module, or a path that leads out.
+    """
+    file = directory / _MODULES
+    listed = read_json(file, optional=True)
+    if listed is None:
+        return ()
+    modules = tuple(_modules(listed, directory, file))
+    kinds = [module.kind for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise ConversionError(f"{file}: expected a Transformer and then a Pooling module, found {', '.join(kinds)}")
+    for kind in kinds[2:]:
+        if kind not in _HEADS:
+            raise ConversionError(f"{file}: module {kind} cannot stand after the pooling")
+    return modules
+
+
+def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ignore: Collection[str] = ()) -> Stack:
+    """Read the configs of the modules around the encoder.
+
+    Args:
+        directory: the checkpoint.
+        modules: from `read_modules`.
+        hidden_size: width of the encoder.
+        ignore: names of config fields that the user waves through.
+
+    Raises:
+        ConversionError: an unknown field, mode or activation, or modules that do not fit each other.
+    """
+    options = _model_options(directory, ignore)
+    if not modules:
+        return Stack(**options)
+    transformer, pooling_module, *head_modules = modules
+    pooling = _pooling(pooling_module.path, hidden_size, ignore)
+    width = hidden_size * len(pooling.modes)
+    heads = []
+    for module in head_modules:
+        heads.append(_HEADS[module.kind](module.path, width, ignore))
+        width = heads[-1].config.out_features
+    return Stack(pooling, tuple(heads), **_transformer_options(transformer.path, ignore), **options)
+
+
+def _modules(listed: Any, directory: Path, file: Path) -> Iterator[Module]:
+    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
+        raise ConversionError(f"{file} is not a list of modules")
+    for module in listed:
+        full = str(module.get("type"))
+        kind = full.rpartition(".")[2]
+        if not full.startswith(_OFFICIAL):
+            raise ConversionError(f"{file}: module {full!r} is foreign code, which tsjax does not run")
+        if kind not in {"Transformer", "Pooling", *_HEADS}:
+            known = ", ".join(["Transformer", "Pooling", *_HEADS])
+            raise ConversionError(f"{file}: module {full!r} is not supported; supported are {known}")
+        yield Module(kind, subfolder(directory, module.get("path", ""), file))
+
+
+def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
+    file = path / "config.json"
+    fields = Fields(read_json_object(file), str(file), ignore)
+    dimension = fields.take("embedding_dimension", fields.take("word_embedding_dimension", width, int), int)
+    if dimension != width:
+        raise ConversionError(f"{file}: pools vectors of {dimension} features; the encoder gives {width}")
+    old = tuple(mode for name, mode in _POOLING_BOOLEANS.items() if fields.take(name, default=False, kind=bool))
+    modes = fields.take("pooling_mode", old or ("mean",))
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    for mode in modes:
+        if mode not in get_args(PoolingMode):
+            raise ConversionError(f"{file}: unknown pooling mode {mode!r}; known: {', '.join(get_args(PoolingMode))}")
+    include_prompt = fields.take("include_prompt", default=True, kind=bool)
+    fields.done()
+    return PoolingConfig(modes=modes, include_prompt=include_prompt)
+
+
+def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
+    fields = _head_fields(path, ignore)
+    activation = str(fields.take("activation_function", "torch.nn.modules.activation.Tanh"))
+    module, _, last = activation.rpartition(".")
+    if not module.startswith("torch.nn") or last not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise ConversionError(f"{fields.file}: activation {activation!r} is not supported; of torch.nn, known: {known}")
+    config = HeadConfig(
+        kind="dense",
+        in_features=fields.take("in_features", kind=int),
+        out_features=fields.take("out_features", kind=int),
+        use_bias=fields.take("bias", default=True, kind=bool),
+        activation=_ACTIVATIONS[last],  # type: ignore[arg-type]  # its values are our names
+        residual=fields.take("use_residual", default=False, kind=bool),
+    )
+    fields.done()
+    _check_width(config, width, fields.file)
+    rules = [Rule("linear.weight", "linear.kernel", "o i -> i o")]
+    if config.use_bias:
+        rules.append(Rule("linear.bias", "linear.bias"))
+    if config.residual and config.in_features != config.out_features:
+        rules.append(Rule("residual.weight", "residual.kernel", "o i -> i o"))
+    return HeadSource(config, path, tuple(rules))
+
+
+def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
+    fields = _head_fields(path, ignore)
+    size = fields.take("dimension", kind=int)
+    fields.done()
+    config = HeadConfig(kind="layer_norm", in_features=size, out_features=size)
+    _check_width(config, width, fields.file)
+    rules = (Rule("norm.weight", "norm.scale"), Rule("norm.bias", "norm.bias"))
+    return HeadSource(config, path, rules)
+
+
+def _normalize(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
+    _head_fields(path, ignore, optional=True).done()
+    return HeadSource(HeadConfig(kind="normalize", in_features=width, out_features=width))
+
+
+_HEADS = {"Dense": _dense, "LayerNorm": _layer_norm, "Normalize": _normalize}
+
+
+def _head_fields(path: Path, ignore: Collection[str], *, optional: bool = False) -> Fields:
+    file = path / "config.json"
+    fields = Fields(read_json_object(file, optional=optional), str(file), ignore)
+    for name in ("module_input_name", "module_output_name"):
+        fields.require(name, "sentence_embedding")
+    return fields
+
+
+def _check_width(config: HeadConfig, width: int, file: str) -> None:
+    if config.in_features != width:
+        raise ConversionError(f"{file}: takes {config.in_features} features but the step before gives {width}")
+
+
+def _transformer_options(path: Path, ignore: Collection[str]) -> dict[str, Any]:
+    """What sentence_bert_config.json (or its sisters) says of the encoder's input."""
+    file = next((path / name for name in _TRANSFORMER_CONFIGS if (path / name).exists()), None)
+    if file is None:
+        return {}
+    fields = Fields(read_json_object(file), str(file), ignore)
+    options = {
+        "max_seq_length": fields.take("max_seq_length", None, int),
+        "lower_case": fields.take("do_lower_case", default=False, kind=bool),
+    }
+    fields.require("transformer_task", "feature-extraction")
+    fields.require("module_output_name", "token_embeddings")
+    fields.require("modality_config", {"text": {"method": "forward", "method_output_name": "last_hidden_state"}})
+    # Each of these can change the vectors in ways of its own; empty ones are common.
+    for name in ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs"):
+        fields.require(name, {})
+    for name in ("processing_kwargs", "query_length", "document_length", "query_expansion"):
+        fields.require(name, {})
+    fields.harmless(["unpad_inputs"])
+    fields.done()
+    return options
+
+
+def _model_options(directory: Path, ignore: Collection[str]) -> dict[str, Any]:
+    """What config_sentence_transformers.json says of the whole model."""
+    file = directory / "config_sentence_transformers.json"
+    fields = Fields(read_json_object(file, optional=True), str(file), ignore)
+    fields.harmless(["__version__", "requirements"])
+    fields.require("model_type", "SentenceTransformer")
+    prompts = fields.take("prompts", {}, dict)
+    default = fields.take("default_prompt_name", None, str)
+    similarity = fields.take("similarity_fn_name", "cosine", str)
+    truncate_dim = fields.take("truncate_dim", None, int)
+    fields.done()
+    for name, prompt in prompts.items():
+        if not isinstance(prompt, str):
+            raise ConversionError(f"{file}: prompt {name!r} is not text")
+    if default is not None and default not in prompts:
+        raise ConversionError(f"{file}: default_prompt_name {default!r} is not among the prompts")
+    if similarity not in _SIMILARITIES:
+        raise ConversionError(f"{file}: similarity {similarity!r} is unknown; known: {', '.join(_SIMILARITIES)}")
+    return {
+        "prompts": prompts,
+        "default_prompt_name": default,
+        "similarity_fn_name": similarity,
+        "truncate_dim": truncate_dim,
+    }

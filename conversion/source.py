@@ -1,0 +1,160 @@
+"""A checkpoint directory as Hugging Face and sentence-transformers write it: its JSON files and its tensors.
+
+Nothing here needs torch, except the reading of .bin files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from tsjax.errors import ConversionError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a model, read one at a time.
+
+    Attributes:
+        where: the file they are in, or the index that lists the files.
+        read: gives the tensor of each name.
+    """
+
+    where: str
+    read: Mapping[str, Callable[[], NDArray[Any]]]
+
+
+def read_json(file: Path, *, optional: bool = False) -> Any:
+    """The content of a JSON file; None if it is optional and absent.
+
+    Raises:
+        ConversionError: it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        if optional:
+            return None
+        raise ConversionError(f"{file} is missing") from error
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{file} cannot be read: {error}") from error
+
+
+def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
+    """The same for a file that must hold an object; empty if it is optional and absent."""
+    value = read_json(file, optional=optional)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConversionError(f"{file} does not hold a JSON object")
+    return value
+
+
+def subfolder(directory: Path, relative: object, said_in: Path) -> Path:
+    """A folder that a file names, known to lie inside the checkpoint.
+
+    Raises:
+        ConversionError: the path is absolute or climbs out.
+    """
+    path = PurePosixPath(str(relative).replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in str(path) or "\0" in str(path):
+        raise ConversionError(f"{said_in}: path {relative!r} leads out of the checkpoint")
+    return directory / path
+
+
+def open_tensors(directory: Path) -> Tensors:
+    """The tensors in a directory: safetensors first, whole or in shards, then .bin files.
+
+    Raises:
+        ConversionError: there are none, or a file is damaged, or shards and index do not agree.
+        MissingExtraError: there are only .bin files and torch is not installed.
+    """
+    for name in _SINGLE:
+        file, index = directory / name, directory / f"{name}.index.json"
+        if file.exists():
+            return Tensors(str(file), _open(file))
+        if index.exists():
+            return _open_shards(directory, index)
+    raise ConversionError(f"{directory} holds no weights: neither {' nor '.join(_SINGLE)}")
+
+
+def _open_shards(directory: Path, index: Path) -> Tensors:
+    shard_of = read_json_object(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise ConversionError(f"{index} has no weight_map")
+    read: dict[str, Callable[[], NDArray[Any]]] = {}
+    for shard in sorted({str(value) for value in shard_of.values()}):
+        file = subfolder(directory, shard, index)
+        tensors = _open(file)
+        listed = {name for name, value in shard_of.items() if value == shard}
+        if difference := listed ^ set(tensors):
+            name = min(difference)
+            raise ConversionError(
+                f"{file}: weight {name!r} is {'missing' if name in listed else f'not in {index.name}'}"
+            )
+        read |= tensors
+    return Tensors(str(index), read)
+
+
+def _open(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
+    if not file.exists():
+        raise ConversionError(f"{file} is missing")
+    return _open_bin(file) if file.suffix == ".bin" else _open_safetensors(file)
+
+
+def _open_safetensors(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
+    try:
+        handle = safe_open(file, framework="numpy")  # held open by the readers below
+        names = list(handle.keys())  # type: ignore[no-untyped-call]  # safetensors is half typed
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"{file} is damaged or incomplete: {error}") from error
+
+    def reader(name: str) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            try:
+                return handle.get_tensor(name)  # type: ignore[no-untyped-call]
+            except (OSError, SafetensorError, TypeError) as error:
+                raise ConversionError(f"{file}: weight {name!r} cannot be read: {error}") from error
+
+        return read
+
+    return {name: reader(name) for name in names}
+
+
+def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
+    try:
+        import torch  # noqa: PLC0415  # heavy, and only .bin files need it
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{file} is a pickle, which only torch can read; install it with: pip install 'tsjax[torch]'"
+        ) from error
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or a hostile pickle
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConversionError(f"{file} cannot be read as weights: {reason:.200}") from error
+    if not isinstance(state, dict):
+        raise ConversionError(f"{file} does not hold a dictionary of weights")
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ConversionError(f"{file}: {name!r} is not a tensor")
+
+    def reader(tensor: Any) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            # numpy has no bfloat16; float32 holds each of its values.
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+        return read
+
+    return {str(name): reader(tensor) for name, tensor in state.items()}
