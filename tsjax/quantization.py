@@ -1,0 +1,69 @@
+"""Embeddings in fewer bits: the scalar and binary precisions of sentence-transformers, bit for bit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+Precision: TypeAlias = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+
+def quantize_embeddings(
+    embeddings: ArrayLike,
+    precision: Precision,
+    ranges: ArrayLike | None = None,
+    calibration_embeddings: ArrayLike | None = None,
+) -> NDArray[Any]:
+    """Quantize embeddings.
+
+    Args:
+        embeddings: float (n, D) or (D,).
+        precision: ``int8`` and ``uint8`` cut each dimension's range into 256 steps; ``ubinary`` keeps the sign of each
+            dimension, eight to a byte (uint8), and ``binary`` the same less 128 (int8).
+        ranges: (2, D), the least and the largest value of each dimension, for ``int8`` and ``uint8``.
+        calibration_embeddings: (m, D), from which to take the ranges; without them, the embeddings themselves.
+
+    Returns:
+        (n, D) float32, int8 or uint8; (n, ⌈D/8⌉) for the binary precisions.
+
+    Raises:
+        InputError: an unknown precision, embeddings that are quantized already, or ranges asked of a single vector.
+    """
+    check_precision(precision)
+    array = np.asarray(embeddings)
+    if array.dtype.kind in "iub" and array.size:
+        raise InputError(f"embeddings to quantize must be floating point, not {array.dtype}")
+    array = array.astype(np.float32, copy=False)
+    if precision == "float32":
+        return array
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(array > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    kind = np.int8 if precision == "int8" else np.uint8
+    if array.ndim == 2 and not len(array):
+        return np.zeros(array.shape, kind)
+    if ranges is None:
+        sample = array if calibration_embeddings is None else np.asarray(calibration_embeddings, np.float32)
+        if sample.ndim == 1 or len(sample) < 2:
+            raise InputError(
+                f"{precision} needs the range of each dimension, which one embedding does not have; "
+                "give ranges or calibration_embeddings"
+            )
+        ranges = np.stack([sample.min(axis=0), sample.max(axis=0)])
+    low, high = np.asarray(ranges, np.float32)
+    step = (high - low) / 255
+    step = np.where(step == 0, 1, step)
+    levels = np.clip(np.floor((array - low) / step), 0, 255)
+    return (levels - 128 if precision == "int8" else levels).astype(kind)
+
+
+def check_precision(precision: str) -> None:
+    """Raise an InputError for a precision that does not exist."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision {precision!r} does not exist; it can be {', '.join(get_args(Precision))}")
