@@ -1,0 +1,336 @@
+"""The command line: a thin door on the library. Data goes to standard output, everything else to standard error.
+
+Heavy imports wait until a command needs them, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tsjax import __version__
+from tsjax.errors import InputError, TruncationWarning, TsjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tsjax.checkpoint import Header
+    from tsjax.embedder import Embedder
+
+_BLOCK = 4096
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 2 for an error of the user's, 130 for an interrupt."""
+    options = _parser().parse_args(arguments)
+    # A polite kill must clean up as an interrupt does.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run: Callable[[argparse.Namespace], None] = options.run
+        run(options)
+    except TsjaxError as error:
+        print(f"tsjax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("tsjax: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _embed(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from tsjax.files import check_absent
+    from tsjax.jobs.texts import STDIN, check_readable, count_texts, read_texts
+    from tsjax.jobs.vectors import STDOUT, check_output, open_vectors
+
+    check_output(options.output)
+    if options.output != STDOUT:
+        check_absent(Path(options.output), overwrite=options.overwrite)
+    if options.files.count(STDIN) > 1:
+        raise InputError("standard input can be read once only")
+    for file in options.files:
+        check_readable(file)
+    embedder = _load(options)
+    total = None
+    if sys.stderr.isatty():
+        counts = [count_texts(file, options.input_format) for file in options.files]
+        total = None if None in counts else sum(count for count in counts if count is not None)
+
+    texts = itertools.chain.from_iterable(
+        read_texts(file, options.column, options.input_format) for file in options.files
+    )
+    binary = options.precision in ("binary", "ubinary")
+    dimension = -(-embedder.embedding_dimension // 8) if binary else embedder.embedding_dimension
+    dtype = np.dtype({"float32": "f4", "binary": "i1", "ubinary": "u1"}[options.precision])
+    encode = embedder.encode if options.prompt_type is None else getattr(embedder, f"encode_{options.prompt_type}")
+    done, seconds = 0, 0.0
+    with (
+        open_vectors(options.output, dimension, dtype, overwrite=options.overwrite) as writer,
+        _progress(total) as progress,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", TruncationWarning)  # the summary says how many
+        while block := list(itertools.islice(texts, _BLOCK)):
+            start = time.perf_counter()
+            vectors = encode(
+                block,
+                prompt_name=options.prompt_name,
+                prompt=options.prompt,
+                batch_size=options.batch_size,
+                precision=options.precision,
+                normalize_embeddings=options.normalize,
+                show_progress_bar=False,
+            )
+            seconds += time.perf_counter() - start
+            writer.write(block, vectors)
+            done += len(block)
+            progress(len(block))
+    _summarise(embedder, done, seconds, options.output)
+
+
+def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> None:
+    done = embedder.statistics
+    rate = done.tokens / seconds if seconds else 0.0
+    print(
+        f"tsjax: {texts:,} texts, {done.tokens:,} tokens in {seconds:.1f} s ({rate:,.0f} tokens/s, compiling included; "
+        f"{done.padding_share:.0%} of the computed tokens were padding)",
+        file=sys.stderr,
+    )
+    what = "no text was" if not done.truncated else f"{done.truncated:,} texts were"
+    print(f"tsjax: {what} cut at {embedder.max_seq_length} tokens; wrote {output}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
+    if not sys.stderr.isatty():
+        yield lambda texts: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" texts", file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from tsjax.hub import convert_to
+    from tsjax.temperature import Temperature
+
+    header = convert_to(
+        options.source,
+        Path(options.destination),
+        temperature=None if options.temperature is None else Temperature.of(options.temperature),
+        revision=options.revision,
+        local_files_only=options.local_files_only,
+        ignore_config_fields=options.ignore_config_field,
+        overwrite=options.overwrite,
+    )
+    print(f"tsjax: wrote {header.path}, fingerprint {header.fingerprint[:16]}", file=sys.stderr)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from tsjax.checkpoint import parameter_count, read_header, verify_files
+    from tsjax.hub import resolve
+
+    header = read_header(
+        resolve(
+            options.model,
+            revision=options.revision,
+            local_files_only=options.local_files_only,
+            ignore_config_fields=options.ignore_config_field,
+        )
+    )
+    verify_files(header)
+    parameters = parameter_count(header)
+    if options.json:
+        content = {**header.metadata.to_json(), "parameters": parameters, "fingerprint": header.fingerprint}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    rows = list(_describe(header, parameters))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def _describe(header: Header, parameters: int) -> Iterator[tuple[str, str]]:
+    metadata, encoder = header.metadata, header.metadata.model.encoder
+    yield "model", metadata.source
+    yield "directory", str(header.path)
+    yield (
+        "architecture",
+        f"{encoder.num_layers} layers, {encoder.hidden_size} wide, {encoder.num_heads} heads of {encoder.head_dim}, "
+        f"feed-forward {encoder.intermediate_size} ({encoder.activation}), {encoder.norm_placement}-norm, "
+        f"{encoder.position} positions",
+    )
+    yield "parameters", f"{parameters:,}"
+    yield "vocabulary", f"{encoder.vocab_size:,} tokens"
+    yield "longest text", f"{metadata.max_seq_length} tokens (the positions allow {encoder.max_length})"
+    pooling = metadata.model.pooling
+    yield "pooling", " + ".join(pooling.modes) + ("" if pooling.include_prompt else ", without the prompt")
+    for head in metadata.model.heads:
+        widths = f" {head.in_features} → {head.out_features}, {head.activation}" if head.kind == "dense" else ""
+        yield "then", head.kind + widths
+    yield "dimensions", str(metadata.truncate_dim or metadata.model.embedding_dimension)
+    yield "similarity", metadata.similarity_fn_name
+    for name, prompt in metadata.prompts.items():
+        default = " (default)" if name == metadata.default_prompt_name else ""
+        yield f"prompt {name!r}", repr(prompt) + default
+    if not metadata.prompts:
+        yield "prompts", "none"
+    yield "temperature", str(metadata.temperature)
+    yield "fingerprint", f"{header.fingerprint} (files verified)"
+
+
+def _load(options: argparse.Namespace) -> Embedder:
+    from tsjax.api import load
+
+    return load(
+        options.model,
+        revision=options.revision,
+        local_files_only=options.local_files_only,
+        ignore_config_fields=options.ignore_config_field,
+        temperature=options.temperature,
+        dtype=options.dtype,
+        max_seq_length=options.max_seq_length,
+        truncate_dim=options.truncate_dim,
+        token_budget=options.token_budget,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tsjax", description="Text embeddings in JAX, with a temperature in every attention softmax.")
+    parser.add_argument("--version", action="version", version=f"tsjax {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_embed(commands)
+    _add_convert(commands)
+    _add_info(commands)
+    return parser
+
+
+def _add_embed(commands: Any) -> None:
+    command = commands.add_parser(
+        "embed",
+        help="texts in a file to vectors in a file",
+        description="Embed the texts of one or several files, in order, into one file of vectors.",
+        epilog="example: tsjax embed scripts/demo.jsonl -o vectors.npy --temperature 0.9",
+    )
+    command.set_defaults(run=_embed)
+    command.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="one text a line, or .jsonl, .csv, .tsv, .parquet with --column; - for standard input",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="a .npy, .npz (array embeddings), .jsonl or .parquet file (text, embedding); - for JSONL to standard output",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    command.add_argument("--column", metavar="NAME", default="text", help="key or column of the text (default: text)")
+    command.add_argument(
+        "--input-format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="instead of going by the suffix"
+    )
+    command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
+    _add_source_options(command)
+    _add_temperature(command, "of the attention softmax (default: the one saved with the model, usually 1)")
+    command.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
+    command.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
+    command.add_argument(
+        "--prompt-type", choices=("query", "document"), help="use the model's prompt for queries or for documents"
+    )
+    command.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
+    command.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")
+    command.add_argument("--max-seq-length", metavar="N", type=int, help="cut texts at so many tokens")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
+    command.add_argument(
+        "--precision", choices=("float32", "binary", "ubinary"), default="float32", help="to store (default: float32)"
+    )
+    command.add_argument("--batch-size", metavar="N", type=int, help="the most texts in a batch")
+    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens in a batch, padding included")
+
+
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="a Hugging Face or sentence-transformers checkpoint to a tsjax directory",
+        description="Convert a checkpoint. Any model is converted on first use anyway; this is for keeping the result.",
+        epilog="example: tsjax convert all-MiniLM-L6-v2 minilm-tau-0.9 --temperature 0.9",
+    )
+    command.set_defaults(run=_convert)
+    command.add_argument("source", metavar="SOURCE", help="hub name or directory")
+    command.add_argument("destination", metavar="DEST", help="the directory to make")
+    command.add_argument("--overwrite", action="store_true", help="replace a tsjax directory at DEST")
+    _add_source_options(command)
+    _add_temperature(command, "to save as the model's default")
+
+
+def _add_info(commands: Any) -> None:
+    command = commands.add_parser(
+        "info",
+        help="what a model is",
+        description="Architecture, sizes, pooling, prompts, temperature and fingerprint of a model; checks its files.",
+        epilog="example: tsjax info all-MiniLM-L6-v2",
+    )
+    command.set_defaults(run=_info)
+    command.add_argument("model", metavar="MODEL", nargs="?", help="hub name or directory (default: all-MiniLM-L6-v2)")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    _add_source_options(command)
+
+
+def _add_source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--revision", metavar="R", help="branch, tag or commit on the hub")
+    command.add_argument("--local-files-only", action="store_true", help="never use the network")
+    command.add_argument(
+        "--ignore-config-field",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="wave through a field of config.json that tsjax does not know; may be repeated",
+    )
+
+
+def _add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument(
+        "--temperature",
+        metavar="τ",
+        type=_temperature,
+        help=f"temperature {purpose}; one number, or JSON: a list of one a layer, or a list of lists of one a head",
+    )
+
+
+def _temperature(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a JSON list") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like all our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Texts from files, one at a time: lines, JSONL, CSV, Parquet, or standard input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
+
+from tsjax.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+InputFormat: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
+
+STDIN = "-"
+DEFAULT_COLUMN = "text"
+
+_BY_SUFFIX: dict[str, InputFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+
+# A cell of a CSV file may hold a whole document; Python's own limit is 131,072 characters.
+_LARGEST_CELL = 1 << 30
+
+
+def read_texts(file: str, column: str = DEFAULT_COLUMN, input_format: InputFormat | None = None) -> Iterator[str]:
+    """The texts in a file, in order, read as they are asked for.
+
+    Args:
+        file: a path, or ``-`` for standard input.
+        column: the key, header or column that holds the text, where the format has such.
+        input_format: None goes by the suffix: .jsonl, .ndjson, .csv, .tsv, .parquet, and lines of text for any other.
+            One text a line keeps empty lines, so that the nth vector is the nth line's.
+
+    Raises:
+        InputError: the file cannot be read, or something in it is not text; names file and line.
+        MissingExtraError: Parquet without pyarrow.
+    """
+    chosen = input_format or _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
+    if chosen == "parquet":
+        yield from _parquet(file, column)
+        return
+    with _open(file) as stream:
+        yield from _READERS[chosen](stream, file, column)
+
+
+def check_readable(file: str) -> None:
+    """Raise an InputError if a file cannot be opened, before any work is done."""
+    if file != STDIN:
+        _open(file).close()
+
+
+def count_texts(file: str, input_format: InputFormat | None = None) -> int | None:
+    """How many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
+    chosen = input_format or _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
+    if file == STDIN or chosen in ("csv", "tsv"):
+        return None
+    if chosen == "parquet":
+        return int(_parquet_file(file).metadata.num_rows)
+    lines, last = 0, b""
+    with _open(file) as stream:
+        while block := stream.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block
+    return lines + (bool(last) and not last.endswith(b"\n"))
+
+
+def _open(file: str) -> BinaryIO:
+    if file == STDIN:
+        return sys.stdin.buffer
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _lines(stream: BinaryIO, file: str) -> Iterator[str]:
+    """Decoded lines without their ends. Only a line feed ends a line, not the further characters of str.splitlines."""
+    number = 0
+    try:
+        for number, line in enumerate(stream, start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield text.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file}, line {number}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _plain(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
+    del column  # lines have none
+    yield from _lines(stream, file)
+
+
+def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(stream, file), start=1):
+        if not line.strip():
+            continue  # a blank line is no row in JSONL
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file}, line {number}: not JSON: {error}") from error
+        if isinstance(row, str):
+            yield row
+        elif isinstance(row, dict) and isinstance(row.get(column), str):
+            yield row[column]
+        else:
+            raise InputError(f"{file}, line {number}: no text under {column!r}{_known(row)}; choose with --column")
+
+
+def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iterator[str]:
+    csv.field_size_limit(_LARGEST_CELL)
+    rows = csv.reader((line + "\n" for line in _lines(stream, file)), delimiter=delimiter)
+    try:
+        header = next(rows, None)
+        if header is None:
+            return
+        if column not in header:
+            raise InputError(f"{file} has no column {column!r}; it has {', '.join(header)}; choose with --column")
+        place = header.index(column)
+        for row in rows:
+            if not row:
+                continue  # a blank line is no row in CSV
+            if len(row) <= place:
+                raise InputError(f"{file}, line {rows.line_num}: the row has {len(row)} cells, none for {column!r}")
+            yield row[place]
+    except csv.Error as error:
+        raise InputError(f"{file}, line {rows.line_num}: {error}") from error
+
+
+def _parquet(file: str, column: str) -> Iterator[str]:
+    table = _parquet_file(file)
+    names = table.schema_arrow.names
+    if column not in names:
+        raise InputError(f"{file} has no column {column!r}; it has {', '.join(names)}; choose with --column")
+    number = 0
+    for block in table.iter_batches(columns=[column]):
+        for text in block.column(0).to_pylist():
+            if not isinstance(text, str):
+                raise InputError(f"{file}, row {number}: {column!r} is {text!r:.40}, not text")
+            yield text
+            number += 1
+
+
+def _parquet_file(file: str) -> Any:
+    if file == STDIN:
+        raise InputError("Parquet cannot be read from standard input; give a file")
+    check_readable(file)
+    try:
+        import pyarrow.parquet  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{file}: Parquet needs pyarrow; install it with: pip install 'tsjax[parquet]'"
+        ) from error
+    try:
+        return pyarrow.parquet.ParquetFile(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _known(row: object) -> str:
+    return f", only {', '.join(map(repr, row))}" if isinstance(row, dict) and row else ""
+
+
+def _csv(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
+    yield from _separated(stream, file, column, ",")
+
+
+def _tsv(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
+    yield from _separated(stream, file, column, "\t")
+
+
+_READERS: dict[str, Callable[[BinaryIO, str, str], Iterator[str]]] = {
+    "txt": _plain,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "tsv": _tsv,
+}
+
+FORMATS = get_args(InputFormat)
