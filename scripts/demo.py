@@ -1,0 +1,68 @@
+"""Embed a few well-known texts and show what comes out: `make demo` runs this.
+
+Usage: python scripts/demo.py [TEXTS.jsonl]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import tsjax
+
+TEMPERATURES = (0.9, 0.7, 0.5)
+HERE = Path(__file__).parent
+
+
+def main(file: Path) -> None:
+    """Embed the texts of a JSONL file (``title`` and ``text``) at several temperatures and print three tables."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    titles, texts = [row["title"] for row in rows], [row["text"] for row in rows]
+    warnings.simplefilter("ignore", tsjax.TruncationWarning)  # the table shows who was cut
+
+    embedder = tsjax.load()
+    print(embedder)
+    published = embedder.encode(texts, normalize_embeddings=True)
+    moved = {tau: embedder.encode(texts, normalize_embeddings=True, temperature=tau) for tau in TEMPERATURES}
+    details = embedder.encode(texts, output_value=None)
+    tokens = np.array([len(item["input_ids"]) for item in details])
+
+    print("\nEach text, its nearest neighbour, and how far its vector turns when the attention is sharpened")
+    print(f"{'':32}{'tokens':>7}   {'nearest':32}{'cosine':>7}   " + "".join(f"{f'τ = {t}':>9}" for t in TEMPERATURES))
+    similarity = embedder.similarity(published, published) - 2 * np.eye(len(texts), dtype=np.float32)
+    for i in np.argsort(tokens, kind="stable"):
+        nearest = int(similarity[i].argmax())
+        angles = [np.degrees(np.arccos(np.clip(published[i] @ moved[t][i], -1, 1))) for t in TEMPERATURES]
+        cut = "+" if tokens[i] == embedder.max_seq_length else " "
+        print(
+            f"{titles[i]:32}{tokens[i]:7}{cut}  {titles[nearest]:32}{similarity[i, nearest]:7.2f}   "
+            + "".join(f"{angle:8.1f}°" for angle in angles)
+        )
+    print(f"(+ cut at {embedder.max_seq_length} tokens)")
+
+    print("\nMean cosine between texts of similar length: the higher, the more crowded")
+    thirds = np.array_split(np.argsort(tokens, kind="stable"), 3)
+    print(f"{'tokens':16}{'τ = 1':>9}" + "".join(f"{f'τ = {t}':>9}" for t in TEMPERATURES))
+    for part in thirds:
+        means = [_mean_cosine(vectors[part]) for vectors in (published, *moved.values())]
+        print(f"{f'{tokens[part].min()} to {tokens[part].max()}':16}" + "".join(f"{mean:9.3f}" for mean in means))
+
+    done = embedder.statistics
+    print(
+        f"\n{done.texts} embeddings of {done.tokens:,} tokens; {done.compilations} programs compiled, one for each "
+        "shape of batch and output, none for a temperature"
+    )
+
+
+def _mean_cosine(unit: np.ndarray) -> float:
+    """Mean cosine between different rows."""
+    cosines = unit @ unit.T
+    return float((cosines.sum() - np.trace(cosines)) / (len(unit) * (len(unit) - 1)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "demo.jsonl")
