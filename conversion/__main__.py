@@ -2,7 +2,7 @@
 
 import sys
 
-from tsjax.cli import main
+from tsjax.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["convert", *sys.argv[1:]]))
+    run(["convert", *sys.argv[1:]])

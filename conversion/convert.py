@@ -11,7 +11,7 @@ from conversion.sentence_transformers import read_modules, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
 from tsjax.checkpoint import Header, Metadata, save
-from tsjax.errors import ConversionError
+from tsjax.errors import CheckpointError, ConfigError, ConversionError, InputError
 from tsjax.files import check_absent
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import weight_shapes
@@ -64,20 +64,23 @@ def convert(
     stack = read_stack(source, modules, encoder.hidden_size, ignore_config_fields)
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
-    tokenizer = read_tokenizer(directory, family.model_type, lower_case=stack.lower_case)
+    tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case)
     said = stack.max_seq_length or tokenizer.model_max_length or encoder.max_length
-    metadata = Metadata(
-        model=model,
-        max_seq_length=min(said, encoder.max_length),
-        pad_token_id=_pad_token_id(config, encoder),
-        prompts=stack.prompts,
-        default_prompt_name=stack.default_prompt_name,
-        similarity_fn_name=stack.similarity_fn_name,
-        truncate_dim=stack.truncate_dim,
-        temperature=temperature or Temperature(),
-        source=name or str(source),
-    )
-    ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
+    try:
+        metadata = Metadata(
+            model=model,
+            max_seq_length=min(said, encoder.max_length),
+            pad_token_id=_pad_token_id(config, encoder),
+            prompts=stack.prompts,
+            default_prompt_name=stack.default_prompt_name,
+            similarity_fn_name=stack.similarity_fn_name,
+            truncate_dim=stack.truncate_dim,
+            temperature=temperature or Temperature(),
+            source=name or str(source),
+        )
+        ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
+    except (ConfigError, CheckpointError, InputError) as error:
+        raise ConversionError(f"{source}: {error}") from error
     if ids > encoder.vocab_size:
         raise ConversionError(
             f"{directory}: the tokenizer gives ids up to {ids - 1}, but the embedding has {encoder.vocab_size} rows"

@@ -29,7 +29,8 @@ class Fields:
         self.file = file
         self._data = data
         self._ignore = ignore
-        self._left = set(data)
+        # null means absent, in Hugging Face's files as here.
+        self._left = {name for name, value in data.items() if value is not None}
 
     def take(self, name: str, default: Any = _REQUIRED, kind: type | tuple[type, ...] | None = None) -> Any:
         """The value of a field; ``default`` if it is absent or null.
@@ -45,6 +46,13 @@ class Fields:
             return default
         if kind is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise ConversionError(f"{self.file}: field {name!r} is {value!r}, which is not what belongs there")
+        return value
+
+    def take_count(self, name: str, default: Any = _REQUIRED) -> Any:
+        """A field that counts something: a whole number of at least 1."""
+        value = self.take(name, default, int)
+        if value is not default and value < 1:
+            raise ConversionError(f"{self.file}: field {name!r} is {value!r}, not a number of at least 1")
         return value
 
     def require(self, name: str, *allowed: object) -> None:

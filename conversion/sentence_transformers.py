@@ -151,12 +151,14 @@ def _modules(listed: Any, directory: Path, file: Path) -> Iterator[Module]:
 def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
     file = path / "config.json"
     fields = Fields(read_json_object(file), str(file), ignore)
-    dimension = fields.take("embedding_dimension", fields.take("word_embedding_dimension", width, int), int)
+    dimension = fields.take_count("embedding_dimension", fields.take_count("word_embedding_dimension", width))
     if dimension != width:
         raise ConversionError(f"{file}: pools vectors of {dimension} features; the encoder gives {width}")
     old = tuple(mode for name, mode in _POOLING_BOOLEANS.items() if fields.take(name, default=False, kind=bool))
-    modes = fields.take("pooling_mode", old or ("mean",))
+    modes = fields.take("pooling_mode", list(old) or ["mean"], (str, list))
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not modes:
+        raise ConversionError(f"{file}: pooling_mode names no mode")
     for mode in modes:
         if mode not in get_args(PoolingMode):
             raise ConversionError(f"{file}: unknown pooling mode {mode!r}; known: {', '.join(get_args(PoolingMode))}")
@@ -174,8 +176,8 @@ def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
         raise ConversionError(f"{fields.file}: activation {activation!r} is not supported; of torch.nn, known: {known}")
     config = HeadConfig(
         kind="dense",
-        in_features=fields.take("in_features", kind=int),
-        out_features=fields.take("out_features", kind=int),
+        in_features=fields.take_count("in_features"),
+        out_features=fields.take_count("out_features"),
         use_bias=fields.take("bias", default=True, kind=bool),
         activation=_ACTIVATIONS[last],  # type: ignore[arg-type]  # its values are our names
         residual=fields.take("use_residual", default=False, kind=bool),
@@ -192,7 +194,7 @@ def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
 
 def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     fields = _head_fields(path, ignore)
-    size = fields.take("dimension", kind=int)
+    size = fields.take_count("dimension")
     fields.done()
     config = HeadConfig(kind="layer_norm", in_features=size, out_features=size)
     _check_width(config, width, fields.file)
@@ -228,7 +230,7 @@ def _transformer_options(path: Path, ignore: Collection[str]) -> dict[str, Any]:
         return {}
     fields = Fields(read_json_object(file), str(file), ignore)
     options = {
-        "max_seq_length": fields.take("max_seq_length", None, int),
+        "max_seq_length": fields.take_count("max_seq_length", None),
         "lower_case": fields.take("do_lower_case", default=False, kind=bool),
     }
     fields.require("transformer_task", "feature-extraction")
@@ -253,7 +255,7 @@ def _model_options(directory: Path, ignore: Collection[str]) -> dict[str, Any]:
     prompts = fields.take("prompts", {}, dict)
     default = fields.take("default_prompt_name", None, str)
     similarity = fields.take("similarity_fn_name", "cosine", str)
-    truncate_dim = fields.take("truncate_dim", None, int)
+    truncate_dim = fields.take_count("truncate_dim", None)
     fields.done()
     for name, prompt in prompts.items():
         if not isinstance(prompt, str):

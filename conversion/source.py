@@ -153,7 +153,7 @@ def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     def reader(tensor: Any) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
             # numpy has no bfloat16; float32 holds each of its values.
-            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
         return read
 

@@ -11,13 +11,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from conversion.fields import Fields
 from conversion.source import read_json_object
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+# Classes that take tokenizer.json as it is; any other builds its tokenizer from parts of it.
+_GENERIC_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 _BERT_CLASSES = {"BertTokenizer", "BertTokenizerFast"}
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 
 
 class TokenizerSource(NamedTuple):
@@ -27,30 +32,26 @@ class TokenizerSource(NamedTuple):
     model_max_length: int | None
 
 
-def read_tokenizer(directory: Path, model_type: str, *, lower_case: bool) -> TokenizerSource:
+def read_tokenizer(directory: Path, model_config: Mapping[str, Any], *, lower_case: bool) -> TokenizerSource:
     """Read the tokenizer of a checkpoint.
 
     Args:
         directory: with tokenizer.json and tokenizer_config.json, or what transformers can read instead.
-        model_type: from config.json; decides the class where nothing names it.
+        model_config: config.json; names the class where tokenizer_config.json does not.
         lower_case: whether text is lower-cased first, on top of what the tokenizer does (sentence-transformers).
 
     Raises:
-        ConversionError: there is no tokenizer, or it is damaged.
+        ConversionError: there is no tokenizer, it is damaged, or it does what tsjax does not.
     """
-    config = read_json_object(directory / "tokenizer_config.json", optional=True)
-    file = directory / "tokenizer.json"
-    content = read_json_object(file) if file.exists() else None
-    name = config.get("tokenizer_class")
-    is_bert = name in _BERT_CLASSES or (name is None and model_type == "bert" and _is_wordpiece(content))
-    if content is None or (is_bert and not _is_plain_bert(content)):
-        content = _through_transformers(directory)
-    elif is_bert:
-        content["normalizer"] |= {
-            "lowercase": _flag(config, "do_lower_case", default=True),
-            "strip_accents": config.get("strip_accents"),
-            "handle_chinese_chars": _flag(config, "tokenize_chinese_chars", default=True),
-        }
+    file = directory / "tokenizer_config.json"
+    config = read_json_object(file, optional=True)
+    # Most of its fields concern what tsjax does itself, or nothing; these would give other ids.
+    fields = Fields(config, str(file))
+    fields.require("truncation_side", "right")
+    fields.require("padding_side", "right")
+    fields.require("split_special_tokens", False)
+    content = _tokenizer(directory, config, model_config)
+    _check_added_tokens(config, content, file)
     if lower_case:
         content["normalizer"] = _lower_cased(content.get("normalizer"))
     content["padding"] = content["truncation"] = None  # those of whoever saved it, not of the model
@@ -61,20 +62,48 @@ def read_tokenizer(directory: Path, model_type: str, *, lower_case: bool) -> Tok
     return TokenizerSource(json.dumps(content, ensure_ascii=False), None if longest is None else int(longest))
 
 
-def _flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
+def _tokenizer(directory: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of tokenizer.json as the tokenizer's class would have it."""
+    file = directory / "tokenizer.json"
+    if not file.exists():
+        return _through_transformers(directory)
+    content = read_json_object(file)
+    name = config.get("tokenizer_class") or model_config.get("tokenizer_class")
+    if name in _GENERIC_CLASSES:
+        return content
+    if (name in _BERT_CLASSES or (name is None and model_config.get("model_type") == "bert")) and _is_bert(content):
+        content["normalizer"] |= {
+            "lowercase": _flag(config, "do_lower_case", default=True),
+            "strip_accents": config.get("strip_accents"),
+            "handle_chinese_chars": _flag(config, "tokenize_chinese_chars", default=True),
+        }
+        return content
+    return _through_transformers(directory)
+
+
+def _check_added_tokens(config: Mapping[str, Any], content: Mapping[str, Any], file: Path) -> None:
+    """Check that tokenizer.json has the tokens that tokenizer_config.json adds."""
+    listed = config.get("added_tokens_decoder") or {}
+    known = {token.get("content") for token in content.get("added_tokens") or []}
+    vocabulary = (content.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, dict):
+        known |= set(vocabulary)
+    for token in listed.values() if isinstance(listed, dict) else ():
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(vocabulary, dict) and text not in known:
+            raise ConversionError(f"{file}: added token {text!r} is not in tokenizer.json")
+
+
+def _flag(config: Mapping[str, Any], name: str, *, default: bool) -> bool:
     value = config.get(name)
     return default if value is None else bool(value)
 
 
-def _is_wordpiece(content: dict[str, Any] | None) -> bool:
-    return content is not None and (content.get("model") or {}).get("type") == "WordPiece"
-
-
-def _is_plain_bert(content: dict[str, Any]) -> bool:
+def _is_bert(content: Mapping[str, Any]) -> bool:
     """Whether a tokenizer.json is what BertTokenizer would build, but for the flags of its normaliser."""
     model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
     return (
-        _is_wordpiece(content)
+        model.get("type") == "WordPiece"
         and model.get("continuing_subword_prefix", "##") == "##"
         and model.get("max_input_chars_per_word", 100) == 100
         and normalizer.get("type") == "BertNormalizer"
@@ -85,6 +114,9 @@ def _is_plain_bert(content: dict[str, Any]) -> bool:
 
 
 def _through_transformers(directory: Path) -> dict[str, Any]:
+    if not any((directory / name).is_file() for name in _VOCABULARIES):
+        # transformers would make a tokenizer without words, for which every text is [UNK].
+        raise ConversionError(f"{directory} holds no tokenizer: none of {', '.join(_VOCABULARIES)}")
     from transformers import AutoTokenizer  # noqa: PLC0415  # slow to import, and rarely needed
 
     try:

@@ -2,7 +2,7 @@
 # Prints the path of the newest Python from 3.12 on that is installed, on the PATH or under pyenv.
 for version in 3.15 3.14 3.13 3.12; do
     for python in "$(command -v "python$version" 2>/dev/null)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version"*/bin/python; do
-        if [ -n "$python" ] && "$python" -c 'import sys, venv, ssl; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
+        if [ -n "$python" ] && "$python" -c 'import ensurepip, ssl, sys; sys.exit(sys.version_info < (3, 12) or sys.version_info.releaselevel != "final")' 2>/dev/null; then
             echo "$python"
             exit 0
         fi

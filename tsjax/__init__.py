@@ -16,24 +16,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsjax.api import embed, load
     from tsjax.embedder import Embedder
-    from tsjax.errors import TruncationWarning, TsjaxError
+    from tsjax.errors import (
+        CheckpointError,
+        ConfigError,
+        ConversionError,
+        InputError,
+        MissingExtraError,
+        ModelNotFoundError,
+        OutputError,
+        TruncationWarning,
+        TsjaxError,
+    )
     from tsjax.quantization import quantize_embeddings
     from tsjax.temperature import Temperature
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Embedder": "tsjax.embedder",
-    "Temperature": "tsjax.temperature",
-    "TruncationWarning": "tsjax.errors",
-    "TsjaxError": "tsjax.errors",
-    "embed": "tsjax.api",
-    "load": "tsjax.api",
-    "quantize_embeddings": "tsjax.quantization",
-}
-
 __all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "ConversionError",
     "Embedder",
+    "InputError",
+    "MissingExtraError",
+    "ModelNotFoundError",
+    "OutputError",
     "Temperature",
     "TruncationWarning",
     "TsjaxError",
@@ -42,11 +49,19 @@ __all__ = [
     "quantize_embeddings",
 ]
 
+_HOME = {
+    "Embedder": "tsjax.embedder",
+    "Temperature": "tsjax.temperature",
+    "embed": "tsjax.api",
+    "load": "tsjax.api",
+    "quantize_embeddings": "tsjax.quantization",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'tsjax' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_HOME.get(name, "tsjax.errors")), name)
     globals()[name] = value
     return value
 

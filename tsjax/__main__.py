@@ -1,8 +1,6 @@
 """``python -m tsjax``, the same as the command ``tsjax``."""
 
-import sys
-
-from tsjax.cli import main
+from tsjax.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

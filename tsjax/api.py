@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax import hub
@@ -69,15 +70,27 @@ def embed(
         float32 (n, D) for several texts, (D,) for one.
     """
     name = None if model is None else os.fspath(model)
-    with _loading:
-        embedder = _loaded(name)
-    vectors: NDArray[Any] = embedder.encode(texts, temperature=temperature, **options)
+    if name is not None and Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser().resolve())
+    vectors: NDArray[Any] = _kept(name).get().encode(texts, temperature=temperature, **options)
     return vectors
 
 
-_loading = threading.Lock()  # so that two first calls at once load a model once
+class _Kept:
+    """A model that `embed` keeps loaded; two first calls at once load it once, and hold up no other model."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._embedder: Embedder | None = None
+
+    def get(self) -> Embedder:
+        with self._lock:
+            if self._embedder is None:
+                self._embedder = load(self._name)
+            return self._embedder
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str | None) -> Embedder:
-    return load(name)
+def _kept(name: str | None) -> _Kept:
+    return _Kept(name)

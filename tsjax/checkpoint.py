@@ -64,6 +64,8 @@ class Metadata:
         encoder = self.model.encoder
         if not 1 <= self.max_seq_length <= encoder.max_length:
             raise ConfigError(f"max_seq_length is {self.max_seq_length}; the positions allow 1 to {encoder.max_length}")
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.model.embedding_dimension:
+            raise ConfigError(f"truncate_dim is {self.truncate_dim}, of {self.model.embedding_dimension} dimensions")
         self.temperature.per_head(encoder.num_layers, encoder.num_heads)
 
     def to_json(self) -> dict[str, Any]:
@@ -164,27 +166,23 @@ def read_header(path: Path) -> Header:
 
 
 def read_tokenizer(header: Header) -> str:
-    """The content of tokenizer.json, checked against its SHA-256."""
-    file = header.path / TOKENIZER
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != header.files[TOKENIZER]:
-        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
-    return data.decode()
+    """The content of tokenizer.json, checked to be what was written."""
+    _verify(header, TOKENIZER)
+    return (header.path / TOKENIZER).read_text(encoding="utf-8")
 
 
 def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
-    """The weights by dotted name, checked to be exactly those that the architecture asks for, and finite.
+    """The weights by dotted name, checked to be those that were written and those that the architecture asks for.
 
     Args:
         header: from `read_header`.
         shapes: the shape of every weight that the architecture has.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or a weight is missing, unexpected, misshapen or not finite.
+        CheckpointError: the file is missing or is not the one whose SHA-256 was recorded, or a weight is missing,
+            unexpected, misshapen, not float32 or not finite.
     """
+    _verify(header, WEIGHTS)
     file = header.path / WEIGHTS
     weights: FlatWeights = {}
     try:
@@ -196,18 +194,13 @@ def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatW
                 weight = weights[name] = tensors.get_tensor(name)
                 if weight.shape != shape:
                     raise CheckpointError(f"{file}: weight {name!r} has shape {weight.shape}, not {shape}")
-                check_finite(weight, name, file)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing") from error
+                if weight.dtype != np.float32:
+                    raise CheckpointError(f"{file}: weight {name!r} is {weight.dtype}, not float32")
+                if not np.isfinite(weight).all():
+                    raise CheckpointError(f"{file}: weight {name!r} holds NaN or infinity")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     return weights
-
-
-def check_finite(weight: NDArray[Any], name: str, file: Path) -> None:
-    """Raise a CheckpointError if a weight holds NaN or infinity."""
-    if not np.isfinite(weight).all():
-        raise CheckpointError(f"{file}: weight {name!r} holds NaN or infinity")
 
 
 def parameter_count(header: Header) -> int:
@@ -222,14 +215,18 @@ def parameter_count(header: Header) -> int:
 
 def verify_files(header: Header) -> None:
     """Compare every file with the SHA-256 recorded for it; a CheckpointError names the first that differs."""
-    for name, digest in header.files.items():
-        file = header.path / name
-        try:
-            found = _sha256(file)
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-        if found != digest:
-            raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+    for name in header.files:
+        _verify(header, name)
+
+
+def _verify(header: Header, name: str) -> None:
+    file = header.path / name
+    try:
+        found = _sha256(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    if found != header.files[name]:
+        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
 
 
 def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:

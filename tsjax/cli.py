@@ -29,14 +29,35 @@ if TYPE_CHECKING:
 _BLOCK = 4096
 
 
+class _Interrupted(KeyboardInterrupt):
+    """An interrupt that knows its signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.status = 128 + signum
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process: what the commands ``tsjax`` and ``python -m tsjax`` do."""
+    _install_interrupts()
+    status = main(arguments)
+    if status > 128:
+        # The device may still be computing what nobody wants any more; the interpreter's own end crashes on that.
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for an error of the user's, 130 for an interrupt."""
+    """Run the command line.
+
+    Returns:
+        the exit status: 0, 2 for an error of the user's, 128 and the signal's number for an interrupt.
+    """
     options = _parser().parse_args(arguments)
-    # A polite kill must clean up as an interrupt does.
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        run: Callable[[argparse.Namespace], None] = options.run
-        run(options)
+        command: Callable[[argparse.Namespace], None] = options.command
+        command(options)
     except TsjaxError as error:
         print(f"tsjax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -44,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough. Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("tsjax: interrupted; nothing was written", file=sys.stderr)
-        return 130
+        return interrupt.status if isinstance(interrupt, _Interrupted) else 128 + signal.SIGINT
     return 0
 
 
@@ -227,7 +248,7 @@ def _add_embed(commands: Any) -> None:
         description="Embed the texts of one or several files, in order, into one file of vectors.",
         epilog="example: tsjax embed scripts/demo.jsonl -o vectors.npy --temperature 0.9",
     )
-    command.set_defaults(run=_embed)
+    command.set_defaults(command=_embed)
     command.add_argument(
         "files",
         metavar="FILE",
@@ -239,7 +260,7 @@ def _add_embed(commands: Any) -> None:
         "--output",
         metavar="OUT",
         required=True,
-        help="a .npy, .npz (array embeddings), .jsonl or .parquet file (text, embedding); - for JSONL to standard output",
+        help=".npy, .npz (array embeddings), .jsonl or .parquet (text, embedding); - for JSONL to standard output",
     )
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     command.add_argument("--column", metavar="NAME", default="text", help="key or column of the text (default: text)")
@@ -272,7 +293,7 @@ def _add_convert(commands: Any) -> None:
         description="Convert a checkpoint. Any model is converted on first use anyway; this is for keeping the result.",
         epilog="example: tsjax convert all-MiniLM-L6-v2 minilm-tau-0.9 --temperature 0.9",
     )
-    command.set_defaults(run=_convert)
+    command.set_defaults(command=_convert)
     command.add_argument("source", metavar="SOURCE", help="hub name or directory")
     command.add_argument("destination", metavar="DEST", help="the directory to make")
     command.add_argument("--overwrite", action="store_true", help="replace a tsjax directory at DEST")
@@ -287,7 +308,7 @@ def _add_info(commands: Any) -> None:
         description="Architecture, sizes, pooling, prompts, temperature and fingerprint of a model; checks its files.",
         epilog="example: tsjax info all-MiniLM-L6-v2",
     )
-    command.set_defaults(run=_info)
+    command.set_defaults(command=_info)
     command.add_argument("model", metavar="MODEL", nargs="?", help="hub name or directory (default: all-MiniLM-L6-v2)")
     command.add_argument("--json", action="store_true", help="as JSON")
     _add_source_options(command)
@@ -328,9 +349,29 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _install_interrupts() -> None:
+    """Make Ctrl-C and a polite kill raise, and raise again where Python swallows it.
+
+    An exception that a signal raises inside a garbage-collection callback (JAX has one) is printed and ignored. What
+    was ignored comes to `sys.unraisablehook`, which has it raised a moment later, outside of the callback.
+    """
+    lost = signal.SIGINT
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise _Interrupted(lost if signum == signal.SIGALRM else signum)
+
+    def ignored(unraisable: sys.UnraisableHookArgs) -> None:
+        nonlocal lost
+        if isinstance(unraisable.exc_value, _Interrupted):
+            lost = signal.Signals(unraisable.exc_value.status - 128)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = ignored
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(signum, interrupt)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -6,10 +6,14 @@ changing an import. What is added: ``temperature``, ``stream``, ``warmup`` and `
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
+import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
@@ -27,11 +31,12 @@ from tsjax.text.batching import Shape
 from tsjax.text.tokenizer import TextTokenizer, check_texts
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
+    from tsjax.checkpoint import Metadata
     from tsjax.engine import Computed
     from tsjax.temperature import TemperatureLike
     from tsjax.text.tokenizer import Tokenized
@@ -40,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
+_Progress: TypeAlias = "Callable[[int], object] | None"
 
 
 class _Request(NamedTuple):
@@ -50,41 +56,30 @@ class _Request(NamedTuple):
     max_rows: int | None
     truncate_dim: int | None
     normalize: bool
-    show_progress: bool
-
-    def progress(self, total: int) -> Callable[[int], None] | None:
-        """Where to report how many texts are done, if anywhere."""
-        if not self.show_progress:
-            return None
-        from tqdm import tqdm  # noqa: PLC0415  # only who wants a bar pays for it
-
-        bar = tqdm(total=total, unit="text")
-
-        def report(texts: int) -> None:
-            bar.update(texts)
-            if bar.n >= total:
-                bar.close()
-
-        return report
 
 
 class Embedder:
     """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
 
-    Attributes:
-        metadata: what the checkpoint says: architecture, pooling, heads, and the defaults of what follows.
-        fingerprint: SHA-256 of all that decides the vectors, to stamp them with.
-        temperature: τ used where a call gives none. Settable.
-        prompts: texts to put before the input, by name. Settable.
-        default_prompt_name: the prompt used where a call names none. Settable.
-        truncate_dim: leading dimensions kept where a call does not say. Settable.
-        similarity_fn_name: cosine, dot, euclidean or manhattan. Settable.
-        token_budget: the most tokens of a batch, padding included.
+    Args:
+        directory: a checkpoint directory of ours; `tsjax.load` takes any model, and the same keywords.
+        temperature: τ of the attention softmax; None for the one saved with the model.
+        dtype: what the encoder computes in; vectors are float32 in any case.
+        max_seq_length: tokens at which texts are cut; None for the model's own.
+        prompts: more prompts, or others, by name.
+        default_prompt_name: the prompt used where a call names none.
+        truncate_dim: leading dimensions to keep.
+        similarity_fn_name: cosine, dot, euclidean or manhattan.
+        token_budget: the most tokens of a batch, padding included; None for what suits the device.
+
+    Raises:
+        CheckpointError: the directory is incomplete or damaged.
+        InputError: an option that cannot be used.
     """
 
     def __init__(
         self,
-        directory: Path,
+        directory: str | os.PathLike[str],
         *,
         temperature: TemperatureLike | None = None,
         dtype: Dtype = "float32",
@@ -95,48 +90,60 @@ class Embedder:
         similarity_fn_name: Similarity | None = None,
         token_budget: int | None = None,
     ) -> None:
-        """Read a checkpoint directory of ours; `load` takes any model and the same keywords."""
-        header = checkpoint.read_header(directory)
-        metadata = self.metadata = header.metadata
-        self.fingerprint = header.fingerprint
-        self._config = metadata.model
         if dtype not in get_args(Dtype):
             raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
-        self.dtype = dtype
-        self._temperature = metadata.temperature
-        if temperature is not None:
-            self.temperature = temperature
-        self.prompts = {**metadata.prompts, **(prompts or {})}
-        self.default_prompt_name = metadata.default_prompt_name if default_prompt_name is None else default_prompt_name
-        self._prompt_text(None, None)
-        self.truncate_dim = self._checked_dim(metadata.truncate_dim if truncate_dim is None else truncate_dim)
-        self.similarity_fn_name: Similarity = similarity_fn_name or metadata.similarity_fn_name  # type: ignore[assignment]
-        if self.similarity_fn_name not in get_args(Similarity):
-            raise InputError(
-                f"similarity {similarity_fn_name!r} does not exist; it can be {', '.join(get_args(Similarity))}"
-            )
         if token_budget is not None:
             _positive("token_budget", token_budget)
-        self._tokenizer = TextTokenizer(checkpoint.read_tokenizer(header), metadata.max_seq_length)
-        if max_seq_length is not None:
-            self.max_seq_length = max_seq_length
+        header = checkpoint.read_header(Path(directory))
+        self._header = header
+        self._config = header.metadata.model
+        self._dtype: Dtype = dtype
+        self._tokenizer = TextTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length)
+        self._default_prompt_name: str | None = None
+
+        def given(value: Any, saved: Any) -> Any:
+            return saved if value is None else value
+
+        self.temperature = given(temperature, header.metadata.temperature)
+        self.max_seq_length = given(max_seq_length, header.metadata.max_seq_length)
+        self.prompts = {**header.metadata.prompts, **given(prompts, {})}
+        self.default_prompt_name = given(default_prompt_name, header.metadata.default_prompt_name)
+        self.truncate_dim = given(truncate_dim, header.metadata.truncate_dim)
+        self.similarity_fn_name = given(similarity_fn_name, header.metadata.similarity_fn_name)
+
         weights = checkpoint.read_weights(header, weight_shapes(self._config))
         params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
-        self._engine = Engine(self._config, params, metadata.pad_token_id, token_budget)
+        self._engine = Engine(self._config, params, header.metadata.pad_token_id, token_budget)
 
     def __repr__(self) -> str:
         encoder = self._config.encoder
         return (
             f"Embedder({self.metadata.source!r}, {encoder.num_layers} layers × {encoder.hidden_size}, "
-            f"{self.embedding_dimension} dimensions, max_seq_length={self.max_seq_length}, τ={self._temperature}, "
-            f"{self.dtype})"
+            f"{self.embedding_dimension} dimensions, max_seq_length={self.max_seq_length}, τ={self.temperature}, "
+            f"{self._dtype})"
         )
 
     # -- what a user may read and set ---------------------------------------------------------------------------------
 
     @property
+    def metadata(self) -> Metadata:
+        """What the checkpoint says: architecture, pooling, heads, and the defaults of the settings below."""
+        return self._header.metadata
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the vectors of `encode`, to stamp them with.
+
+        The checkpoint, the dtype, and the present settings: temperature, ``max_seq_length``, default prompt and
+        ``truncate_dim``. What a single call overrides is not in it.
+        """
+        prompt = self._prompt_text(None, None)
+        settings = [self._dtype, self.temperature.to_json(), self.max_seq_length, prompt, self.truncate_dim]
+        return hashlib.sha256(json.dumps([self._header.fingerprint, *settings]).encode()).hexdigest()
+
+    @property
     def temperature(self) -> Temperature:
-        """τ used where a call gives none."""
+        """τ used where a call gives none. Settable."""
         return self._temperature
 
     @temperature.setter
@@ -157,12 +164,66 @@ class Embedder:
         self._tokenizer = self._tokenizer.with_max_length(value)
 
     @property
+    def prompts(self) -> dict[str, str]:
+        """Texts to put before the input, by name. Settable."""
+        return self._prompts
+
+    @prompts.setter
+    def prompts(self, value: Mapping[str, str]) -> None:
+        if not isinstance(value, Mapping):
+            raise InputError(f"prompts must be texts by name, not {value!r}")
+        for name, prompt in value.items():
+            _check_prompt(prompt, f"prompt {name!r}")
+        self._prompts = dict(value)
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt used where a call names none. Settable."""
+        return self._default_prompt_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, value: str | None) -> None:
+        if value is not None:
+            self._prompt_text(value, None)
+        self._default_prompt_name = value
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Leading dimensions kept where a call does not say; None for all. Settable."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = self._checked_dim(value)
+
+    @property
+    def similarity_fn_name(self) -> Similarity:
+        """How `similarity` compares: cosine, dot, euclidean or manhattan. Settable."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Similarity) -> None:
+        if value not in get_args(Similarity):
+            raise InputError(f"similarity {value!r} does not exist; it can be {', '.join(get_args(Similarity))}")
+        self._similarity_fn_name = value
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the encoder computes in."""
+        return self._dtype
+
+    @property
+    def token_budget(self) -> int:
+        """The most tokens of a batch, padding included."""
+        return self._engine.token_budget
+
+    @property
     def embedding_dimension(self) -> int:
         """Width of the vectors, after ``truncate_dim``."""
         return self.truncate_dim or self._config.embedding_dimension
 
     def get_embedding_dimension(self) -> int:
-        """The same under sentence-transformers' name."""
+        """`embedding_dimension`, under sentence-transformers' name."""
         return self.embedding_dimension
 
     @property
@@ -174,11 +235,6 @@ class Embedder:
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length)
-
-    @property
-    def token_budget(self) -> int:
-        """The most tokens of a batch, padding included."""
-        return self._engine.token_budget
 
     # -- what it is for -----------------------------------------------------------------------------------------------
 
@@ -192,9 +248,13 @@ class Embedder:
         output_value: OutputValue | None = "sentence_embedding",
         precision: Precision = "float32",
         convert_to_numpy: bool = True,
-        *,
+        convert_to_tensor: bool = False,
+        device: None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        *,
         temperature: TemperatureLike | None = None,
         sentences: str | Iterable[str] | None = None,
     ) -> Any:
@@ -210,9 +270,13 @@ class Embedder:
             output_value: ``sentence_embedding`` for one vector a text, ``token_embeddings`` for one a token (a list of
                 float32 (tokens, D)), None for a list of dicts with both, the token ids and the attention mask.
             precision: see `tsjax.quantize_embeddings`; the range of a dimension is taken over the whole result.
-            convert_to_numpy: False gives a JAX array.
+            convert_to_numpy: False gives a list of JAX arrays, one a text.
+            convert_to_tensor: True gives one JAX array.
+            device: only None; JAX places the model.
             normalize_embeddings: divide each vector by its Euclidean norm, after ``truncate_dim``.
             truncate_dim: keep so many leading dimensions; None for the embedder's own.
+            pool: only None; there are no worker processes.
+            chunk_size: only None, likewise.
             temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
             sentences: the old name of ``inputs``.
 
@@ -227,8 +291,9 @@ class Embedder:
         """
         if (inputs is None) == (sentences is None):
             raise InputError("give the texts once: as inputs, or under their old name sentences")
-        given = sentences if inputs is None else inputs
-        assert given is not None  # exactly one is given
+        for name, value in {"device": device, "pool": pool, "chunk_size": chunk_size}.items():
+            if value is not None:
+                raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
         check_precision(precision)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")
@@ -237,31 +302,46 @@ class Embedder:
             temperature=self._temperature if temperature is None else self._checked_temperature(temperature),
             max_rows=None if batch_size is None else _positive("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
-            normalize=normalize_embeddings,
-            show_progress=logger.getEffectiveLevel() <= logging.INFO
-            if show_progress_bar is None
-            else show_progress_bar,
+            # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
+            normalize=normalize_embeddings and output_value == "sentence_embedding",
         )
+        given = sentences if inputs is None else inputs
         single = isinstance(given, str)
-        texts = check_texts([given] if isinstance(given, str) else _listed(given))
-        result: Any
-        if output_value == "sentence_embedding":
-            result = quantize_embeddings(self._embed(texts, request), precision)
-            if not convert_to_numpy:
-                result = jnp.asarray(result)
-        else:
-            result = self._embed_tokens(texts, request)
-            if output_value == "token_embeddings":
-                result = [item["token_embeddings"] for item in result]
+        texts = check_texts([given] if single else _listed(given))
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
+        with _progress_bar(len(texts), shown=show_progress_bar) as progress:
+            if output_value == "sentence_embedding":
+                vectors = quantize_embeddings(self._embed(texts, request, progress), precision)
+                result = _converted(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
+            else:
+                result = self._embed_tokens(texts, request, progress)
+                if output_value == "token_embeddings":
+                    result = [item["token_embeddings"] for item in result]
         return result[0] if single else result
 
-    def encode_query(self, inputs: str | Iterable[str], **options: Any) -> Any:
+    def encode_query(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *positional: Any,
+        **options: Any,
+    ) -> Any:
         """`encode` with the prompt named ``query``, unless a prompt is given; the model's default where it has none."""
-        return self.encode(inputs, **self._with_prompt_for(("query",), options))
+        return self.encode(inputs, self._name_for(("query",), prompt_name, prompt), prompt, *positional, **options)
 
-    def encode_document(self, inputs: str | Iterable[str], **options: Any) -> Any:
+    def encode_document(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *positional: Any,
+        **options: Any,
+    ) -> Any:
         """`encode` with the first prompt there is of ``document``, ``passage`` and ``corpus``, likewise."""
-        return self.encode(inputs, **self._with_prompt_for(("document", "passage", "corpus"), options))
+        name = self._name_for(("document", "passage", "corpus"), prompt_name, prompt)
+        return self.encode(inputs, name, prompt, *positional, **options)
 
     def stream(
         self, inputs: Iterable[str], *, block_size: int = 4096, precision: Precision = "float32", **options: Any
@@ -273,19 +353,27 @@ class Embedder:
             block_size: texts in a block; within it, texts are sorted by length, so a small one costs speed.
             precision: float32, binary or ubinary; int8 and uint8 need ranges over all vectors, so quantize afterwards.
             options: as for `encode`.
+
+        Raises:
+            InputError: as for `encode`.
         """
+        check_precision(precision)
         if precision in ("int8", "uint8"):
             raise InputError(
-                f"{precision} needs the range of all vectors, which a stream does not know; quantize them later"
+                f"{precision} needs the range of all vectors, which a stream does not know; quantize later"
             )
         if isinstance(inputs, str):
             raise InputError("stream takes several texts, not one string")
-        _positive("block_size", block_size)
-        iterator, start = iter(inputs), 0
-        while block := list(itertools.islice(iterator, block_size)):
-            check_texts(block, first_index=start)
-            yield self.encode(block, precision=precision, **options)
-            start += len(block)
+        size = _positive("block_size", block_size)
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            iterator, start = iter(inputs), 0
+            while block := list(itertools.islice(iterator, size)):
+                check_texts(block, first_index=start)
+                yield self.encode(block, precision=precision, **options)
+                start += len(block)
+
+        return blocks()
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
         """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""
@@ -296,7 +384,7 @@ class Embedder:
         return similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
 
     def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
-        """Compile every shape of `shapes`, so that no later call has to.
+        """Compile every shape of `shapes`, so that no later call for sentence embeddings has to.
 
         Args:
             verbose: print each shape and its time.
@@ -313,17 +401,19 @@ class Embedder:
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
-    def _embed(self, texts: Sequence[str], request: _Request) -> NDArray[np.float32]:
+    def _embed(self, texts: Sequence[str], request: _Request, progress: _Progress) -> NDArray[np.float32]:
         """One vector a text, in input order."""
         vectors = np.empty((len(texts), self._config.embedding_dimension), np.float32)
-        for computed in self._compute(texts, request)[1]:
+        for computed in self._compute(texts, request, progress)[1]:
             vectors[computed.indices] = computed.embeddings
         return _finish(vectors, request)
 
-    def _embed_tokens(self, texts: Sequence[str], request: _Request) -> list[dict[str, NDArray[Any]]]:
+    def _embed_tokens(
+        self, texts: Sequence[str], request: _Request, progress: _Progress
+    ) -> list[dict[str, NDArray[Any]]]:
         """Everything there is to know of each text, in input order."""
         items: list[dict[str, NDArray[Any]]] = [{} for _ in texts]
-        tokenized, batches = self._compute(texts, request, with_tokens=True)
+        tokenized, batches = self._compute(texts, request, progress, with_tokens=True)
         for computed in batches:
             assert computed.tokens is not None  # asked for
             vectors = _finish(computed.embeddings, request)
@@ -339,7 +429,7 @@ class Embedder:
         return items
 
     def _compute(
-        self, texts: Sequence[str], request: _Request, *, with_tokens: bool = False
+        self, texts: Sequence[str], request: _Request, progress: _Progress, *, with_tokens: bool = False
     ) -> tuple[Tokenized, Iterator[Computed]]:
         tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
         tokenized = tokenizer.encode([request.prompt + text for text in texts] if request.prompt else texts)
@@ -359,7 +449,7 @@ class Embedder:
             prompt_length=tokenizer.prompt_length(request.prompt) if leave_out_prompt else 0,
             max_rows=request.max_rows,
             with_tokens=with_tokens,
-            progress=request.progress(len(texts)),
+            progress=progress,
         )
 
     # -- checking what a call asks ------------------------------------------------------------------------------------
@@ -377,23 +467,21 @@ class Embedder:
         return value
 
     def _prompt_text(self, name: str | None, prompt: str | None) -> str:
-        if prompt is None:
-            name = self.default_prompt_name if name is None else name
-            if name is None:
-                return ""
-            if name not in self.prompts:
-                known = ", ".join(map(repr, self.prompts)) or "none"
-                raise InputError(f"there is no prompt named {name!r}; this model has {known}")
-            prompt = self.prompts[name]
-        if not isinstance(prompt, str):
-            raise InputError(f"a prompt must be a string, not {prompt!r}")
-        return prompt
+        if prompt is not None:
+            return _check_prompt(prompt, "a prompt")
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InputError(f"there is no prompt named {name!r}; this model has {known}")
+        return self.prompts[name]
 
-    def _with_prompt_for(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-        if options.get("prompt") is None and options.get("prompt_name") is None:
-            name = next((name for name in names if name in self.prompts), None)
-            return {**options, "prompt_name": name}
-        return options
+    def _name_for(self, names: Sequence[str], prompt_name: str | None, prompt: str | None) -> str | None:
+        """The first of the names that there is a prompt for, unless the call says what it wants."""
+        if prompt_name is not None or prompt is not None:
+            return prompt_name
+        return next((name for name in names if name in self.prompts), None)
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:
@@ -403,11 +491,37 @@ def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float
     return normalize(vectors) if request.normalize else vectors
 
 
+def _converted(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:
+    """The container that sentence-transformers would give, with JAX's arrays in the place of PyTorch's."""
+    if to_tensor:
+        return jnp.asarray(vectors)
+    return vectors if to_numpy else [jnp.asarray(vector) for vector in vectors]
+
+
 def _listed(inputs: object) -> list[Any]:
-    """The texts of any iterable, as a list."""
-    if isinstance(inputs, Mapping | bytes) or not isinstance(inputs, Iterable):
-        raise InputError(f"expected a string or several, not {type(inputs).__name__}")
-    return inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+    """The texts of any iterable that has an order, as a list."""
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 1:
+        return inputs.tolist()
+    if isinstance(inputs, Mapping | Set | bytes | np.ndarray) or not isinstance(inputs, Iterable):
+        raise InputError(f"expected a string or several in order, not {type(inputs).__name__}")
+    return list(inputs)
+
+
+def _check_prompt(prompt: object, what: str) -> str:
+    if not isinstance(prompt, str):
+        raise InputError(f"{what} must be a string, not {prompt!r}")
+    return prompt
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, *, shown: bool) -> Iterator[_Progress]:
+    if not shown:
+        yield None
+        return
+    from tqdm import tqdm  # noqa: PLC0415  # only who wants a bar pays for it
+
+    with tqdm(total=total, unit="text") as bar:
+        yield bar.update
 
 
 def _positive(name: str, value: object) -> int:

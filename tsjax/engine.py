@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _TOKEN_BUDGET = {"cpu": 4096}
 _TOKEN_BUDGET_ACCELERATOR = 65536
 
-# Batches on their way before the first is fetched: enough to keep a device busy, bounded in memory.
-_IN_FLIGHT = 2
+# Batches on their way at a time: enough to keep a device busy, bounded in memory.
+_IN_FLIGHT = 3
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Statistics:
         truncated: texts that lost their end.
         computed_tokens: tokens that were computed, padding included.
         batches: calls of a compiled program.
-        compilations: programs compiled in this process for this architecture, by whichever embedder.
+        compilations: programs compiled in this process for this architecture, by whichever embedder; counted when JAX
+            traces them.
     """
 
     texts: int = 0
@@ -114,7 +115,7 @@ class Engine:
         prompt_length: int = 0,
         max_rows: int | None = None,
         with_tokens: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Iterator[Computed]:
         """Run the model on every text; yields batch after batch, in no particular order.
 
@@ -134,7 +135,7 @@ class Engine:
         for batch in plan(tokenized.lengths, ShapeLadder(max_length, self.token_budget), max_rows):
             output = self._launch(tokenized.ids, batch, prompt_length, temperature, with_tokens=with_tokens)
             waiting.append((batch, output))
-            if len(waiting) > _IN_FLIGHT:
+            if len(waiting) >= _IN_FLIGHT:
                 yield self._fetch(*waiting.pop(0), tokenized, progress)
         for batch, output in waiting:
             yield self._fetch(batch, output, tokenized, progress)
@@ -172,7 +173,7 @@ class Engine:
         return output
 
     def _fetch(
-        self, batch: Batch, output: Output, tokenized: Tokenized, progress: Callable[[int], None] | None
+        self, batch: Batch, output: Output, tokenized: Tokenized, progress: Callable[[int], object] | None
     ) -> Computed:
         """Wait for a batch, check it, count it."""
         texts = len(batch.indices)

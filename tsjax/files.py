@@ -27,23 +27,45 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
             permission); the message names the destination.
     """
     check_absent(destination, overwrite=overwrite)
-    with explaining(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
-    temporary = holder / destination.name
+    holder = None
     try:
         with explaining(destination):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            prefix, suffix = f".{destination.name}.", ".partial"
+            holder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=destination.parent))
+            temporary = holder / destination.name
             if directory:
                 temporary.mkdir()
             yield temporary
             _sync(temporary)
-            if directory and destination.exists():
-                check_absent(destination, overwrite=overwrite)
-                destination.rename(holder / "replaced")
-            temporary.rename(destination)
+            _publish(temporary, destination, holder / "replaced", overwrite=overwrite)
             _sync_one(destination.parent)
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: bool) -> None:
+    """Move what is finished to its place; what was there goes to ``replaced`` first where it is a directory."""
+    if temporary.is_dir():
+        try:
+            if overwrite and destination.exists():
+                destination.rename(replaced)
+            temporary.rename(destination)
+        finally:
+            if replaced.exists() and not destination.exists():
+                replaced.rename(destination)
+    elif overwrite:
+        temporary.replace(destination)
+    else:
+        try:
+            # Unlike a rename, a link never replaces what another process has put there meanwhile.
+            destination.hardlink_to(temporary)
+        except FileExistsError:
+            check_absent(destination, overwrite=False)
+        except OSError:  # a file system without links
+            check_absent(destination, overwrite=False)
+            temporary.rename(destination)
 
 
 def check_absent(path: Path, *, overwrite: bool) -> None:

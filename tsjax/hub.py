@@ -6,6 +6,8 @@ package is installed, or a repository on the Hugging Face hub. Only the last may
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import hashlib
 import importlib.util
 import json
@@ -13,8 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsjax import __version__
-from tsjax.checkpoint import is_checkpoint
+from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
 from tsjax.errors import CheckpointError, ModelNotFoundError, OutputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 # What a conversion may read. A repository often holds the same weights in other formats too.
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "training_args.bin", "optimizer.bin"]
+
+# Part of a cached conversion's name: one more whenever the same files would be converted to something else.
+_CONVERSION = 1
 
 
 def resolve(
@@ -88,7 +92,7 @@ def convert_to(
     """
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
-        raise CheckpointError(f"{source} is a tsjax checkpoint already")
+        return _resave(source, destination, temperature, overwrite=overwrite)
     from conversion.convert import convert
 
     return convert(
@@ -99,6 +103,22 @@ def convert_to(
         overwrite=overwrite,
         name=label,
     )
+
+
+def _resave(source: Path, destination: Path, temperature: Temperature | None, *, overwrite: bool) -> Header:
+    """Copy a checkpoint of ours with another temperature."""
+    if temperature is None:
+        raise CheckpointError(
+            f"{source} is a tsjax checkpoint already; there is nothing to convert but its temperature"
+        )
+    if destination.exists() and destination.samefile(source):
+        raise OutputError(f"{destination} is the source itself; choose another name")
+    from tsjax.model.forward import weight_shapes
+
+    header = read_header(source)
+    metadata = dataclasses.replace(header.metadata, temperature=temperature)
+    weights = read_weights(header, weight_shapes(metadata.model))
+    return save(destination, metadata, weights, read_tokenizer(header), overwrite=overwrite)
 
 
 def cache_directory() -> Path:
@@ -121,7 +141,13 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     repository = text if "/" in text else f"sentence-transformers/{text}"
     if repository == DEFAULT_MODEL and revision is None and (packaged := _packaged_minilm()):
         return packaged, repository
-    return _download(repository, revision, local_files_only=local_files_only), repository
+    try:
+        return _download(repository, revision, local_files_only=local_files_only), repository
+    except ModelNotFoundError:
+        if "/" in text:
+            raise
+        # Such as bert-base-uncased, from the days before repositories had owners.
+        return _download(text, revision, local_files_only=local_files_only), text
 
 
 def _packaged_minilm() -> Path | None:
@@ -160,6 +186,8 @@ def _download(repository: str, revision: str | None, *, local_files_only: bool) 
     except HFValidationError as error:
         raise ModelNotFoundError(f"{repository!r} is neither a directory nor a possible name on the hub") from error
     except Exception as error:  # the hub's client raises its own, httpx's, and the operating system's errors
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise OutputError(f"cannot store {repository}, which comes from the hub: {error.strerror}") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = " (pip install 'tsjax[minilm]' brings it as a package)" if repository == DEFAULT_MODEL else ""
         raise ModelNotFoundError(
@@ -169,8 +197,10 @@ def _download(repository: str, revision: str | None, *, local_files_only: bool) 
 
 
 def _cache_key(source: Path, ignore_config_fields: Collection[str]) -> str:
-    """A name for the conversion of a directory that changes whenever a file in it, or our code, does."""
-    files = sorted(file for file in source.rglob("*") if file.is_file())
-    seen = [(str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = json.dumps([str(source.resolve()), seen, sorted(ignore_config_fields), __version__])
+    """A name for the conversion of a directory that changes whenever a file that it reads does, or what it writes."""
+    read = {pattern.removeprefix("*") for pattern in _WANTED} | {".bin"}
+    # Modules lie in folders of the checkpoint; what is deeper, like the checkpoints of a training run, is not read.
+    files = sorted(f for f in (*source.glob("*"), *source.glob("*/*")) if f.suffix in read and f.is_file())
+    seen = [(str(f.relative_to(source)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = json.dumps([str(source.resolve()), seen, sorted(ignore_config_fields), FORMAT, _CONVERSION])
     return f"{source.resolve().name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

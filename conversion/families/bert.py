@@ -21,12 +21,12 @@ def _encoder(fields: Fields) -> EncoderConfig:
             f"{fields.file}: activation {activation!r} is not supported; known: {', '.join(ACTIVATIONS)}"
         )
     return EncoderConfig(
-        vocab_size=fields.take("vocab_size", kind=int),
-        hidden_size=fields.take("hidden_size", kind=int),
-        num_layers=fields.take("num_hidden_layers", kind=int),
-        num_heads=fields.take("num_attention_heads", kind=int),
-        intermediate_size=fields.take("intermediate_size", kind=int),
-        max_positions=fields.take("max_position_embeddings", kind=int),
+        vocab_size=fields.take_count("vocab_size"),
+        hidden_size=fields.take_count("hidden_size"),
+        num_layers=fields.take_count("num_hidden_layers"),
+        num_heads=fields.take_count("num_attention_heads"),
+        intermediate_size=fields.take_count("intermediate_size"),
+        max_positions=fields.take_count("max_position_embeddings"),
         type_vocab_size=fields.take("type_vocab_size", 2, int),
         norm_eps=float(fields.take("layer_norm_eps", 1e-12, (int, float))),
         activation=ACTIVATIONS[activation],  # type: ignore[arg-type]  # its values are our names
@@ -71,16 +71,16 @@ BERT = Family(
         # The pooler, the heads of pre-training, and buffers that count 0, 1, 2, …
         ignored=("pooler.*", "cls.*", "embeddings.position_ids", "embeddings.token_type_ids"),
     ),
+    # Training, the pooler, and what some published checkpoints carry beside (rubert-tiny2, TinyBERT, deepset's).
+    # Computing the feed-forward layer in chunks gives the same numbers.
     harmless=frozenset(
         """
-        attention_probs_dropout_prob classifier_dropout directionality hidden_dropout_prob initializer_range
-        pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-        sbert_ce_default_activation_function sentence_transformers
+        attention_probs_dropout_prob chunk_size_feed_forward classifier_dropout directionality hidden_dropout_prob
+        initializer_range pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
+        pooler_type sbert_ce_default_activation_function sentence_transformers
+
+        cell emb_size eos_token_ids name pre_trained structure training
         """.split()
     ),
-    required={
-        "position_embedding_type": ("absolute",),
-        # Computing the feed-forward layer in chunks of any size gives the same numbers.
-        "chunk_size_feed_forward": (0,),
-    },
+    required={"position_embedding_type": ("absolute",)},
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from conversion.rules import Names, Rule
+from tsjax.errors import ConfigError, ConversionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,10 +78,17 @@ class Family:
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def translate(self, fields: Fields) -> EncoderConfig:
-        """The architecture that a config.json describes, every field of it accounted for."""
+        """The architecture that a config.json describes, every field of it accounted for.
+
+        Raises:
+            ConversionError: a field is missing, unknown, or has a value that cannot be run.
+        """
         fields.harmless({"model_type", *HARMLESS, *self.harmless})
         for name, allowed in {**REQUIRED, **self.required}.items():
             fields.require(name, *allowed)
-        encoder = self.encoder(fields)
+        try:
+            encoder = self.encoder(fields)
+        except ConfigError as error:
+            raise ConversionError(f"{fields.file}: {error}") from error
         fields.done()
         return encoder

@@ -119,7 +119,7 @@ def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
 
 def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iterator[str]:
     csv.field_size_limit(_LARGEST_CELL)
-    rows = csv.reader((line + "\n" for line in _lines(stream, file)), delimiter=delimiter)
+    rows = csv.reader((line + "\n" for line in _lines(stream, file)), delimiter=delimiter, strict=True)
     try:
         header = next(rows, None)
         if header is None:
@@ -142,8 +142,15 @@ def _parquet(file: str, column: str) -> Iterator[str]:
     names = table.schema_arrow.names
     if column not in names:
         raise InputError(f"{file} has no column {column!r}; it has {', '.join(names)}; choose with --column")
+    blocks = table.iter_batches(columns=[column])
     number = 0
-    for block in table.iter_batches(columns=[column]):
+    while True:
+        try:
+            block = next(blocks, None)
+        except Exception as error:  # pyarrow raises OSError and its own kinds for a damaged page
+            raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        if block is None:
+            return
         for text in block.column(0).to_pylist():
             if not isinstance(text, str):
                 raise InputError(f"{file}, row {number}: {column!r} is {text!r:.40}, not text")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tsjax.model.config import Activation
+from tsjax.model.config import Activation
 
 _FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
     # jax.nn.gelu is the tanh form unless told otherwise: the classic way to silently wrong vectors.

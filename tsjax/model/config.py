@@ -1,12 +1,13 @@
 """The architecture of an encoder, in our words: frozen facts, checked when made.
 
-Every choice in which the BERT-like families differ is a field here, so that the network is written once and a family
-is data. A combination that the network cannot run is refused here, by name, and not somewhere inside a trace.
+What the BERT-like families differ in is a field here, so that the network is written once and a family is data. A
+combination that the network cannot run is refused here, by name, and not somewhere inside a trace.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
@@ -50,28 +51,41 @@ class _Facts:
 class EncoderConfig(_Facts):
     """What the network of an encoder is.
 
+    Sizes come first, then the choices in which families differ. Of those, this version runs the ones in `RUNNABLE`
+    only; another value is refused when the config is made.
+
     Attributes:
         vocab_size: V, rows of the token embedding.
         hidden_size: D.
         num_layers: L.
         num_heads: N, query heads.
-        head_size: H; ``None`` means D / N.
-        num_key_value_heads: key and value heads; ``None`` means N, anything less is grouped-query attention.
         intermediate_size: F, width of the feed-forward network.
-        embedding_size: width of the embeddings; ``None`` means D, anything else is projected to D.
         max_positions: rows of the position table, or the longest input where positions are computed.
-        position: how positions enter: added to the embeddings, by rotating queries and keys, or as a bias on logits.
+        head_size: H; ``None`` means D / N.
         position_offset: the row of the position table that the first token uses.
         type_vocab_size: rows of the token-type embedding; 0 means that the family has none.
+        norm_eps: ε of every norm.
+        activation: of the feed-forward network; ``gelu`` is the exact erf form.
+        attention_scale: factor on the logits; ``None`` means 1/√H.
+        position: how positions enter: added to the embeddings, by rotating queries and keys, or as a bias on logits.
+        rope_theta: base of the rotation's wavelengths.
+        local_rope_theta: the same in layers that see a window only; ``None``: as everywhere.
+        rotary_share: the part of each head that is rotated.
+        relative_buckets: rows of the table of relative biases.
+        relative_max_distance: the distance from which on all are in the last bucket.
         norm: LayerNorm or RMSNorm.
         norm_placement: after the residual sum (``post``) or before each block (``pre``).
-        norm_eps: ε of every norm.
+        embedding_norm: whether the embeddings are normalised.
+        final_norm: whether the last layer's output is normalised once more.
         feed_forward: two matrices (``plain``) or three with a gate (``gated``).
-        activation: of the feed-forward network; ``gelu`` is the exact erf form.
-        use_bias: whether linear layers have biases.
-        attention_scale: factor on the logits; ``None`` means 1/√H.
+        attention_bias: whether the projections of attention have biases.
+        feed_forward_bias: whether the feed-forward network's matrices have biases.
+        norm_bias: whether LayerNorms have biases.
+        num_key_value_heads: key and value heads; ``None`` means N, anything less is grouped-query attention.
+        embedding_size: width of the embeddings; ``None`` means D, anything else is projected to D.
+        shared_layers: whether all layers have the same weights.
         local_window: tokens that a local layer sees, both sides together; ``None``: every layer sees all.
-        global_every: with a window, every so many layers is global.
+        global_every: with a window, layers 0, n, 2n, … see all.
         causal: whether a token sees only those before it.
     """
 
@@ -82,18 +96,28 @@ class EncoderConfig(_Facts):
     intermediate_size: int
     max_positions: int
     head_size: int | None = None
-    num_key_value_heads: int | None = None
-    embedding_size: int | None = None
-    position: Literal["absolute", "rotary", "relative_bias", "alibi"] = "absolute"
     position_offset: int = 0
     type_vocab_size: int = 0
+    norm_eps: float = 1e-12
+    activation: Activation = "gelu"
+    attention_scale: float | None = None
+    position: Literal["absolute", "rotary", "relative_bias", "alibi"] = "absolute"
+    rope_theta: float | None = None
+    local_rope_theta: float | None = None
+    rotary_share: float | None = None
+    relative_buckets: int | None = None
+    relative_max_distance: int | None = None
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_placement: Literal["post", "pre"] = "post"
-    norm_eps: float = 1e-12
+    embedding_norm: bool = True
+    final_norm: bool = False
     feed_forward: Literal["plain", "gated"] = "plain"
-    activation: Activation = "gelu"
-    use_bias: bool = True
-    attention_scale: float | None = None
+    attention_bias: bool = True
+    feed_forward_bias: bool = True
+    norm_bias: bool = True
+    num_key_value_heads: int | None = None
+    embedding_size: int | None = None
+    shared_layers: bool = False
     local_window: int | None = None
     global_every: int | None = None
     causal: bool = False
@@ -104,33 +128,17 @@ class EncoderConfig(_Facts):
             _check_count(self, name, least=1)
         for name in ("position_offset", "type_vocab_size"):
             _check_count(self, name, least=0)
-        if not self.norm_eps > 0:
-            raise ConfigError(f"norm_eps must be > 0, not {self.norm_eps!r}")
-        if self.head_size is None:
-            if self.hidden_size % self.num_heads:
-                raise ConfigError(
-                    f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; give head_size"
-                )
-            object.__setattr__(self, "head_size", self.hidden_size // self.num_heads)
-        _check_count(self, "head_size", least=1)
+        if self.head_size is not None:
+            _check_count(self, "head_size", least=1)
+        elif self.hidden_size % self.num_heads:
+            raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        for name in ("norm_eps", "attention_scale"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, float | int) and 0 < value < math.inf):
+                raise ConfigError(f"{name} must be finite and > 0, not {value!r}")
         if self.max_length < 1:
             raise ConfigError(f"position_offset {self.position_offset} leaves none of {self.max_positions} positions")
-        self._check_runnable()
-
-    def _check_runnable(self) -> None:
-        runnable = {
-            "position": "absolute",
-            "norm": "layer_norm",
-            "norm_placement": "post",
-            "feed_forward": "plain",
-            "use_bias": True,
-            "num_key_value_heads": None,
-            "embedding_size": None,
-            "local_window": None,
-            "global_every": None,
-            "causal": False,
-        }
-        for name, value in runnable.items():
+        for name, value in RUNNABLE.items():
             if getattr(self, name) != value:
                 raise ConfigError(
                     f"this version of tsjax cannot run an encoder with {name} = {getattr(self, name)!r}; "
@@ -139,14 +147,38 @@ class EncoderConfig(_Facts):
 
     @property
     def head_dim(self) -> int:
-        """H, never None."""
-        assert self.head_size is not None  # set in __post_init__
-        return self.head_size
+        """H, given or D / N."""
+        return self.hidden_size // self.num_heads if self.head_size is None else self.head_size
 
     @property
     def max_length(self) -> int:
         """The longest input in tokens, special ones included."""
         return self.max_positions - self.position_offset
+
+
+# The choices that the network has today. Whoever teaches it another takes the row out, or checks it in its place.
+RUNNABLE: dict[str, object] = {
+    "position": "absolute",
+    "rope_theta": None,
+    "local_rope_theta": None,
+    "rotary_share": None,
+    "relative_buckets": None,
+    "relative_max_distance": None,
+    "norm": "layer_norm",
+    "norm_placement": "post",
+    "embedding_norm": True,
+    "final_norm": False,
+    "feed_forward": "plain",
+    "attention_bias": True,
+    "feed_forward_bias": True,
+    "norm_bias": True,
+    "num_key_value_heads": None,
+    "embedding_size": None,
+    "shared_layers": False,
+    "local_window": None,
+    "global_every": None,
+    "causal": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

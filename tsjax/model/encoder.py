@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from tsjax.errors import InputError
 from tsjax.model.activations import activate
 from tsjax.model.attention import PRECISION, attention
 from tsjax.model.config import EncoderConfig
@@ -41,6 +42,8 @@ class Embeddings(nnx.Module):
 
     def __call__(self, input_ids: Int[Array, "B T"], token_type_ids: Int[Array, "B T"] | None) -> Float[Array, "B T D"]:
         start, length = self.config.position_offset, input_ids.shape[1]
+        if length > self.config.max_length:
+            raise InputError(f"the input has {length} tokens; this model has positions for {self.config.max_length}")
         x = self.token(input_ids).astype(jnp.float32)
         if self.config.type_vocab_size:
             types = jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids
@@ -61,7 +64,7 @@ class Attention(nnx.Module):
         self.out = nnx.LinearGeneral(heads, model, axis=(-2, -1), precision=PRECISION, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], temperature: Float[Array, "#B N"]
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B #T T"], temperature: Float[Array, "#B N"]
     ) -> Float[Array, "B T D"]:
         mixed = attention(
             self.query(x), self.key(x), self.value(x), mask=mask, temperature=temperature, scale=self.scale
@@ -91,7 +94,7 @@ class Layer(nnx.Module):
         self.feed_forward_norm = Norm(config.hidden_size, config.norm_eps, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], temperature: Float[Array, "#B N"]
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B #T T"], temperature: Float[Array, "#B N"]
     ) -> Float[Array, "B T D"]:
         compute = self.feed_forward.up.kernel[...].dtype
         with jax.named_scope("attention"):
@@ -114,12 +117,7 @@ class Encoder(nnx.Module):
         self,
         input_ids: Int[Array, "B T"],
         lengths: Int[Array, " B"],
-        temperature: Float[
-            Array,
-            (
-                L  # B N
-            ),
-        ],
+        temperature: Float[Array, "L #B N"],
         token_type_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Hidden states of the last layer, float32.
@@ -132,7 +130,7 @@ class Encoder(nnx.Module):
         """
         with jax.named_scope("embeddings"):
             x = self.embeddings(input_ids, token_type_ids)
-        mask = jnp.arange(input_ids.shape[1])[None, :] < lengths[:, None]
+        mask = (jnp.arange(input_ids.shape[1])[None, :] < lengths[:, None])[:, None, :]
         one_layer, stacked = nnx.split(self.layers)
 
         def step(

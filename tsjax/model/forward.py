@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,6 @@ from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Encoder
 from tsjax.model.heads import make_head
 from tsjax.model.pooling import pool
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Params: TypeAlias = dict[str, Any]
 
@@ -47,14 +45,10 @@ class EmbeddingModel(nnx.Module):
         input_ids: Int[Array, "B T"],
         lengths: Int[Array, " B"],
         prompt_lengths: Int[Array, " B"],
-        temperature: Float[
-            Array,
-            (
-                L  # B N
-            ),
-        ],
+        temperature: Float[Array, "L #B N"],
+        token_type_ids: Int[Array, "B T"] | None,
     ) -> tuple[Float[Array, "B E"], Float[Array, "B T D"]]:
-        tokens = self.encoder(input_ids, lengths, temperature)
+        tokens = self.encoder(input_ids, lengths, temperature, token_type_ids)
         with jax.named_scope("pooling"):
             x = pool(tokens, lengths, prompt_lengths, self.config.pooling.modes)
         with jax.named_scope("heads"):
@@ -132,13 +126,9 @@ def apply(
     params: Params,
     input_ids: Int[Array, "B T"],
     lengths: Int[Array, " B"],
-    temperature: Float[
-        Array,
-        (
-            L  # B N
-        ),
-    ],
+    temperature: Float[Array, "L #B N"],
     prompt_lengths: Int[Array, " B"] | None = None,
+    token_type_ids: Int[Array, "B T"] | None = None,
 ) -> Output:
     """Run the model: a pure function, differentiable with respect to ``params`` and ``temperature``.
 
@@ -149,14 +139,19 @@ def apply(
         lengths: int32 tokens of each text; 0 for a padding row, whose output means nothing.
         temperature: float32 τ by layer, text (or 1 for all alike) and head.
         prompt_lengths: int32 leading tokens that pooling leaves out; None for none.
+        token_type_ids: int32 segment of each token; None for 0 throughout.
+
+    Raises:
+        InputError: T is more than the model has positions for.
     """
     if prompt_lengths is None:
         prompt_lengths = jnp.zeros_like(lengths)
     model = nnx.merge(_split(config)[0], _nnx_keys(params))
-    return Output(*model(input_ids, lengths, prompt_lengths, temperature))
+    return Output(*model(input_ids, lengths, prompt_lengths, temperature, token_type_ids))
 
 
-# How often each (config, batch shape, with tokens) was traced. A trace is a compilation, so this is the count of them.
+# How often each (config, batch shape, with tokens) was traced. JAX traces once for each program that it compiles here:
+# one process, one set of devices.
 _traces: Counter[tuple[ModelConfig, tuple[int, int], bool]] = Counter()
 _traces_lock = threading.Lock()
 
@@ -177,12 +172,7 @@ def compiled_apply(
     input_ids: Int[Array, "B T"],
     lengths: Int[Array, " B"],
     prompt_lengths: Int[Array, " B"],
-    temperature: Float[
-        Array,
-        (
-            L  # B N
-        ),
-    ],
+    temperature: Float[Array, "L #B N"],
     *,
     config: ModelConfig,
     with_tokens: bool,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from tsjax.model.activations import activate
 from tsjax.model.attention import PRECISION
-
-if TYPE_CHECKING:
-    from tsjax.model.config import HeadConfig
+from tsjax.model.config import HeadConfig
 
 
 class Dense(nnx.Module):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-if TYPE_CHECKING:
-    from tsjax.model.config import PoolingMode
+from tsjax.model.config import PoolingMode
 
 
 def pool(

@@ -1,8 +1,8 @@
 """Batches of few shapes: which texts go together, how many rows, how many tokens.
 
 A compiled program has fixed shapes, so every batch is padded to one of a small set that is known beforehand: lengths
-come from a ladder of buckets, rows from another. A batch is bounded by its tokens, not by its rows, so that a few long
-texts cannot exhaust the memory that many short ones need.
+come from a ladder of buckets, rows from another. A batch is bounded by its tokens, not by its rows, so that long texts
+do not exhaust the memory that as many short ones need.
 
 This file plans and pads; it knows neither text nor network. A better plan replaces `plan` and nothing else.
 """
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _ROW_STEP = 4
+
+# Attention's memory grows with the square of the length: beyond this one, a token counts for more than one.
+_LINEAR_UP_TO = 512
 
 
 class Shape(NamedTuple):
@@ -44,7 +47,8 @@ class ShapeLadder:
 
     Attributes:
         max_length: the longest text in tokens; the last bucket.
-        token_budget: the most tokens of a batch, padding included; a single longer text is still a batch.
+        token_budget: the most tokens of a batch, padding included; the tokens of a text of T > 512 count T/512-fold,
+            and a single text of any length is a batch.
     """
 
     max_length: int
@@ -57,7 +61,7 @@ class ShapeLadder:
 
     def rows(self, length: int) -> tuple[int, ...]:
         """Row counts for a length, rising: powers of 4, and as many as the budget allows."""
-        most = max(1, self.token_budget // length)
+        most = max(1, self.token_budget * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO)))
         rows = [1]
         while rows[-1] * _ROW_STEP < most:
             rows.append(rows[-1] * _ROW_STEP)
@@ -78,7 +82,9 @@ def plan(
 ) -> Iterator[Batch]:
     """Cut texts into batches, longest first; every text is in exactly one.
 
-    Longest first means that memory runs out at once or not at all, and that only the last batches are partly empty.
+    Each bucket's texts fill batches of their own. Rows that would be padding take the next shorter texts, so a text is
+    padded beyond its own bucket only where that costs nothing. Longest first means that memory runs out at once or not
+    at all.
 
     Args:
         lengths: tokens of each text.
@@ -87,11 +93,14 @@ def plan(
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable")
+    descending = lengths[order]
     start = 0
     while start < len(order):
-        tokens = ladder.bucket(int(lengths[order[start]]))
+        tokens = ladder.bucket(int(descending[start]))
+        below = max((length for length in ladder.lengths if length < tokens), default=0)
+        own = int(np.searchsorted(-descending, -below)) - start  # texts that need this bucket
         allowed = [rows for rows in ladder.rows(tokens) if max_rows is None or rows <= max_rows] or [1]
-        rows = _rows_for(len(order) - start, allowed)
+        rows = _rows_for(own, allowed)
         yield Batch(order[start : start + rows], Shape(rows, tokens))
         start += rows
 

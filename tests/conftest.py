@@ -1,0 +1,28 @@
+"""Every test runs offline, with a cache of its own, and with the shapes in annotations checked by beartype."""
+
+import os
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers: checkpoints.py, real_texts.py
+
+with install_import_hook("tsjax.model", "beartype.beartype"):
+    import tsjax.model.forward  # noqa: F401  # imports the whole network under the hook
+
+import pytest
+
+import tsjax
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["TSJAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def minilm(_own_cache):
+    return tsjax.load()

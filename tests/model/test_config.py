@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+
+from tsjax.errors import ConfigError
+from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
+
+BASE = EncoderConfig(vocab_size=100, hidden_size=36, num_layers=3, num_heads=3, intermediate_size=50, max_positions=40)
+
+
+def test_json_gives_the_same_config_back():
+    config = ModelConfig(
+        encoder=BASE,
+        pooling=PoolingConfig(modes=("cls", "mean"), include_prompt=False),
+        heads=(
+            HeadConfig(kind="dense", in_features=72, out_features=20, activation="tanh"),
+            HeadConfig(kind="normalize", in_features=20, out_features=20),
+        ),
+    )
+    assert ModelConfig.from_json(config.to_json()) == config
+    assert config.embedding_dimension == 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": "rotary"},
+        {"position": "relative_bias"},
+        {"position": "alibi"},
+        {"norm": "rms_norm"},
+        {"norm_placement": "pre"},
+        {"feed_forward": "gated"},
+        {"use_bias": False},
+        {"num_key_value_heads": 1},
+        {"embedding_size": 18},
+        {"local_window": 128},
+        {"causal": True},
+    ],
+)
+def test_a_choice_that_the_network_cannot_run_is_refused_by_name(change):
+    (name,) = change
+    with pytest.raises(ConfigError, match=name):
+        dataclasses.replace(BASE, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 0},
+        {"num_layers": -1},
+        {"vocab_size": 2.5},
+        {"num_heads": True},
+        {"num_heads": 5, "head_size": None},
+        {"norm_eps": 0},
+        {"position_offset": 40},
+        {"activation": "gelu?"},
+        {"position": "somewhere"},
+    ],
+)
+def test_nonsense_is_refused(change):
+    with pytest.raises(ConfigError):
+        dataclasses.replace(BASE, **change)
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ConfigError, match="dropout"):
+        EncoderConfig.from_json({**BASE.to_json(), "dropout": 0.1})
+
+
+def test_the_longest_text_is_what_the_offset_leaves():
+    assert dataclasses.replace(BASE, max_positions=514, position_offset=2).max_length == 512
+
+
+def test_heads_must_fit_each_other():
+    with pytest.raises(ConfigError, match="gets 36"):
+        ModelConfig(encoder=BASE, heads=(HeadConfig(kind="normalize", in_features=35, out_features=35),))
+    with pytest.raises(ConfigError, match="cannot change the width"):
+        HeadConfig(kind="layer_norm", in_features=36, out_features=35)
+
+
+def test_pooling_needs_known_modes():
+    with pytest.raises(ConfigError, match="median"):
+        PoolingConfig(modes=("mean", "median"))
+    with pytest.raises(ConfigError, match="at least one"):
+        PoolingConfig(modes=())

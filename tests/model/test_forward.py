@@ -1,0 +1,159 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsjax.model.attention import PRECISION, attention
+from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
+from tsjax.model.forward import (
+    abstract_params,
+    apply,
+    cast_params,
+    compiled_apply,
+    flatten,
+    init_params,
+    trace_counts,
+    unflatten,
+    weight_shapes,
+)
+
+ENCODER = EncoderConfig(
+    vocab_size=100, hidden_size=36, num_layers=3, num_heads=3, intermediate_size=50, max_positions=40, type_vocab_size=2
+)
+CONFIG = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="normalize", in_features=36, out_features=36),))
+PARAMS = init_params(CONFIG, seed=1)
+ONES = jnp.ones((3, 1, 3))
+
+
+def ids(lengths, total, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).integers(5, 100, (len(lengths), total)), jnp.int32)
+
+
+def run(input_ids, lengths, temperature=ONES, params=PARAMS, config=CONFIG):
+    return np.asarray(apply(config, params, input_ids, jnp.asarray(lengths, jnp.int32), temperature).embeddings)
+
+
+def test_parameters_have_the_shapes_that_the_config_asks_for():
+    assert {name: value.shape for name, value in flatten(PARAMS).items()} == weight_shapes(CONFIG)
+    assert jax.tree.structure(PARAMS) == jax.tree.structure(abstract_params(CONFIG))
+    assert weight_shapes(CONFIG)["encoder.layers.attention.query.kernel"] == (3, 36, 3, 12)
+    assert jax.tree.structure(unflatten(flatten(PARAMS))) == jax.tree.structure(PARAMS)
+
+
+def test_layers_differ():
+    kernel = PARAMS["encoder"]["layers"]["attention"]["query"]["kernel"]
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_compile_time_does_not_grow_with_depth():
+    def size(layers):
+        config = ModelConfig(encoder=dataclasses.replace(ENCODER, num_layers=layers))
+        arguments = (jnp.zeros((2, 8), jnp.int32), jnp.full(2, 8), jnp.zeros(2, jnp.int32), jnp.ones((layers, 2, 3)))
+        lowered = compiled_apply.lower(abstract_params(config), *arguments, config=config, with_tokens=False)
+        return len(lowered.as_text().splitlines())
+
+    assert size(24) == size(2)
+
+
+def test_temperature_one_is_bit_for_bit_no_temperature(monkeypatch):
+    def without(query, key, value, *, mask, temperature, scale):
+        del temperature
+        query = query.astype(jnp.float32) * scale
+        logits = jnp.einsum("btnh,bsnh->bnts", query, key, precision=PRECISION)
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(logits, axis=-1), value, precision=PRECISION)
+
+    lengths = [19, 7, 1]
+    ours = jax.jit(lambda t: apply(CONFIG, PARAMS, ids(lengths, 19), jnp.asarray(lengths), t).embeddings)(ONES)
+    monkeypatch.setattr("tsjax.model.encoder.attention", without)
+    plain = jax.jit(lambda t: apply(CONFIG, PARAMS, ids(lengths, 19), jnp.asarray(lengths), t).embeddings)(ONES)
+    np.testing.assert_array_equal(ours, plain)
+
+
+def test_attention_divides_the_logits_of_each_head_and_text():
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.standard_normal((2, 5, 3, 4)), jnp.float32) for _ in range(3))
+    temperature = np.array([[0.5, 1, 2], [0.7, 0.8, 0.9]], np.float32)
+    mask = np.array([[True] * 5, [True] * 3 + [False] * 2])
+    ours = attention(query, key, value, mask=jnp.asarray(mask), temperature=jnp.asarray(temperature), scale=0.3)
+    logits = np.einsum("btnh,bsnh->bnts", query, key) * 0.3 / temperature[:, :, None, None]
+    weights = np.exp(np.where(mask[:, None, None], logits, -np.inf))
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(ours, np.einsum("bnts,bsnh->btnh", weights, value), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 3), (3, 2, 3)])
+def test_gradients_reach_the_temperature(shape):
+    lengths = [11, 6]
+    target = np.random.default_rng(2).standard_normal((2, 36)).astype("f4")
+
+    def loss(temperature):
+        out = apply(CONFIG, PARAMS, ids(lengths, 11), jnp.asarray(lengths), temperature).embeddings
+        return (out * target).sum()
+
+    temperature = jnp.asarray(np.random.default_rng(3).uniform(0.5, 1.5, shape), jnp.float32)
+    gradient = jax.jit(jax.grad(loss))(temperature)
+    assert gradient.shape == shape
+    step = 1e-2
+    for place in [(0, 0, 0), (1, shape[1] - 1, 2), (2, 0, 1)]:
+        change = jnp.zeros(shape).at[place].set(step)
+        numeric = (loss(temperature + change) - loss(temperature - change)) / (2 * step)
+        np.testing.assert_allclose(gradient[place], numeric, rtol=0.05, atol=2e-5)
+    assert np.abs(gradient).min() > 0
+
+
+def test_a_temperature_changes_its_own_text_only():
+    lengths = [9, 9]
+    changed = jnp.ones((3, 2, 3)).at[:, 1].set(0.5)
+    before, after = run(ids(lengths, 9), lengths, jnp.ones((3, 2, 3))), run(ids(lengths, 9), lengths, changed)
+    np.testing.assert_array_equal(before[0], after[0])
+    assert np.abs(before[1] - after[1]).max() > 1e-4
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(1, 13), min_size=1, max_size=4), st.integers(0, 10), st.integers(0, 3))
+def test_padding_changes_nothing(lengths, more_tokens, more_rows):
+    longest = max(lengths)
+    tight = ids(lengths, longest)
+    noise = np.random.default_rng(9).integers(0, 100, (len(lengths) + more_rows, longest + more_tokens))
+    loose = noise.astype(np.int32)
+    loose[: len(lengths), :longest] = tight
+    padded = run(jnp.asarray(loose), [*lengths, *[0] * more_rows])[: len(lengths)]
+    np.testing.assert_allclose(padded, run(tight, lengths), atol=1e-6)
+
+
+def test_rows_without_a_text_are_finite():
+    assert np.isfinite(run(ids([4, 0], 8), [4, 0])).all()
+
+
+def test_one_program_a_shape_whatever_the_temperature():
+    config = dataclasses.replace(CONFIG, pooling=PoolingConfig(modes=("max",)))  # a config of this test's own
+    for tau in (1.0, 0.5, 0.123):
+        for rows in (2, 3):
+            lengths = jnp.full(rows, 8, jnp.int32)
+            arguments = (ids([8] * rows, 8), lengths, jnp.zeros_like(lengths), jnp.full((3, rows, 3), tau))
+            compiled_apply(PARAMS, *arguments, config=config, with_tokens=False)
+    assert trace_counts(config) == {(2, 8): 1, (3, 8): 1}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
+    half = cast_params(PARAMS, jnp.dtype(dtype))
+    flat = flatten(half)
+    assert flat["encoder.layers.feed_forward.up.kernel"].dtype == dtype
+    assert flat["encoder.layers.attention_norm.scale"].dtype == jnp.float32
+    lengths = [19, 7, 1]
+    ours, exact = run(ids(lengths, 19), lengths, params=half), run(ids(lengths, 19), lengths)
+    assert ours.dtype == np.float32
+    assert (ours * exact).sum(-1).min() > 0.999
+    assert np.abs(ours - exact).max() > 0
+
+
+def test_heads_keep_float32_in_half_precision():
+    config = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="dense", in_features=36, out_features=7),))
+    half = flatten(cast_params(init_params(config), jnp.dtype("bfloat16")))
+    assert half["heads.0.linear.kernel"].dtype == jnp.float32
