@@ -3,17 +3,19 @@
 import json
 
 import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
 from conversion.convert import axes
 from conversion.families.bert import BERT
 from conversion.fields import Fields
 from conversion.rules import invert
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
 from tsjax.model.config import ModelConfig
-from tsjax.model.forward import flatten, init_params
+from tsjax.model.forward import weight_shapes
 
-WORDS = "the a of and to in is it was he for on are with as his they at be this from have or by one had not but what all"
+WORDS = (
+    "the a of and to in is it was he for on are with as his they at be this from have or by one had not but what all"
+)
 
 # Nothing is a power of two, and the number of heads is odd.
 SIZES = {
@@ -72,10 +74,12 @@ def tokenizer_json(lowercase=True):
 def bert_weights(config, seed=0):
     """Random weights by Hugging Face's names."""
     encoder = BERT.translate(Fields(config, "config.json"))
-    ours = flatten(init_params(ModelConfig(encoder=encoder), seed)["encoder"])
     rng = np.random.default_rng(seed)
-    # Initial biases are zero and scales one, which would hide a swap.
-    ours = {name: np.asarray(value) + 0.1 * rng.standard_normal(value.shape).astype("f4") for name, value in ours.items()}
+    ours = {}
+    for name, shape in weight_shapes(ModelConfig(encoder=encoder)).items():
+        # Biases that are not zero and scales that are not one, or a swap would go unseen.
+        value = 0.2 * rng.standard_normal(shape).astype("f4") + (1 if name.endswith("scale") else 0)
+        ours[name.removeprefix("encoder.")] = value.astype("f4")
     return invert(BERT.rules(encoder), encoder.num_layers, ours, axes(encoder))
 
 
@@ -100,7 +104,10 @@ def write_sentence_transformers(path, *, new_names=False, pooling=None, heads=()
     ``heads`` are pairs of a module's name and its config, with the weights under ``"weights"``.
     """
     write_bert(path, **changes)
-    old = {name: f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")}
+    old = {
+        name: f"sentence_transformers.models.{name}"
+        for name in ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+    }
     new = {
         "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
         "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
@@ -117,7 +124,9 @@ def write_sentence_transformers(path, *, new_names=False, pooling=None, heads=()
         write_json(path / folder / "config.json", config)
         if weights:
             save_file(weights, path / folder / "model.safetensors")
-    listed = [{"idx": i, "name": str(i), "path": folder, "type": types[kind]} for i, (kind, folder) in enumerate(modules)]
+    listed = [
+        {"idx": i, "name": str(i), "path": folder, "type": types[kind]} for i, (kind, folder) in enumerate(modules)
+    ]
     write_json(path / "modules.json", listed)
     width = {**SIZES, **changes}["hidden_size"]
     if pooling is None:

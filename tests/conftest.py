@@ -10,8 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers: checkpoints.py, real_texts.py
 
+import tsjax.model.config  # has no arrays, and its tests give it wrong types on purpose
+
 with install_import_hook("tsjax.model", "beartype.beartype"):
-    import tsjax.model.forward  # noqa: F401  # imports the whole network under the hook
+    import tsjax.model.forward  # imports the whole network under the hook
 
 import pytest
 

@@ -32,13 +32,17 @@ def test_a_shape_that_does_not_fit_is_refused(shape):
         Temperature.of(np.ones(shape)).per_head(3, 2)
 
 
-@pytest.mark.parametrize("value", [0, -1, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45, 1e39, [1, 0], [[1, float("nan")]]])
+@pytest.mark.parametrize(
+    "value", [0, -1, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45, 1e39, [1, 0], [[1, float("nan")]]]
+)
 def test_a_value_that_is_not_finite_and_positive_is_refused(value):
     with pytest.raises(InputError, match="finite and > 0"):
         Temperature.of(value)
 
 
-@pytest.mark.parametrize("value", ["0.9", True, [True], None.__class__, {}, [], [[]], [[1], [1, 2]], np.ones((1, 1, 1)), 1j])
+@pytest.mark.parametrize(
+    "value", ["0.9", True, [True], None.__class__, {}, [], [[]], [[1], [1, 2]], np.ones((1, 1, 1)), 1j]
+)
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(InputError, match="temperature must be"):
         Temperature.of(value)

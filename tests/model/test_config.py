@@ -30,7 +30,13 @@ def test_json_gives_the_same_config_back():
         {"norm": "rms_norm"},
         {"norm_placement": "pre"},
         {"feed_forward": "gated"},
-        {"use_bias": False},
+        {"attention_bias": False},
+        {"feed_forward_bias": False},
+        {"norm_bias": False},
+        {"embedding_norm": False},
+        {"final_norm": True},
+        {"rope_theta": 10000.0},
+        {"shared_layers": True},
         {"num_key_value_heads": 1},
         {"embedding_size": 18},
         {"local_window": 128},
@@ -52,6 +58,7 @@ def test_a_choice_that_the_network_cannot_run_is_refused_by_name(change):
         {"num_heads": True},
         {"num_heads": 5, "head_size": None},
         {"norm_eps": 0},
+        {"attention_scale": float("inf")},
         {"position_offset": 40},
         {"activation": "gelu?"},
         {"position": "somewhere"},
@@ -60,6 +67,11 @@ def test_a_choice_that_the_network_cannot_run_is_refused_by_name(change):
 def test_nonsense_is_refused(change):
     with pytest.raises(ConfigError):
         dataclasses.replace(BASE, **change)
+
+
+def test_head_size_follows_what_is_replaced():
+    assert dataclasses.replace(BASE, num_heads=4).head_dim == 9
+    assert dataclasses.replace(BASE, head_size=7).head_dim == 7
 
 
 def test_an_unknown_field_is_refused():

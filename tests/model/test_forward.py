@@ -1,4 +1,5 @@
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsjax.errors import InputError
 from tsjax.model.attention import PRECISION, attention
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
 from tsjax.model.forward import (
@@ -60,11 +62,11 @@ def test_compile_time_does_not_grow_with_depth():
 
 
 def test_temperature_one_is_bit_for_bit_no_temperature(monkeypatch):
-    def without(query, key, value, *, mask, temperature, scale):
+    def without(query, key, value, *, mask, temperature, scale, bias=None):
         del temperature
         query = query.astype(jnp.float32) * scale
         logits = jnp.einsum("btnh,bsnh->bnts", query, key, precision=PRECISION)
-        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
         return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(logits, axis=-1), value, precision=PRECISION)
 
     lengths = [19, 7, 1]
@@ -79,8 +81,17 @@ def test_attention_divides_the_logits_of_each_head_and_text():
     query, key, value = (jnp.asarray(rng.standard_normal((2, 5, 3, 4)), jnp.float32) for _ in range(3))
     temperature = np.array([[0.5, 1, 2], [0.7, 0.8, 0.9]], np.float32)
     mask = np.array([[True] * 5, [True] * 3 + [False] * 2])
-    ours = attention(query, key, value, mask=jnp.asarray(mask), temperature=jnp.asarray(temperature), scale=0.3)
-    logits = np.einsum("btnh,bsnh->bnts", query, key) * 0.3 / temperature[:, :, None, None]
+    bias = rng.standard_normal((1, 3, 5, 5)).astype("f4")
+    ours = attention(
+        query,
+        key,
+        value,
+        mask=jnp.asarray(mask[:, None]),
+        temperature=jnp.asarray(temperature),
+        scale=0.3,
+        bias=jnp.asarray(bias),
+    )
+    logits = (np.einsum("btnh,bsnh->bnts", query, key) * 0.3 + bias) / temperature[:, :, None, None]
     weights = np.exp(np.where(mask[:, None, None], logits, -np.inf))
     weights /= weights.sum(-1, keepdims=True)
     np.testing.assert_allclose(ours, np.einsum("bnts,bsnh->btnh", weights, value), atol=1e-6)
@@ -91,6 +102,7 @@ def test_gradients_reach_the_temperature(shape):
     lengths = [11, 6]
     target = np.random.default_rng(2).standard_normal((2, 36)).astype("f4")
 
+    @jax.jit
     def loss(temperature):
         out = apply(CONFIG, PARAMS, ids(lengths, 11), jnp.asarray(lengths), temperature).embeddings
         return (out * target).sum()
@@ -114,16 +126,30 @@ def test_a_temperature_changes_its_own_text_only():
     assert np.abs(before[1] - after[1]).max() > 1e-4
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(1, 13), min_size=1, max_size=4), st.integers(0, 10), st.integers(0, 3))
-def test_padding_changes_nothing(lengths, more_tokens, more_rows):
-    longest = max(lengths)
-    tight = ids(lengths, longest)
-    noise = np.random.default_rng(9).integers(0, 100, (len(lengths) + more_rows, longest + more_tokens))
-    loose = noise.astype(np.int32)
-    loose[: len(lengths), :longest] = tight
-    padded = run(jnp.asarray(loose), [*lengths, *[0] * more_rows])[: len(lengths)]
-    np.testing.assert_allclose(padded, run(tight, lengths), atol=1e-6)
+@jax.jit
+def run_compiled(input_ids, lengths):
+    return apply(CONFIG, PARAMS, input_ids, lengths, ONES).embeddings
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 13), min_size=3, max_size=3), st.integers(0, 1000))
+def test_padding_changes_nothing(lengths, seed):
+    tight = ids(lengths, 13, seed)
+    loose = np.array(ids([23] * 5, 23, seed + 1))
+    loose[:3, :13] = np.where(np.arange(13) < np.array(lengths)[:, None], tight, loose[:3, :13])
+    padded = run_compiled(loose, jnp.array([*lengths, 0, 0]))[:3]
+    np.testing.assert_allclose(padded, run_compiled(tight, jnp.array(lengths)), atol=1e-6)
+
+
+def test_an_input_longer_than_the_positions_is_refused():
+    with pytest.raises(InputError, match="41 tokens; this model has positions for 40"):
+        run(ids([41], 41), [41])
+
+
+def test_annotations_can_be_read_at_run_time():
+    """An axis string that a formatter took for code would fail here."""
+    hints = typing.get_type_hints(apply)
+    assert hints["temperature"].dim_str == "L #B N"
 
 
 def test_rows_without_a_text_are_finite():

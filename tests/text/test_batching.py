@@ -23,11 +23,21 @@ def test_every_text_is_in_one_batch_of_a_known_shape(lengths, max_rows):
 
 
 @given(lengths)
-def test_only_the_last_batches_have_empty_rows(lengths):
+def test_a_text_is_padded_beyond_its_bucket_only_in_rows_that_would_be_empty(lengths):
+    for batch in plan(lengths, LADDER):
+        own = [i for i in batch.indices if LADDER.bucket(lengths[i]) == batch.shape.tokens]
+        assert 2 * len(own) >= batch.shape.rows
+
+
+@given(lengths)
+def test_empty_rows_come_only_when_all_texts_are_placed(lengths):
     batches = list(plan(lengths, LADDER))
     assert all(len(batch.indices) == batch.shape.rows for batch in batches[:-1])
-    for batch in batches:
-        assert 2 * len(batch.indices) >= batch.shape.rows
+
+
+def test_one_long_text_does_not_pad_the_short_ones():
+    batches = list(plan([250, *[4] * 15], LADDER))
+    assert [batch.shape for batch in batches] == [Shape(1, 256), Shape(16, 16)]
 
 
 def test_shapes_are_few_and_ordered():
@@ -35,6 +45,16 @@ def test_shapes_are_few_and_ordered():
     assert LADDER.rows(16) == (1, 4, 16, 64, 128)
     assert LADDER.rows(256) == (1, 4, 8)
     assert len(set(LADDER.shapes)) == len(LADDER.shapes) <= 25
+
+
+def test_long_texts_are_fewer_because_attention_is_quadratic():
+    ladder = ShapeLadder(max_length=4096, token_budget=65536)
+    assert {length: ladder.rows(length)[-1] for length in (512, 1024, 2048, 4096)} == {
+        512: 128,
+        1024: 32,
+        2048: 8,
+        4096: 2,
+    }
 
 
 def test_a_text_over_the_budget_is_a_batch_of_its_own():

@@ -1,0 +1,284 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import write_bert, write_json
+
+import tsjax
+from tsjax.cli import main
+
+DEMO = Path(__file__).parent.parent / "scripts" / "demo.jsonl"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_bert(tmp_path_factory.mktemp("model") / "source", max_position_embeddings=100))
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "tsjax", *map(str, arguments)], capture_output=True, check=False, **options
+    )
+
+
+def one_line(error):
+    text = error.decode() if isinstance(error, bytes) else error
+    assert text.startswith("tsjax: ")
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_embed_gives_what_the_library_gives(tmp_path, model, capsys):
+    assert main(["embed", str(DEMO), "-o", str(tmp_path / "v.npy"), "--model", model, "--temperature", "0.9"]) == 0
+    texts = [json.loads(line)["text"] for line in DEMO.read_text(encoding="utf-8").splitlines()]
+    embedder = tsjax.load(model, temperature=0.9)
+    with pytest.warns(tsjax.TruncationWarning) as caught:
+        expected = embedder.encode(texts)
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
+    out, err = capsys.readouterr()
+    assert out == ""
+    cut = str(caught[0].message).split(" of ")[0]
+    assert f"{cut} texts were cut at 100 tokens" in err
+    assert "tokens/s" in err
+    assert f"{embedder.statistics.tokens:,} tokens" in err
+
+
+def test_several_files_become_one_in_order(tmp_path, model):
+    (tmp_path / "a.txt").write_text("the\n\nof\n")
+    (tmp_path / "b.csv").write_text("body,x\nwas,1\n")
+    (tmp_path / "c.csv").write_text("body\nit\n")
+    out = tmp_path / "v.jsonl"
+    assert (
+        main(
+            [
+                "embed",
+                *(str(tmp_path / n) for n in ("b.csv", "c.csv")),
+                "--column",
+                "body",
+                "-o",
+                str(out),
+                "--model",
+                model,
+            ]
+        )
+        == 0
+    )
+    assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == ["was", "it"]
+    assert main(["embed", str(tmp_path / "a.txt"), "-o", str(out), "--model", model, "--overwrite"]) == 0
+    assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == ["the", "", "of"]
+
+
+def test_standard_input_to_standard_output_is_nothing_but_data(model):
+    process = run("embed", "-", "-o", "-", "--model", model, input=b"the\nof\n")
+    assert process.returncode == 0
+    rows = [json.loads(line) for line in process.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["the", "of"]
+    np.testing.assert_array_equal(np.float32(rows[0]["embedding"]), tsjax.load(model).encode(["the", "of"])[0])
+
+
+def test_options_reach_the_model(tmp_path, model):
+    (tmp_path / "a.txt").write_text("the of\nwas it\nhe\n")
+    embedder = tsjax.load(model)
+    for name, (arguments, options) in {
+        "a": (["--normalize", "--truncate-dim", "7"], {"normalize_embeddings": True, "truncate_dim": 7}),
+        "b": (["--prompt", "it is "], {"prompt": "it is "}),
+        "c": (["--precision", "ubinary"], {"precision": "ubinary"}),
+        "d": (["--temperature", "[1, 0.5, 0.25]"], {"temperature": [1, 0.5, 0.25]}),
+    }.items():
+        out = tmp_path / f"{name}.npy"
+        assert main(["embed", str(tmp_path / "a.txt"), "-o", str(out), "--model", model, *arguments]) == 0
+        np.testing.assert_array_equal(np.load(out), embedder.encode(["the of", "was it", "he"], **options))
+
+
+def test_an_empty_file_gives_an_empty_array(tmp_path, model):
+    (tmp_path / "a.txt").write_text("")
+    assert main(["embed", str(tmp_path / "a.txt"), "-o", str(tmp_path / "v.npy"), "--model", model]) == 0
+    assert np.load(tmp_path / "v.npy").shape == (0, 36)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "missing.txt", "-o", "v.npy"], "cannot read missing.txt: No such file"),
+        (["embed", "a.txt", "-o", "v.csv"], "suffix must be one of"),
+        (["embed", "a.txt", "-o", "there.npy"], "there.npy exists already"),
+        (["embed", "latin.txt", "-o", "v.npy", "--model", "MODEL"], "latin.txt, line 2: not UTF-8"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "./nowhere"], "there is no directory ./nowhere"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "no/such-model"], "the hub gave no such model"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--temperature", "0"], "finite and > 0"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--temperature", "[1,2]"], "3 layers of 3 heads"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--prompt-name", "query"], "no prompt named 'query'"),
+        (["embed", "a.txt", "-o", "a.txt/v.npy", "--model", "MODEL"], "cannot write a.txt/v.npy"),
+        (["embed", "-", "-", "-o", "v.npy", "--model", "MODEL"], "once only"),
+        (["info", "./nowhere"], "there is no directory ./nowhere"),
+        (["convert", "./nowhere", "out"], "there is no directory ./nowhere"),
+        (["convert", "MODEL", "a.txt"], "a.txt exists already"),
+        (["convert", "MODEL", "out", "--temperature", "[1, 2]"], "3 layers of 3 heads"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_status_2(tmp_path, model, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("the\n")
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    (tmp_path / "there.npy").write_text("precious")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert main([model if argument == "MODEL" else argument for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in one_line(err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "there.npy").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["embed", "a.txt"], ["embed", "a", "-o", "b.npy", "--temperature", "warm"]]
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk(tmp_path, model):
+    """A limit on the size of files stands in for it: writing fails in the middle, as on a full disk."""
+    (tmp_path / "a.txt").write_text("the of\n" * 2000)
+    limited = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import tsjax; tsjax.load(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from tsjax.cli import main; sys.exit(main(sys.argv[2:]))"
+    )
+    arguments = ["embed", tmp_path / "a.txt", "-o", tmp_path / "v.npy", "--model", model]
+    process = subprocess.run(
+        [sys.executable, "-c", limited, model, *map(str, arguments)], capture_output=True, check=False
+    )
+    assert process.returncode == 2
+    assert "cannot write" in one_line(process.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing(tmp_path, model, number, status):
+    fifo = tmp_path / "texts"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "tsjax", "embed", "-", "-o", str(tmp_path / "v.npy"), "--model", model]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b"the of\n" * 5000)
+        process.stdin.flush()
+        while not list(tmp_path.glob(".v.npy.*")):  # the output has been begun
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "interrupted" in one_line(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+def test_a_closed_pipe_is_no_error(tmp_path, model):
+    (tmp_path / "a.txt").write_text("the of\n" * 3000)
+    command = f"{sys.executable} -m tsjax embed {tmp_path / 'a.txt'} -o - --model {model} | head -n 1"
+    process = subprocess.run(command, shell=True, capture_output=True, check=False)
+    assert json.loads(process.stdout)["text"] == "the of"
+    assert b"Traceback" not in process.stderr
+    assert b"rror" not in process.stderr
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path, model):
+    (tmp_path / "a.txt").write_text("the of\n" * 50)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    command = [
+        sys.executable,
+        "-m",
+        "tsjax",
+        "embed",
+        str(tmp_path / "a.txt"),
+        "-o",
+        str(tmp_path / "v.npy"),
+        "--model",
+        model,
+    ]
+    with subprocess.Popen(command, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:
+                break
+            if not chunk:
+                break
+            seen += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"50/50" in seen
+
+
+def test_convert_and_info(tmp_path, model, capsys):
+    out = tmp_path / "converted"
+    assert main(["convert", model, str(out), "--temperature", "0.9"]) == 0
+    assert "wrote" in capsys.readouterr().err
+    assert main(["info", str(out)]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "3 layers, 36 wide, 3 heads of 12",
+        "pooling       mean",
+        "temperature   0.9",
+        "100 tokens",
+        "prompts       none",
+    ):
+        assert expected in text
+    assert main(["info", str(out), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["temperature"]["value"] == 0.9
+    assert content["fingerprint"] in text
+    assert content["parameters"] == sum(np.prod(w.shape) for w in _weights(out))
+    assert main(["embed", str(DEMO), "-o", str(tmp_path / "v.npy"), "--model", str(out)]) == 0
+    capsys.readouterr()
+    damaged = bytearray((out / "model.safetensors").read_bytes())
+    damaged[-3] ^= 1
+    (out / "model.safetensors").write_bytes(damaged)
+    assert main(["info", str(out)]) == 2
+    assert "SHA-256" in one_line(capsys.readouterr().err)
+
+
+def _weights(directory):
+    from safetensors.numpy import load_file
+
+    return load_file(directory / "model.safetensors").values()
+
+
+def test_python_m_conversion_is_tsjax_convert(tmp_path, model):
+    command = [sys.executable, "-m", "conversion", model, str(tmp_path / "a")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert main(["convert", model, str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a" / "config.json").read_bytes() == (tmp_path / "b" / "config.json").read_bytes()
+
+
+def test_a_field_is_waved_through_by_name(tmp_path, capsys):
+    source = write_bert(tmp_path / "source")
+    write_json(source / "config.json", {**json.loads((source / "config.json").read_text()), "flux": 1})
+    assert main(["info", str(source)]) == 2
+    assert "pass --ignore-config-field flux" in one_line(capsys.readouterr().err)
+    assert main(["info", str(source), "--ignore-config-field", "flux"]) == 0
+
+
+@pytest.mark.parametrize("command", [[], ["embed"], ["convert"], ["info"]])
+def test_every_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert ("example: tsjax " in capsys.readouterr().out) == bool(command)

