@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# float32 means float32: the default lets GPUs use TF32 and TPUs bfloat16. Half-precision operands are not affected.
-PRECISION = jax.lax.Precision.HIGHEST
+from tsjax.model.linear import PRECISION
 
 
 def attention(

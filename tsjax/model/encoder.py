@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tsjax.errors import InputError
 from tsjax.model.activations import activate
-from tsjax.model.attention import PRECISION, attention
+from tsjax.model.attention import attention
 from tsjax.model.config import EncoderConfig
+from tsjax.model.linear import PRECISION, Linear
 
 
 class Norm(nnx.LayerNorm):
@@ -56,12 +57,12 @@ class Attention(nnx.Module):
     """Multi-head self-attention with a temperature."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
-        model, heads = config.hidden_size, (config.num_heads, config.head_dim)
+        model, heads = (config.hidden_size,), (config.num_heads, config.head_dim)
         self.scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.query = nnx.LinearGeneral(model, heads, precision=PRECISION, rngs=rngs)
-        self.key = nnx.LinearGeneral(model, heads, precision=PRECISION, rngs=rngs)
-        self.value = nnx.LinearGeneral(model, heads, precision=PRECISION, rngs=rngs)
-        self.out = nnx.LinearGeneral(heads, model, axis=(-2, -1), precision=PRECISION, rngs=rngs)
+        self.query = Linear(model, heads, rngs=rngs)
+        self.key = Linear(model, heads, rngs=rngs)
+        self.value = Linear(model, heads, rngs=rngs)
+        self.out = Linear(heads, model, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B T D"], mask: Bool[Array, "B #T T"], temperature: Float[Array, "#B N"]
@@ -77,7 +78,8 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.activation = config.activation
-        self.up = nnx.Linear(config.hidden_size, config.intermediate_size, precision=PRECISION, rngs=rngs)
+        self.up = Linear((config.hidden_size,), (config.intermediate_size,), rngs=rngs)
+        # Summing this one, the widest, in blocks too would cost more than it gains.
         self.down = nnx.Linear(config.intermediate_size, config.hidden_size, precision=PRECISION, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

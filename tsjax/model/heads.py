@@ -7,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tsjax.model.activations import activate
-from tsjax.model.attention import PRECISION
 from tsjax.model.config import HeadConfig
+from tsjax.model.linear import PRECISION
 
 
 class Dense(nnx.Module):
