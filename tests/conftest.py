@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, str(Path(__file__).parent))  # the helpers: checkpoints.py, real_texts.py
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "parity")]  # where the helpers are
 
 import tsjax.model.config  # has no arrays, and its tests give it wrong types on purpose
 

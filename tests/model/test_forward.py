@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsjax.errors import InputError
-from tsjax.model.attention import PRECISION, attention
+from tsjax.model.attention import attention
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
 from tsjax.model.forward import (
     abstract_params,
@@ -22,6 +22,7 @@ from tsjax.model.forward import (
     unflatten,
     weight_shapes,
 )
+from tsjax.model.linear import PRECISION
 
 ENCODER = EncoderConfig(
     vocab_size=100, hidden_size=36, num_layers=3, num_heads=3, intermediate_size=50, max_positions=40, type_vocab_size=2
