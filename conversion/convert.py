@@ -55,6 +55,8 @@ def convert(
     check_absent(destination, overwrite=overwrite)
     if not source.is_dir():
         raise ConversionError(f"{source} is not a directory")
+    if (source / "adapter_config.json").exists():
+        raise ConversionError(f"{source} holds an adapter; merge it into its model first")
     modules = read_modules(source)
     directory = modules[0].path if modules else source
     config_file = directory / "config.json"
@@ -76,7 +78,7 @@ def convert(
             similarity_fn_name=stack.similarity_fn_name,
             truncate_dim=stack.truncate_dim,
             temperature=temperature or Temperature(),
-            source=name or str(source),
+            source=(name or str(source)).encode(errors="backslashreplace").decode(),
         )
         ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
     except (ConfigError, CheckpointError, InputError) as error:

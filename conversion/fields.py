@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 _REQUIRED = object()
+_MOST = 2**31 - 1
 
 
 class Fields:
@@ -48,10 +49,10 @@ class Fields:
             raise ConversionError(f"{self.file}: field {name!r} is {value!r}, which is not what belongs there")
         return value
 
-    def take_count(self, name: str, default: Any = _REQUIRED) -> Any:
-        """A field that counts something: a whole number of at least 1."""
+    def take_count(self, name: str, default: Any = _REQUIRED, most: int = _MOST) -> Any:
+        """A field that counts something: a whole number of at least 1, and one that an array can have."""
         value = self.take(name, default, int)
-        if value is not default and value < 1:
+        if value is not default and not 1 <= value <= most:
             raise ConversionError(f"{self.file}: field {name!r} is {value!r}, not a number of at least 1")
         return value
 

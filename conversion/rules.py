@@ -7,6 +7,8 @@ string, the way back is the same string with its sides swapped. Stacking the lay
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -140,19 +142,21 @@ def apply(
     """
     if difference := {row.ours for row in rows.values()} ^ set(shapes):
         raise ConversionError(f"{where}: weight {min(difference)!r} of the architecture and the rules do not agree")
-    weights = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+    weights: dict[str, NDArray[np.float32]] = {}
     for name, row in rows.items():
         tensor = read(name)
         if tensor.dtype.kind != "f" and not tensor.dtype.name.startswith("bfloat"):
             raise ConversionError(f"{where}: weight {name!r} has dtype {tensor.dtype}, not floating point")
+        shape = shapes[row.ours]
+        expected = shape_before(row.layout, shape if row.layer is None else shape[1:])
+        if tensor.shape != expected:
+            raise ConversionError(f"{where}: weight {name!r} has shape {tensor.shape}; the config asks for {expected}")
         tensor = tensor.astype(np.float32)
         if not np.isfinite(tensor).all():
             raise ConversionError(f"{where}: weight {name!r} holds NaN or infinity")
-        target = weights[row.ours] if row.layer is None else weights[row.ours][row.layer]
-        expected = _shape_before(row.layout, target.shape)
-        if tensor.shape != expected:
-            raise ConversionError(f"{where}: weight {name!r} has shape {tensor.shape}; the config asks for {expected}")
-        target[...] = rearrange(tensor, row.layout, axes)
+        if row.ours not in weights:
+            weights[row.ours] = np.empty(shape, np.float32)
+        weights[row.ours][... if row.layer is None else row.layer] = rearrange(tensor, row.layout, axes)
     return weights
 
 
@@ -184,6 +188,11 @@ def rearrange(array: NDArray[Any], layout: str, axes: Mapping[str, int]) -> NDAr
     return result
 
 
-def _shape_before(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a layout turns into ``shape``."""
-    return rearrange(np.broadcast_to(np.float32(0), shape), swapped(layout), {}).shape
+def shape_before(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a layout turns into ``shape``; only the left side of a layout may have groups."""
+    if not layout:
+        return shape
+    left, right = layout.split(" -> ")
+    sizes = dict(zip(right.split(), shape, strict=True))
+    groups = re.findall(r"\(([^)]*)\)|(\w+)", left)
+    return tuple(math.prod(sizes[axis] for axis in (group or single).split()) for group, single in groups)

@@ -96,9 +96,9 @@ def read_modules(directory: Path) -> tuple[Module, ...]:
         ConversionError: modules.json names a foreign, unknown or misplaced module, or a path that leads out.
     """
     file = directory / _MODULES
-    listed = read_json(file, optional=True)
-    if listed is None:
+    if not file.exists():
         return ()
+    listed = read_json(file)
     modules = tuple(_modules(listed, directory, file))
     kinds = [module.kind for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
@@ -258,7 +258,7 @@ def _model_options(directory: Path, ignore: Collection[str]) -> dict[str, Any]:
     truncate_dim = fields.take_count("truncate_dim", None)
     fields.done()
     for name, prompt in prompts.items():
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str) or any("\ud800" <= character <= "\udfff" for character in prompt):
             raise ConversionError(f"{file}: prompt {name!r} is not text")
     if default is not None and default not in prompts:
         raise ConversionError(f"{file}: default_prompt_name {default!r} is not among the prompts")

@@ -35,8 +35,8 @@ class Tensors:
     read: Mapping[str, Callable[[], NDArray[Any]]]
 
 
-def read_json(file: Path, *, optional: bool = False) -> Any:
-    """The content of a JSON file; None if it is optional and absent.
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
 
     Raises:
         ConversionError: it is missing or damaged.
@@ -44,18 +44,16 @@ def read_json(file: Path, *, optional: bool = False) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        if optional:
-            return None
         raise ConversionError(f"{file} is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConversionError(f"{file} cannot be read: {error}") from error
 
 
 def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
     """The same for a file that must hold an object; empty if it is optional and absent."""
-    value = read_json(file, optional=optional)
-    if value is None:
+    if optional and not file.exists():
         return {}
+    value = read_json(file)
     if not isinstance(value, dict):
         raise ConversionError(f"{file} does not hold a JSON object")
     return value
@@ -115,6 +113,7 @@ def _open(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 
 def _open_safetensors(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     try:
+        file.open("rb").close()  # safetensors calls every failure a missing file
         handle = safe_open(file, framework="numpy")  # held open by the readers below
         names = list(handle.keys())  # type: ignore[no-untyped-call]  # safetensors is half typed
     except (OSError, SafetensorError) as error:
@@ -153,7 +152,10 @@ def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     def reader(tensor: Any) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
             # numpy has no bfloat16; float32 holds each of its values.
-            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+            try:
+                return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+            except (RuntimeError, TypeError) as error:
+                raise ConversionError(f"{file}: a weight of kind {tensor.dtype} cannot be read: {error}") from error
 
         return read
 

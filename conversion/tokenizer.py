@@ -1,27 +1,34 @@
 """The tokenizer of a foreign checkpoint as one tokenizer.json that says everything.
 
-Hugging Face splits what a tokenizer does over tokenizer.json and tokenizer_config.json, and for BERT the second wins:
-the class builds its normaliser from ``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` there (true,
-follow the case, true where they are absent) and does not look at the first. That is resolved here, once. transformers
-is imported only where a checkpoint has no tokenizer.json, or one that is not what its class would build.
+Hugging Face spreads what a tokenizer does over tokenizer.json, tokenizer_config.json, special_tokens_map.json and
+added_tokens.json, and its class decides which of them wins. A plain BERT tokenizer is read here, without transformers:
+its class takes ``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` from tokenizer_config.json (true,
+follow the case, true where they are absent) and does not look at the normaliser in tokenizer.json. Whatever is not
+plain in every respect goes through transformers, once, at conversion.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from conversion.fields import Fields
 from conversion.source import read_json_object
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-# Classes that take tokenizer.json as it is; any other builds its tokenizer from parts of it.
-_GENERIC_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}
-_BERT_CLASSES = {"BertTokenizer", "BertTokenizerFast"}
+Json: TypeAlias = dict[str, Any]
+
+_BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+_BERT_TOKENS = {
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+    "pad_token": "[PAD]",
+    "sep_token": "[SEP]",
+    "unk_token": "[UNK]",
+}
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 
 
@@ -32,7 +39,7 @@ class TokenizerSource(NamedTuple):
     model_max_length: int | None
 
 
-def read_tokenizer(directory: Path, model_config: Mapping[str, Any], *, lower_case: bool) -> TokenizerSource:
+def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> TokenizerSource:
     """Read the tokenizer of a checkpoint.
 
     Args:
@@ -50,8 +57,7 @@ def read_tokenizer(directory: Path, model_config: Mapping[str, Any], *, lower_ca
     fields.require("truncation_side", "right")
     fields.require("padding_side", "right")
     fields.require("split_special_tokens", False)
-    content = _tokenizer(directory, config, model_config)
-    _check_added_tokens(config, content, file)
+    content = _plain_bert(directory, config, model_config) or _through_transformers(directory)
     if lower_case:
         content["normalizer"] = _lower_cased(content.get("normalizer"))
     content["padding"] = content["truncation"] = None  # those of whoever saved it, not of the model
@@ -62,55 +68,78 @@ def read_tokenizer(directory: Path, model_config: Mapping[str, Any], *, lower_ca
     return TokenizerSource(json.dumps(content, ensure_ascii=False), None if longest is None else int(longest))
 
 
-def _tokenizer(directory: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of tokenizer.json as the tokenizer's class would have it."""
+def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | None:
+    """The content of tokenizer.json as BertTokenizer would have it; None if it is not plainly one."""
     file = directory / "tokenizer.json"
-    if not file.exists():
-        return _through_transformers(directory)
-    content = read_json_object(file)
     name = config.get("tokenizer_class") or model_config.get("tokenizer_class")
-    if name in _GENERIC_CLASSES:
-        return content
-    if (name in _BERT_CLASSES or (name is None and model_config.get("model_type") == "bert")) and _is_bert(content):
-        content["normalizer"] |= {
-            "lowercase": _flag(config, "do_lower_case", default=True),
-            "strip_accents": config.get("strip_accents"),
-            "handle_chinese_chars": _flag(config, "tokenize_chinese_chars", default=True),
-        }
-        return content
-    return _through_transformers(directory)
-
-
-def _check_added_tokens(config: Mapping[str, Any], content: Mapping[str, Any], file: Path) -> None:
-    """Check that tokenizer.json has the tokens that tokenizer_config.json adds."""
-    listed = config.get("added_tokens_decoder") or {}
-    known = {token.get("content") for token in content.get("added_tokens") or []}
-    vocabulary = (content.get("model") or {}).get("vocab") or {}
-    if isinstance(vocabulary, dict):
-        known |= set(vocabulary)
-    for token in listed.values() if isinstance(listed, dict) else ():
-        text = token.get("content") if isinstance(token, dict) else token
-        if isinstance(vocabulary, dict) and text not in known:
-            raise ConversionError(f"{file}: added token {text!r} is not in tokenizer.json")
-
-
-def _flag(config: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = config.get(name)
-    return default if value is None else bool(value)
-
-
-def _is_bert(content: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer.json is what BertTokenizer would build, but for the flags of its normaliser."""
-    model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
-    return (
+    if not file.exists() or not (name in _BERT_CLASSES if name else model_config.get("model_type") == "bert"):
+        return None
+    content = read_json_object(file)
+    model, normalizer, template = (_part(content, key) for key in ("model", "normalizer", "post_processor"))
+    vocabulary = _part(model, "vocab")
+    known = {token.get("content") for token in content.get("added_tokens") or [] if isinstance(token, dict)}
+    extra = read_json_object(directory / "added_tokens.json", optional=True)
+    named = {**read_json_object(directory / "special_tokens_map.json", optional=True), **config}
+    plain = (
         model.get("type") == "WordPiece"
+        and model.get("unk_token") == "[UNK]"
         and model.get("continuing_subword_prefix", "##") == "##"
         and model.get("max_input_chars_per_word", 100) == 100
         and normalizer.get("type") == "BertNormalizer"
         and normalizer.get("clean_text") is True
-        and (content.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
-        and (content.get("post_processor") or {}).get("type") in {"TemplateProcessing", "BertProcessing"}
+        and _part(content, "pre_tokenizer").get("type") == "BertPreTokenizer"
+        and _single(template) == ["[CLS]", "A", "[SEP]"]
+        and known >= set(_BERT_TOKENS.values())
+        and all(_text(named.get(key, token)) == token for key, token in _BERT_TOKENS.items())
+        and known >= _added(named) | set(extra)
+        and all(token in vocabulary for token in _BERT_TOKENS.values())
+        and (_part(content, "truncation").get("direction") or "Right") == "Right"
     )
+    if not plain:
+        return None
+    normalizer |= {
+        "lowercase": _flag(config, "do_lower_case", default=True),
+        "strip_accents": config.get("strip_accents"),
+        "handle_chinese_chars": _flag(config, "tokenize_chinese_chars", default=True),
+    }
+    return content
+
+
+def _part(content: Json, key: str) -> Json:
+    """An object in an object; empty if there is none."""
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(token: object) -> object:
+    """A token's text, where it may be given with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _added(config: Json) -> set[object]:
+    """The tokens that a config adds to the vocabulary."""
+    decoder = _part(config, "added_tokens_decoder").values()
+    more = [config.get("additional_special_tokens"), config.get("extra_special_tokens")]
+    listed = [token for value in more if isinstance(value, list) for token in value]
+    named = [token for value in more if isinstance(value, dict) for token in value.values()]
+    return {str(_text(token)) for token in (*decoder, *listed, *named)}
+
+
+def _single(template: Json) -> list[object]:
+    """What a post-processor makes of one text, as names."""
+    if template.get("type") == "BertProcessing":
+        pairs = [template.get("cls"), template.get("sep")]
+        cls, sep = (pair[0] if isinstance(pair, list) and pair else None for pair in pairs)
+        return [cls, "A", sep]
+    steps = template.get("single")
+    if template.get("type") != "TemplateProcessing" or not isinstance(steps, list):
+        return []
+    return [_part(step, next(iter(step))).get("id") for step in steps if isinstance(step, dict) and step]
+
+
+def _flag(config: Json, name: str, *, default: bool) -> bool:
+    value = config.get(name)
+    return default if value is None else bool(value)
 
 
 def _through_transformers(directory: Path) -> dict[str, Any]:
@@ -129,7 +158,8 @@ def _through_transformers(directory: Path) -> dict[str, Any]:
 
 def _lower_cased(normalizer: dict[str, Any] | None) -> dict[str, Any]:
     """The normaliser with lower-casing put before it, unless it lower-cases already."""
-    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    steps = [normalizer] if normalizer else []
+    steps = (normalizer or {}).get("normalizers", steps)
     if normalizer is not None and any(s.get("type") == "Lowercase" or s.get("lowercase") is True for s in steps):
         return normalizer
     return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}

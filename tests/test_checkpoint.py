@@ -84,6 +84,10 @@ def test_weights_that_are_not_those_of_the_architecture(directory, change, messa
         read_all(directory)
 
 
+def test_files_are_as_readable_as_others(directory):
+    assert len({file.stat().st_mode for file in directory.iterdir()}) == 1
+
+
 def test_a_flipped_bit_is_found_by_the_digest(directory):
     flip_last_bit(directory / "model.safetensors")
     with pytest.raises(CheckpointError, match="SHA-256"):

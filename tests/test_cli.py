@@ -119,6 +119,9 @@ def test_an_empty_file_gives_an_empty_array(tmp_path, model):
         (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--temperature", "[1,2]"], "3 layers of 3 heads"),
         (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--prompt-name", "query"], "no prompt named 'query'"),
         (["embed", "a.txt", "-o", "a.txt/v.npy", "--model", "MODEL"], "cannot write a.txt/v.npy"),
+        (["embed", "a.txt", "-o", "folder.npy", "--overwrite"], "folder.npy exists already"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "~nobody-of-this-name/x"], "there is no directory"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "x" * 5000], ""),
         (["embed", "-", "-", "-o", "v.npy", "--model", "MODEL"], "once only"),
         (["info", "./nowhere"], "there is no directory ./nowhere"),
         (["convert", "./nowhere", "out"], "there is no directory ./nowhere"),
@@ -131,6 +134,7 @@ def test_what_goes_wrong_is_one_line_and_status_2(tmp_path, model, monkeypatch, 
     (tmp_path / "a.txt").write_text("the\n")
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     (tmp_path / "there.npy").write_text("precious")
+    (tmp_path / "folder.npy").mkdir()
     before = sorted(path.name for path in tmp_path.iterdir())
     assert main([model if argument == "MODEL" else argument for argument in arguments]) == 2
     out, err = capsys.readouterr()
@@ -185,6 +189,22 @@ def test_an_interrupt_leaves_nothing(tmp_path, model, number, status):
     assert process.returncode == status
     assert "interrupted" in one_line(error)
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+@pytest.mark.parametrize("arguments", [["embed", "-", "-o", "-"], ["info"]])
+def test_a_full_disk_under_standard_output(model, arguments):
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "tsjax", *arguments, *(["--model"] if arguments[0] == "embed" else []), model]
+        process = subprocess.run(command, input=b"the\n", stdout=full, stderr=subprocess.PIPE, check=False)
+    assert process.returncode == 2
+    assert b"No space left" in process.stderr
+    assert b"Traceback" not in process.stderr
+
+
+def test_standard_output_is_utf8_whatever_the_locale(model):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = run("embed", "-", "-o", "-", "--model", model, input="é\n".encode(), env=environment)
+    assert json.loads(process.stdout.decode())["text"] == "é"
 
 
 def test_a_closed_pipe_is_no_error(tmp_path, model):

@@ -9,7 +9,7 @@ from checkpoints import BERT_CONFIG, write_bert, write_json
 import tsjax
 from tsjax import hub
 from tsjax.checkpoint import is_checkpoint
-from tsjax.errors import CheckpointError, ConversionError, ModelNotFoundError, OutputError
+from tsjax.errors import CheckpointError, ConversionError, InputError, ModelNotFoundError, OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +150,24 @@ def test_converting_what_is_converted(tmp_path):
     assert (tsjax.load(tmp_path / "out").encode("the") == expected).all()
     with pytest.raises(OutputError, match="the source itself"):
         hub.convert_to(tmp_path / "out", tmp_path / "out", temperature=tsjax.Temperature(0.7), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_conversion_in_the_cache_is_made_again(tmp_path, name):
+    source = write_bert(tmp_path / "source")
+    expected = tsjax.load(source).encode("the")
+    (hub.resolve(source) / name).write_bytes(b"{")
+    assert (tsjax.load(source).encode("the") == expected).all()
+    hub.convert_to(source, tmp_path / "kept")
+    (tmp_path / "kept" / name).write_bytes(b"{")
+    with pytest.raises((CheckpointError, ConversionError)):
+        tsjax.load(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", [5, b"model", ["model"]])
+def test_what_is_no_name(name):
+    with pytest.raises(InputError, match="a name or a path"):
+        tsjax.load(name)
 
 
 def test_embed_keeps_its_model(tmp_path):

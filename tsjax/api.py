@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsjax import hub
 from tsjax.embedder import Embedder
+from tsjax.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -43,10 +44,19 @@ def load(
         ConversionError, CheckpointError: what it leads to cannot be used.
         InputError: an option that cannot be used.
     """
-    directory = hub.resolve(
-        model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
-    )
-    return Embedder(directory, **options)
+
+    def resolve() -> Path:
+        return hub.resolve(
+            model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
+        )
+
+    directory = resolve()
+    try:
+        return Embedder(directory, **options)
+    except CheckpointError:
+        if not hub.discard(directory):
+            raise
+        return Embedder(resolve(), **options)
 
 
 def embed(
@@ -69,9 +79,9 @@ def embed(
     Returns:
         float32 (n, D) for several texts, (D,) for one.
     """
-    name = None if model is None else os.fspath(model)
-    if name is not None and Path(name).expanduser().is_dir():
-        name = str(Path(name).expanduser().resolve())
+    name = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if isinstance(name, str) and os.path.isdir(os.path.expanduser(name)):
+        name = os.path.realpath(os.path.expanduser(name))
     vectors: NDArray[Any] = _kept(name).get().encode(texts, temperature=temperature, **options)
     return vectors
 

@@ -106,7 +106,7 @@ def is_checkpoint(path: Path) -> bool:
     """Whether a directory is in our format (rather than, say, Hugging Face's)."""
     try:
         data = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and "tsjax" in data
 
@@ -134,11 +134,13 @@ def save(
         except SafetensorError as error:  # how it reports what the operating system says, such as a full disk
             raise OutputError(f"cannot write {path}: {error}") from error
         (directory / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
+        # safetensors makes its file for the owner alone.
+        (directory / WEIGHTS).chmod((directory / TOKENIZER).stat().st_mode)
         files = {name: _sha256(directory / name) for name in (WEIGHTS, TOKENIZER)}
         content = metadata.to_json()
         fingerprint = _fingerprint(content, files)
         config = {"tsjax": content, "files": files, "fingerprint": fingerprint}
-        (directory / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return Header(path, metadata, files, fingerprint)
 
 
@@ -161,7 +163,7 @@ def read_header(path: Path) -> Header:
         raise
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -40,6 +41,9 @@ class _Interrupted(KeyboardInterrupt):
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process: what the commands ``tsjax`` and ``python -m tsjax`` do."""
     _install_interrupts()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     status = main(arguments)
     if status > 128:
         # The device may still be computing what nobody wants any more; the interpreter's own end crashes on that.
@@ -58,17 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Callable[[argparse.Namespace], None] = options.command
         command(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except TsjaxError as error:
         print(f"tsjax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()  # whoever read our output has seen enough
         return 0
+    except OSError as error:  # such as a full disk under standard output, or a folder that one may not enter
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"tsjax: {where}{error.strerror or error}", file=sys.stderr)
+        _silence_stdout()
+        return 2
     except KeyboardInterrupt as interrupt:
-        print("tsjax: interrupted; nothing was written", file=sys.stderr)
+        print("tsjax: interrupted", file=sys.stderr)
         return interrupt.status if isinstance(interrupt, _Interrupted) else 128 + signal.SIGINT
     return 0
+
+
+def _silence_stdout() -> None:
+    """Keep Python from complaining once more when it closes a standard output that takes nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -80,14 +96,15 @@ def _embed(options: argparse.Namespace) -> None:
 
     check_output(options.output)
     if options.output != STDOUT:
-        check_absent(Path(options.output), overwrite=options.overwrite)
+        output = Path(options.output)
+        check_absent(output, overwrite=options.overwrite and not output.is_dir())
     if options.files.count(STDIN) > 1:
         raise InputError("standard input can be read once only")
     for file in options.files:
         check_readable(file)
     embedder = _load(options)
     total = None
-    if sys.stderr.isatty():
+    if _on_terminal():
         counts = [count_texts(file, options.input_format) for file in options.files]
         total = None if None in counts else sum(count for count in counts if count is not None)
 
@@ -123,6 +140,10 @@ def _embed(options: argparse.Namespace) -> None:
     _summarise(embedder, done, seconds, options.output)
 
 
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> None:
     done = embedder.statistics
     rate = done.tokens / seconds if seconds else 0.0
@@ -137,7 +158,7 @@ def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> N
 
 @contextlib.contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
-    if not sys.stderr.isatty():
+    if not _on_terminal():
         yield lambda texts: None
         return
     from tqdm import tqdm
@@ -338,8 +359,8 @@ def _add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
 def _temperature(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a JSON list") from None
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is neither a number nor a JSON list") from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -369,7 +390,7 @@ def _install_interrupts() -> None:
             sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = ignored
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(signum, interrupt)
 
 

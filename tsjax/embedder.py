@@ -362,8 +362,9 @@ class Embedder:
             raise InputError(
                 f"{precision} needs the range of all vectors, which a stream does not know; quantize later"
             )
-        if isinstance(inputs, str):
-            raise InputError("stream takes several texts, not one string")
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+            what = "one string" if isinstance(inputs, str) else repr(inputs)
+            raise InputError(f"stream takes several texts, not {what}")
         size = _positive("block_size", block_size)
 
         def blocks() -> Iterator[NDArray[Any]]:
@@ -472,7 +473,7 @@ class Embedder:
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in self.prompts:
+        if not isinstance(name, str) or name not in self.prompts:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InputError(f"there is no prompt named {name!r}; this model has {known}")
         return self.prompts[name]
@@ -502,6 +503,8 @@ def _listed(inputs: object) -> list[Any]:
     """The texts of any iterable that has an order, as a list."""
     if isinstance(inputs, np.ndarray) and inputs.ndim == 1:
         return inputs.tolist()
+    if hasattr(inputs, "columns"):
+        raise InputError("expected texts, not a table; give one of its columns")
     if isinstance(inputs, Mapping | Set | bytes | np.ndarray) or not isinstance(inputs, Iterable):
         raise InputError(f"expected a string or several in order, not {type(inputs).__name__}")
     return list(inputs)
@@ -510,6 +513,10 @@ def _listed(inputs: object) -> list[Any]:
 def _check_prompt(prompt: object, what: str) -> str:
     if not isinstance(prompt, str):
         raise InputError(f"{what} must be a string, not {prompt!r}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} has a lone surrogate at character {error.start}: not valid Unicode") from error
     return prompt
 
 

@@ -27,6 +27,8 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
             permission); the message names the destination.
     """
     check_absent(destination, overwrite=overwrite)
+    if not directory and destination.is_dir():
+        raise OutputError(f"{destination} is a directory")
     holder = None
     try:
         with explaining(destination):

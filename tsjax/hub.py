@@ -12,11 +12,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
-from tsjax.errors import CheckpointError, ModelNotFoundError, OutputError
+from tsjax.errors import CheckpointError, InputError, ModelNotFoundError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -63,6 +64,7 @@ def resolve(
     destination = cache_directory() / _cache_key(source, ignore_config_fields)
     if is_checkpoint(destination):
         return destination
+    discard(destination)  # what an earlier accident left
     from conversion.convert import convert
 
     try:
@@ -121,17 +123,29 @@ def _resave(source: Path, destination: Path, temperature: Temperature | None, *,
     return save(destination, metadata, weights, read_tokenizer(header), overwrite=overwrite)
 
 
+def discard(directory: Path) -> bool:
+    """Remove a damaged conversion, so that the next `resolve` makes it again; only from the cache, which is ours."""
+    if directory.parent != cache_directory() or not directory.exists():
+        return False
+    shutil.rmtree(directory, ignore_errors=True)
+    return True
+
+
 def cache_directory() -> Path:
     """Where converted models are kept: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory."""
     if chosen := os.environ.get("TSJAX_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tsjax"
+        return Path(os.path.expanduser(chosen))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "tsjax"
 
 
 def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_files_only: bool) -> tuple[Path, str]:
     """The directory that holds a model in any format, and what to call it."""
+    if name is not None and not isinstance(name, str | os.PathLike):
+        raise InputError(f"a model is a name or a path, not {name!r}")
     text = DEFAULT_MODEL if name is None else os.fspath(name)
-    path = Path(text).expanduser()
+    if not text or "\0" in text:
+        raise ModelNotFoundError(f"{text!r} is no name of a model")
+    path = Path(os.path.expanduser(text))
     if path.is_dir():
         return path.resolve(), text
     if path.exists():

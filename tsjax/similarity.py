@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from tsjax.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,6 +28,8 @@ def similarity(a: ArrayLike, b: ArrayLike, name: Similarity) -> NDArray[np.float
         float32 (n, m).
     """
     left, right = _rows(a), _rows(b)
+    if left.shape[1] != right.shape[1]:
+        raise InputError(f"embeddings of {left.shape[1]} and of {right.shape[1]} dimensions cannot be compared")
     match name:
         case "cosine":
             return normalize(left) @ normalize(right).T
@@ -40,6 +44,8 @@ def similarity(a: ArrayLike, b: ArrayLike, name: Similarity) -> NDArray[np.float
 def similarity_pairwise(a: ArrayLike, b: ArrayLike, name: Similarity) -> NDArray[np.float32]:
     """Compare each row of ``a`` with the same row of ``b``: float32 (n,)."""
     left, right = _rows(a), _rows(b)
+    if left.shape != right.shape:
+        raise InputError(f"embeddings of shapes {left.shape} and {right.shape} do not pair")
     match name:
         case "cosine":
             return (normalize(left) * normalize(right)).sum(axis=-1)
@@ -58,7 +64,10 @@ def normalize(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _rows(x: ArrayLike) -> NDArray[np.float32]:
-    return np.atleast_2d(np.asarray(x, np.float32))
+    rows = np.atleast_2d(np.asarray(x, np.float32))
+    if rows.ndim != 2:
+        raise InputError(f"embeddings are (n, D) or (D,), not of shape {rows.shape}")
+    return rows
 
 
 def _distances(

@@ -49,7 +49,7 @@ class Temperature:
         array = _checked(self.value)
         object.__setattr__(self, "value", _as_nested(array))
         n = self.reference_length
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 2):
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 2 <= n < 2**31):
             raise InputError(f"reference_length must be a whole number of at least 2 tokens, not {n!r}")
 
     @classmethod
@@ -113,7 +113,7 @@ def _checked(value: object) -> NDArray[np.float32]:
     """The value as float32 of zero, one or two axes, or an InputError."""
     try:
         raw = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # arrays of other libraries raise their own
         raise InputError(f"temperature must be a number or an array of numbers: {error}") from error
     if raw.dtype.kind not in "iuf" and not _is_ml_float(raw.dtype):
         raise InputError(f"temperature must be a number or an array of numbers, not {value!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conversion.families.family import ACTIVATIONS, Family
+from conversion.families.family import ACTIVATIONS, MOST_LAYERS, Family
 from conversion.rules import Names, Rule
 from tsjax.errors import ConversionError
 from tsjax.model.config import EncoderConfig
@@ -23,7 +23,7 @@ def _encoder(fields: Fields) -> EncoderConfig:
     return EncoderConfig(
         vocab_size=fields.take_count("vocab_size"),
         hidden_size=fields.take_count("hidden_size"),
-        num_layers=fields.take_count("num_hidden_layers"),
+        num_layers=fields.take_count("num_hidden_layers", most=MOST_LAYERS),
         num_heads=fields.take_count("num_attention_heads"),
         intermediate_size=fields.take_count("intermediate_size"),
         max_positions=fields.take_count("max_position_embeddings"),

@@ -43,6 +43,9 @@ REQUIRED: dict[str, tuple[object, ...]] = {
     "tie_encoder_decoder": (False,),
 }
 
+# More is a damaged config; the table of weights has a row for each layer.
+MOST_LAYERS = 1000
+
 # Hugging Face's names of activations; "gelu" there is the exact form.
 ACTIVATIONS = {
     "gelu": "gelu",

@@ -8,7 +8,7 @@ from conversion.convert import axes
 from conversion.families import FAMILIES
 from conversion.families.bert import BERT
 from conversion.fields import Fields
-from conversion.rules import Names, Rule, apply, expand, invert, match, swapped
+from conversion.rules import Names, Rule, apply, expand, invert, match, shape_before, swapped
 from tsjax.errors import ConversionError
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import weight_shapes
@@ -137,6 +137,12 @@ def test_a_mistake_in_a_family_file_is_found():
         expand([Rule("a", "x"), Rule("b", "x")], 1)
     with pytest.raises(ConversionError, match="do not agree"):
         apply(match(["a"], expand([Rule("a", "x")], 1), Names(), "f"), dict, {"y": (1,)}, {}, "f")
+
+
+def test_the_shape_before_a_layout():
+    assert shape_before("(n h) d -> d n h", (36, 3, 12)) == (36, 36)
+    assert shape_before("d (n h) -> n h d", (3, 12, 37)) == (37, 36)
+    assert shape_before("", (5,)) == (5,)
 
 
 def test_a_layout_is_swapped_for_the_way_back():

@@ -89,17 +89,28 @@ def test_what_would_give_other_ids_is_refused(directory, change):
         read_tokenizer(directory, BERT, lower_case=False)
 
 
-def test_an_added_token_that_tokenizer_json_lacks_is_refused(directory):
-    write_json(
-        directory / "tokenizer_config.json",
-        {"added_tokens_decoder": {"0": {"content": "[PAD]"}, "99": {"content": "[NEW]"}}},
-    )
-    with pytest.raises(ConversionError, match=r"added token '\[NEW\]' is not in tokenizer.json"):
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"additional_special_tokens": ["zz"]},
+        {"extra_special_tokens": ["zz"]},
+        {"unk_token": "[PAD]"},
+        {"tokenizer_class": "DistilBertTokenizer", "do_lower_case": False},
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
+    ],
+)
+@pytest.mark.parametrize("text", ["The zz at THIS, xyz \u4e00", ""])
+def test_what_is_not_plain_is_left_to_transformers(directory, config, text):
+    from transformers import AutoTokenizer
+
+    write_json(directory / "tokenizer_config.json", config)
+    expected = AutoTokenizer.from_pretrained(str(directory))(text)["input_ids"]
+    found = Tokenizer.from_str(read_tokenizer(directory, BERT, lower_case=False).json)
+    assert found.encode(text).ids == expected
+
+
+def test_a_plain_one_is_not(directory, monkeypatch):
+    monkeypatch.setattr("conversion.tokenizer._through_transformers", None)
+    for config in ({}, {"tokenizer_class": "BertTokenizer", "cls_token": {"content": "[CLS]"}}):
+        write_json(directory / "tokenizer_config.json", config)
         read_tokenizer(directory, BERT, lower_case=False)
-
-
-def test_a_class_named_in_config_json(directory):
-    write_json(directory / "tokenizer_config.json", {"do_lower_case": False})
-    generic = {"model_type": "bert", "tokenizer_class": "PreTrainedTokenizerFast"}
-    assert json.loads(read_tokenizer(directory, generic, lower_case=False).json)["normalizer"]["lowercase"] is True
-    assert json.loads(read_tokenizer(directory, BERT, lower_case=False).json)["normalizer"]["lowercase"] is False

@@ -1,5 +1,7 @@
 import io
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from tsjax.errors import InputError, MissingExtraError
-from tsjax.jobs.texts import count_texts, read_texts
+from tsjax.jobs.texts import check_readable, count_texts, read_texts
 
 
 def write(path, data):
@@ -47,8 +49,9 @@ def test_jsonl(tmp_path):
     ("line", "message"),
     [
         (b'{"body": "a"}', "line 2: no text under 'text', only 'body'; choose with --column"),
-        (b'{"text": 3}', "line 2: no text under 'text'"),
-        (b'{"text": null}', "line 2: no text under 'text'"),
+        (b'{"text": 3}', "line 2: 'text' is 3, not text"),
+        (b'{"text": null}', "line 2: 'text' is None, not text"),
+        (b'{"text": "\\ud800"}', "line 2: the text has a lone surrogate"),
         (b"[1]", "line 2: no text under 'text'"),
         (b'{"text": "a"', "line 2: not JSON"),
         (b"[" * 100_000, "line 2: not JSON"),
@@ -76,9 +79,13 @@ def test_csv_and_tsv(tmp_path):
 def test_spoilt_csv(tmp_path):
     with pytest.raises(InputError, match="no column 'text'; it has id, body"):
         list(read_texts(write(tmp_path / "a.csv", b"id,body\n1,a\n")))
+    with pytest.raises(InputError, match="2 columns named 'text'"):
+        list(read_texts(write(tmp_path / "d.csv", b"text,text\na,b\n")))
+    with pytest.raises(InputError, match="line 2: the row has 2 cells and the header 1"):
+        list(read_texts(write(tmp_path / "e.csv", b"text\nhello, world\n")))
     with pytest.raises(InputError, match="unexpected end of data"):
         list(read_texts(write(tmp_path / "c.csv", b'id,text\n1,"a\n2,b\n')))
-    with pytest.raises(InputError, match="line 3: the row has 1 cells"):
+    with pytest.raises(InputError, match="line 3: the row has 1 cells and the header 2"):
         list(read_texts(write(tmp_path / "b.csv", b"id,text\n1,a\n2\n")))
 
 
@@ -111,6 +118,17 @@ def test_standard_input(monkeypatch):
     assert list(read_texts("-")) == ["a", "b"]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'{"text": "a"}\n')))
     assert list(read_texts("-", input_format="jsonl")) == ["a"]
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "texts")
+    file = str(tmp_path / "texts")
+    with ThreadPoolExecutor() as pool:
+        check_readable(file)
+        assert count_texts(file) is None
+        writer = pool.submit((tmp_path / "texts").write_bytes, b"a\nb\n")
+        assert list(read_texts(file)) == ["a", "b"]
+        assert writer.result() == 4
 
 
 def test_what_cannot_be_opened(tmp_path):

@@ -53,14 +53,17 @@ def read_texts(file: str, column: str = DEFAULT_COLUMN, input_format: InputForma
 
 def check_readable(file: str) -> None:
     """Raise an InputError if a file cannot be opened, before any work is done."""
-    if file != STDIN:
+    if file == STDIN:
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
+    elif not _is_pipe(file):
         _open(file).close()
 
 
 def count_texts(file: str, input_format: InputFormat | None = None) -> int | None:
     """How many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
     chosen = input_format or _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
-    if file == STDIN or chosen in ("csv", "tsv"):
+    if file == STDIN or chosen in ("csv", "tsv") or _is_pipe(file):
         return None
     if chosen == "parquet":
         return int(_parquet_file(file).metadata.num_rows)
@@ -70,6 +73,12 @@ def count_texts(file: str, input_format: InputFormat | None = None) -> int | Non
             lines += block.count(b"\n")
             last = block
     return lines + (bool(last) and not last.endswith(b"\n"))
+
+
+def _is_pipe(file: str) -> bool:
+    """Whether reading a file once uses it up."""
+    path = Path(file)
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _open(file: str) -> BinaryIO:
@@ -109,12 +118,14 @@ def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{file}, line {number}: not JSON: {error}") from error
-        if isinstance(row, str):
-            yield row
-        elif isinstance(row, dict) and isinstance(row.get(column), str):
-            yield row[column]
-        else:
+        text = row.get(column) if isinstance(row, dict) else row
+        if not isinstance(text, str):
+            if isinstance(row, dict) and column in row:
+                raise InputError(f"{file}, line {number}: {column!r} is {text!r:.40}, not text")
             raise InputError(f"{file}, line {number}: no text under {column!r}{_known(row)}; choose with --column")
+        if "\\u" in line and not _is_unicode(text):
+            raise InputError(f"{file}, line {number}: the text has a lone surrogate, which is not valid Unicode")
+        yield text
 
 
 def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iterator[str]:
@@ -126,12 +137,17 @@ def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iter
             return
         if column not in header:
             raise InputError(f"{file} has no column {column!r}; it has {', '.join(header)}; choose with --column")
+        if header.count(column) > 1:
+            raise InputError(f"{file} has {header.count(column)} columns named {column!r}")
         place = header.index(column)
         for row in rows:
             if not row:
                 continue  # a blank line is no row in CSV
-            if len(row) <= place:
-                raise InputError(f"{file}, line {rows.line_num}: the row has {len(row)} cells, none for {column!r}")
+            if len(row) != len(header):
+                raise InputError(
+                    f"{file}, line {rows.line_num}: the row has {len(row)} cells and the header {len(header)}; "
+                    "is a text with a comma not in quotes?"
+                )
             yield row[place]
     except csv.Error as error:
         raise InputError(f"{file}, line {rows.line_num}: {error}") from error
@@ -140,8 +156,9 @@ def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iter
 def _parquet(file: str, column: str) -> Iterator[str]:
     table = _parquet_file(file)
     names = table.schema_arrow.names
-    if column not in names:
-        raise InputError(f"{file} has no column {column!r}; it has {', '.join(names)}; choose with --column")
+    if names.count(column) != 1:
+        what = "no column" if column not in names else f"{names.count(column)} columns"
+        raise InputError(f"{file} has {what} {column!r}; it has {', '.join(names)}; choose with --column")
     blocks = table.iter_batches(columns=[column])
     number = 0
     while True:
@@ -172,6 +189,14 @@ def _parquet_file(file: str) -> Any:
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _known(row: object) -> str:

@@ -49,6 +49,8 @@ def open_vectors(output: str, dimension: int, dtype: np.dtype[Any], *, overwrite
     """
     check_output(output)
     if output == STDOUT:
+        if sys.stdout is None:
+            raise InputError("standard output is closed")
         yield _Jsonl(sys.stdout)
         sys.stdout.flush()
         return

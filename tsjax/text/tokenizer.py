@@ -69,12 +69,20 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest id that can come out."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        """One more than the highest id that can come out.
+
+        Raises:
+            CheckpointError: it cannot tokenise at all.
+        """
+        special = max((int(ids.max()) for ids in self.encode(["", "a"]).ids if len(ids)), default=-1)
+        return max(special, *self._tokenizer.get_vocab(with_added_tokens=True).values(), -1) + 1
 
     def encode(self, texts: Sequence[str]) -> Tokenized:
         """Token ids of each text, in order."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
+        except Exception as error:  # the Rust side raises plain Exception
+            raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(ids))

@@ -1,0 +1,32 @@
+"""all-MiniLM-L6-v2 against vectors that PyTorch computed once (scripts/make_goldens.py): parity without PyTorch."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tsjax
+
+GOLDEN = np.load(Path(__file__).parent / "data" / "minilm.npz")
+TEXTS = json.loads(GOLDEN["texts"].tobytes())
+
+
+@pytest.mark.parametrize("index", range(len(GOLDEN["temperatures"])))
+def test_equal_to_pytorch(minilm, index):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tsjax.TruncationWarning)
+        ours = minilm.encode(TEXTS, temperature=float(GOLDEN["temperatures"][index]))
+    np.testing.assert_allclose(ours, GOLDEN["vectors"][index], rtol=0, atol=1e-6)
+
+
+def test_half_precision_stays_close(minilm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tsjax.TruncationWarning)
+        half = tsjax.load(dtype="bfloat16").encode(TEXTS)
+    assert (half * GOLDEN["vectors"][0]).sum(axis=1).min() > 0.999
+
+
+def test_the_short_way_gives_the_same(minilm):
+    np.testing.assert_array_equal(tsjax.embed(TEXTS[4], temperature=0.9), minilm.encode(TEXTS[4], temperature=0.9))
