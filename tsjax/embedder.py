@@ -1,18 +1,17 @@
 """The object that a user holds: a model, its tokenizer and its prompts, turning texts into vectors.
 
 Keyword names and behaviour are those of ``SentenceTransformer`` in sentence-transformers 6, so that changing over is
-changing an import. What is added: ``temperature``, ``stream``, ``warmup`` and ``statistics``.
+changing an import. What is added: ``temperature``, ``stream``, ``warmup``,
+``statistics`` and ``fingerprint``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -25,10 +24,11 @@ from tsjax.engine import Engine, Statistics
 from tsjax.errors import InputError, TruncationWarning
 from tsjax.model.forward import cast_params, unflatten, weight_shapes
 from tsjax.quantization import Precision, check_precision, quantize_embeddings
+from tsjax.settings import Dtype, Settings, positive
 from tsjax.similarity import Similarity, normalize, similarity, similarity_pairwise
 from tsjax.temperature import Temperature
 from tsjax.text.batching import Shape
-from tsjax.text.tokenizer import TextTokenizer, check_texts
+from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
 
 if TYPE_CHECKING:
     import os
@@ -36,14 +36,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from tsjax.checkpoint import Metadata
     from tsjax.engine import Computed
     from tsjax.temperature import TemperatureLike
     from tsjax.text.tokenizer import Tokenized
 
 logger = logging.getLogger(__name__)
 
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 _Progress: TypeAlias = "Callable[[int], object] | None"
 
@@ -58,7 +56,7 @@ class _Request(NamedTuple):
     normalize: bool
 
 
-class Embedder:
+class Embedder(Settings):
     """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
 
     Args:
@@ -93,24 +91,19 @@ class Embedder:
         if dtype not in get_args(Dtype):
             raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
         if token_budget is not None:
-            _positive("token_budget", token_budget)
+            positive("token_budget", token_budget)
         header = checkpoint.read_header(Path(directory))
-        self._header = header
-        self._config = header.metadata.model
-        self._dtype: Dtype = dtype
-        self._tokenizer = TextTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length)
-        self._default_prompt_name: str | None = None
-
-        def given(value: Any, saved: Any) -> Any:
-            return saved if value is None else value
-
-        self.temperature = given(temperature, header.metadata.temperature)
-        self.max_seq_length = given(max_seq_length, header.metadata.max_seq_length)
-        self.prompts = {**header.metadata.prompts, **given(prompts, {})}
-        self.default_prompt_name = given(default_prompt_name, header.metadata.default_prompt_name)
-        self.truncate_dim = given(truncate_dim, header.metadata.truncate_dim)
-        self.similarity_fn_name = given(similarity_fn_name, header.metadata.similarity_fn_name)
-
+        super().__init__(
+            header,
+            TextTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length),
+            dtype,
+            temperature=temperature,
+            max_seq_length=max_seq_length,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            truncate_dim=truncate_dim,
+            similarity_fn_name=similarity_fn_name,
+        )
         weights = checkpoint.read_weights(header, weight_shapes(self._config))
         params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
         self._engine = Engine(self._config, params, header.metadata.pad_token_id, token_budget)
@@ -123,89 +116,7 @@ class Embedder:
             f"{self._dtype})"
         )
 
-    # -- what a user may read and set ---------------------------------------------------------------------------------
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the checkpoint says: architecture, pooling, heads, and the defaults of the settings below."""
-        return self._header.metadata
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that decides the vectors of `encode`, to stamp them with.
-
-        The checkpoint, the dtype, and the present settings: temperature, ``max_seq_length``, default prompt and
-        ``truncate_dim``. What a single call overrides is not in it.
-        """
-        prompt = self._prompt_text(None, None)
-        settings = [self._dtype, self.temperature.to_json(), self.max_seq_length, prompt, self.truncate_dim]
-        return hashlib.sha256(json.dumps([self._header.fingerprint, *settings]).encode()).hexdigest()
-
-    @property
-    def temperature(self) -> Temperature:
-        """τ used where a call gives none. Settable."""
-        return self._temperature
-
-    @temperature.setter
-    def temperature(self, value: TemperatureLike) -> None:
-        self._temperature = self._checked_temperature(value)
-
-    @property
-    def max_seq_length(self) -> int:
-        """Tokens at which texts are cut, special ones included. Settable up to the positions that the model has."""
-        return self._tokenizer.max_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        longest = self._config.encoder.max_length
-        if _positive("max_seq_length", value) > longest:
-            raise InputError(f"max_seq_length {value} is more than the {longest} positions that this model has")
-        # A new object, not a changed one: other threads may be using the old.
-        self._tokenizer = self._tokenizer.with_max_length(value)
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """Texts to put before the input, by name. Settable."""
-        return self._prompts
-
-    @prompts.setter
-    def prompts(self, value: Mapping[str, str]) -> None:
-        if not isinstance(value, Mapping):
-            raise InputError(f"prompts must be texts by name, not {value!r}")
-        for name, prompt in value.items():
-            _check_prompt(prompt, f"prompt {name!r}")
-        self._prompts = dict(value)
-
-    @property
-    def default_prompt_name(self) -> str | None:
-        """The prompt used where a call names none. Settable."""
-        return self._default_prompt_name
-
-    @default_prompt_name.setter
-    def default_prompt_name(self, value: str | None) -> None:
-        if value is not None:
-            self._prompt_text(value, None)
-        self._default_prompt_name = value
-
-    @property
-    def truncate_dim(self) -> int | None:
-        """Leading dimensions kept where a call does not say; None for all. Settable."""
-        return self._truncate_dim
-
-    @truncate_dim.setter
-    def truncate_dim(self, value: int | None) -> None:
-        self._truncate_dim = self._checked_dim(value)
-
-    @property
-    def similarity_fn_name(self) -> Similarity:
-        """How `similarity` compares: cosine, dot, euclidean or manhattan. Settable."""
-        return self._similarity_fn_name
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: Similarity) -> None:
-        if value not in get_args(Similarity):
-            raise InputError(f"similarity {value!r} does not exist; it can be {', '.join(get_args(Similarity))}")
-        self._similarity_fn_name = value
+    # -- what a user may read -----------------------------------------------------------------------------------------
 
     @property
     def dtype(self) -> Dtype:
@@ -300,14 +211,14 @@ class Embedder:
         request = _Request(
             prompt=self._prompt_text(prompt_name, prompt),
             temperature=self._temperature if temperature is None else self._checked_temperature(temperature),
-            max_rows=None if batch_size is None else _positive("batch_size", batch_size),
+            max_rows=None if batch_size is None else positive("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
             # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
             normalize=normalize_embeddings and output_value == "sentence_embedding",
         )
         given = sentences if inputs is None else inputs
         single = isinstance(given, str)
-        texts = check_texts([given] if single else _listed(given))
+        texts = check_texts([given] if single else listed(given))
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
         with _progress_bar(len(texts), shown=show_progress_bar) as progress:
@@ -365,7 +276,7 @@ class Embedder:
         if isinstance(inputs, str) or not isinstance(inputs, Iterable):
             what = "one string" if isinstance(inputs, str) else repr(inputs)
             raise InputError(f"stream takes several texts, not {what}")
-        size = _positive("block_size", block_size)
+        size = positive("block_size", block_size)
 
         def blocks() -> Iterator[NDArray[Any]]:
             iterator, start = iter(inputs), 0
@@ -453,31 +364,6 @@ class Embedder:
             progress=progress,
         )
 
-    # -- checking what a call asks ------------------------------------------------------------------------------------
-
-    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
-        temperature = Temperature.of(value)
-        temperature.per_head(self._config.encoder.num_layers, self._config.encoder.num_heads)
-        return temperature
-
-    def _checked_dim(self, value: int | None) -> int | None:
-        if value is not None and _positive("truncate_dim", value) > self._config.embedding_dimension:
-            raise InputError(
-                f"truncate_dim {value} is more than the {self._config.embedding_dimension} dimensions there are"
-            )
-        return value
-
-    def _prompt_text(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return _check_prompt(prompt, "a prompt")
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if not isinstance(name, str) or name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise InputError(f"there is no prompt named {name!r}; this model has {known}")
-        return self.prompts[name]
-
     def _name_for(self, names: Sequence[str], prompt_name: str | None, prompt: str | None) -> str | None:
         """The first of the names that there is a prompt for, unless the call says what it wants."""
         if prompt_name is not None or prompt is not None:
@@ -499,27 +385,6 @@ def _converted(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any
     return vectors if to_numpy else [jnp.asarray(vector) for vector in vectors]
 
 
-def _listed(inputs: object) -> list[Any]:
-    """The texts of any iterable that has an order, as a list."""
-    if isinstance(inputs, np.ndarray) and inputs.ndim == 1:
-        return inputs.tolist()
-    if hasattr(inputs, "columns"):
-        raise InputError("expected texts, not a table; give one of its columns")
-    if isinstance(inputs, Mapping | Set | bytes | np.ndarray) or not isinstance(inputs, Iterable):
-        raise InputError(f"expected a string or several in order, not {type(inputs).__name__}")
-    return list(inputs)
-
-
-def _check_prompt(prompt: object, what: str) -> str:
-    if not isinstance(prompt, str):
-        raise InputError(f"{what} must be a string, not {prompt!r}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{what} has a lone surrogate at character {error.start}: not valid Unicode") from error
-    return prompt
-
-
 @contextlib.contextmanager
 def _progress_bar(total: int, *, shown: bool) -> Iterator[_Progress]:
     if not shown:
@@ -529,9 +394,3 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[_Progress]:
 
     with tqdm(total=total, unit="text") as bar:
         yield bar.update
-
-
-def _positive(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return int(value)

@@ -6,7 +6,8 @@ Changing truncation or padding on a tokenizer that another thread is using fails
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Set
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -92,6 +93,21 @@ class TextTokenizer:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
         (encoding,) = self._tokenizer.encode_batch_fast([prompt])
         return len(encoding.ids) - bool(encoding.special_tokens_mask[-1:] == [1])
+
+
+def listed(inputs: object) -> list[Any]:
+    """The texts of any iterable that has an order, as a list, not checked yet.
+
+    Raises:
+        InputError: it is not iterable, has no order, or is a table or an array of other than one axis.
+    """
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 1:
+        return inputs.tolist()
+    if hasattr(inputs, "columns"):
+        raise InputError("expected texts, not a table; give one of its columns")
+    if isinstance(inputs, Mapping | Set | bytes | np.ndarray) or not isinstance(inputs, Iterable):
+        raise InputError(f"expected a string or several in order, not {type(inputs).__name__}")
+    return list(inputs)
 
 
 def check_texts(texts: Sequence[object], first_index: int = 0) -> list[str]:

@@ -1,0 +1,191 @@
+"""What a user may set on an embedder, checked when it is set, and the fingerprint that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from tsjax.errors import InputError
+from tsjax.similarity import Similarity
+from tsjax.temperature import Temperature
+
+if TYPE_CHECKING:
+    from tsjax.checkpoint import Header, Metadata
+    from tsjax.temperature import TemperatureLike
+    from tsjax.text.tokenizer import TextTokenizer
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+
+class Settings:
+    """The settings of an `Embedder`; those that are not given are the checkpoint's.
+
+    Args:
+        header: what the checkpoint says.
+        tokenizer: its tokenizer, replaced when ``max_seq_length`` is set.
+        dtype: what the encoder computes in.
+        temperature: see the properties for this and the following.
+        max_seq_length: in tokens.
+        prompts: added to the checkpoint's.
+        default_prompt_name: one of them.
+        truncate_dim: in dimensions.
+        similarity_fn_name: one of four.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    def __init__(
+        self,
+        header: Header,
+        tokenizer: TextTokenizer,
+        dtype: Dtype,
+        *,
+        temperature: TemperatureLike | None,
+        max_seq_length: int | None,
+        prompts: Mapping[str, str] | None,
+        default_prompt_name: str | None,
+        truncate_dim: int | None,
+        similarity_fn_name: Similarity | None,
+    ) -> None:
+        self._header = header
+        self._config = header.metadata.model
+        self._tokenizer = tokenizer
+        self._dtype: Dtype = dtype
+        self._default_prompt_name: str | None = None
+
+        def given(value: Any, saved: Any) -> Any:
+            return saved if value is None else value
+
+        self.temperature = given(temperature, header.metadata.temperature)
+        self.max_seq_length = given(max_seq_length, header.metadata.max_seq_length)
+        self.prompts = {**header.metadata.prompts, **given(prompts, {})}
+        self.default_prompt_name = given(default_prompt_name, header.metadata.default_prompt_name)
+        self.truncate_dim = given(truncate_dim, header.metadata.truncate_dim)
+        self.similarity_fn_name = given(similarity_fn_name, header.metadata.similarity_fn_name)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the checkpoint says: architecture, pooling, heads, and the defaults of the settings below."""
+        return self._header.metadata
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the vectors of `encode`, to stamp them with.
+
+        The checkpoint, the dtype, and the present settings: temperature, ``max_seq_length``, default prompt and
+        ``truncate_dim``. What a single call overrides is not in it.
+        """
+        prompt = self._prompt_text(None, None)
+        settings = [self._dtype, self.temperature.to_json(), self.max_seq_length, prompt, self.truncate_dim]
+        return hashlib.sha256(json.dumps([self._header.fingerprint, *settings]).encode()).hexdigest()
+
+    @property
+    def temperature(self) -> Temperature:
+        """τ used where a call gives none. Settable."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: TemperatureLike) -> None:
+        self._temperature = self._checked_temperature(value)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens at which texts are cut, special ones included. Settable up to the positions that the model has."""
+        return self._tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        longest = self._config.encoder.max_length
+        if positive("max_seq_length", value) > longest:
+            raise InputError(f"max_seq_length {value} is more than the {longest} positions that this model has")
+        # A new object, not a changed one: other threads may be using the old.
+        self._tokenizer = self._tokenizer.with_max_length(value)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Texts to put before the input, by name. Settable."""
+        return self._prompts
+
+    @prompts.setter
+    def prompts(self, value: Mapping[str, str]) -> None:
+        if not isinstance(value, Mapping):
+            raise InputError(f"prompts must be texts by name, not {value!r}")
+        for name, prompt in value.items():
+            _check_prompt(prompt, f"prompt {name!r}")
+        self._prompts = dict(value)
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt used where a call names none. Settable."""
+        return self._default_prompt_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, value: str | None) -> None:
+        if value is not None:
+            self._prompt_text(value, None)
+        self._default_prompt_name = value
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Leading dimensions kept where a call does not say; None for all. Settable."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = self._checked_dim(value)
+
+    @property
+    def similarity_fn_name(self) -> Similarity:
+        """How `similarity` compares: cosine, dot, euclidean or manhattan. Settable."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Similarity) -> None:
+        if value not in get_args(Similarity):
+            raise InputError(f"similarity {value!r} does not exist; it can be {', '.join(get_args(Similarity))}")
+        self._similarity_fn_name = value
+
+    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
+        temperature = Temperature.of(value)
+        temperature.per_head(self._config.encoder.num_layers, self._config.encoder.num_heads)
+        return temperature
+
+    def _checked_dim(self, value: int | None) -> int | None:
+        if value is not None and positive("truncate_dim", value) > self._config.embedding_dimension:
+            raise InputError(
+                f"truncate_dim {value} is more than the {self._config.embedding_dimension} dimensions there are"
+            )
+        return value
+
+    def _prompt_text(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return _check_prompt(prompt, "a prompt")
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if not isinstance(name, str) or name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InputError(f"there is no prompt named {name!r}; this model has {known}")
+        return self.prompts[name]
+
+
+def _check_prompt(prompt: object, what: str) -> str:
+    if not isinstance(prompt, str):
+        raise InputError(f"{what} must be a string, not {prompt!r}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} has a lone surrogate at character {error.start}: not valid Unicode") from error
+    return prompt
+
+
+def positive(name: str, value: object) -> int:
+    """The value, if it is a whole number of at least 1; else an InputError that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return int(value)
