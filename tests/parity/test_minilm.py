@@ -15,6 +15,7 @@ import tsjax
 
 TEMPERATURES = (1.0, 0.9, 0.7, 0.5)
 TEXTS = [*HOSTILE, *real_texts(200)]
+EXACT = slice(None, None, 2)  # the texts that are also computed in float64, which is slow
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,14 @@ def directory():
 
 @pytest.fixture(scope="module")
 def results(directory, minilm):
-    """By temperature: ours, PyTorch's in float32, and PyTorch's in float64, each (texts, 384)."""
+    """By temperature: ours, PyTorch's in float32, both (texts, 384), and PyTorch's in float64 for every second text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tsjax.TruncationWarning)
         return {
             tau: (
                 minilm.encode(TEXTS, temperature=tau).astype(np.float64),
                 mean_vectors(directory, TEXTS, 256, tau),
-                mean_vectors(directory, TEXTS, 256, tau, torch.float64),
+                mean_vectors(directory, TEXTS[EXACT], 256, tau, torch.float64),
             )
             for tau in TEMPERATURES
         }
@@ -54,8 +55,9 @@ def test_equal_to_pytorch(results, tau):
 @pytest.mark.parametrize("tau", TEMPERATURES)
 def test_as_close_to_the_exact_result_as_pytorch(results, tau):
     ours, theirs, exact = results[tau]
-    assert _rms(ours - exact) <= 1.5 * _rms(theirs - exact)
-    assert np.abs(ours - exact).max() <= 1.5 * np.abs(theirs - exact).max()
+    ours, theirs = ours[EXACT] - exact, theirs[EXACT] - exact
+    assert _rms(ours) <= 1.5 * _rms(theirs)
+    assert np.abs(ours).max() <= 1.5 * np.abs(theirs).max()
 
 
 def test_temperatures_matter(results):
