@@ -136,7 +136,7 @@ def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
         import torch  # noqa: PLC0415  # heavy, and only .bin files need it
     except ImportError as error:
         raise MissingExtraError(
-            f"{file} is a pickle, which only torch can read; install it with: pip install 'tsjax[torch]'"
+            f"{file} is a pickle, which only torch can read; install it with: pip install torch"
         ) from error
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)

@@ -44,12 +44,14 @@ def main(file: Path) -> None:
         )
     print(f"(+ cut at {embedder.max_seq_length} tokens)")
 
-    print("\nMean cosine between texts of similar length: the higher, the more crowded")
+    print("\nMean cosine between texts of similar length. Long texts lie closer together than short ones: that gap is")
+    print("length collapse. A temperature moves both; what it does to a task, only the task's own data can tell.")
     thirds = np.array_split(np.argsort(tokens, kind="stable"), 3)
     print(f"{'tokens':16}{'τ = 1':>9}" + "".join(f"{f'τ = {t}':>9}" for t in TEMPERATURES))
-    for part in thirds:
-        means = [_mean_cosine(vectors[part]) for vectors in (published, *moved.values())]
-        print(f"{f'{tokens[part].min()} to {tokens[part].max()}':16}" + "".join(f"{mean:9.3f}" for mean in means))
+    means = np.array([[_mean_cosine(v[part]) for v in (published, *moved.values())] for part in thirds])
+    for part, row in zip(thirds, means, strict=True):
+        print(f"{f'{tokens[part].min()} to {tokens[part].max()}':16}" + "".join(f"{mean:9.3f}" for mean in row))
+    print(f"{'gap':16}" + "".join(f"{gap:9.3f}" for gap in means[-1] - means[0]))
 
     done = embedder.statistics
     print(

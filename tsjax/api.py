@@ -13,10 +13,12 @@ from tsjax.embedder import Embedder
 from tsjax.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from numpy.typing import NDArray
 
+    from tsjax.settings import Dtype
+    from tsjax.similarity import Similarity
     from tsjax.temperature import TemperatureLike
 
 
@@ -26,7 +28,14 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     ignore_config_fields: Collection[str] = (),
-    **options: Any,
+    temperature: TemperatureLike | None = None,
+    dtype: Dtype = "float32",
+    max_seq_length: int | None = None,
+    prompts: Mapping[str, str] | None = None,
+    default_prompt_name: str | None = None,
+    truncate_dim: int | None = None,
+    similarity_fn_name: Similarity | None = None,
+    token_budget: int | None = None,
 ) -> Embedder:
     """Load a model.
 
@@ -35,9 +44,15 @@ def load(
             once and cached) or the name of a repository on the Hugging Face hub; None for all-MiniLM-L6-v2.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
-        ignore_config_fields: names of unknown config fields to wave through.
-        options: ``temperature``, ``dtype`` (float32, bfloat16 or float16), ``max_seq_length``, ``prompts``,
-            ``default_prompt_name``, ``truncate_dim``, ``similarity_fn_name``, ``token_budget``; see `Embedder`.
+        ignore_config_fields: names of fields in config.json to accept although tsjax does not know them.
+        temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
+        dtype: what the encoder computes in: float32, bfloat16 or float16. Vectors are float32 in any case.
+        max_seq_length: tokens at which texts are cut; None for the model's own.
+        prompts: more prompts, or others, by name.
+        default_prompt_name: the prompt used where a call names none.
+        truncate_dim: leading dimensions to keep.
+        similarity_fn_name: cosine, dot, euclidean or manhattan.
+        token_budget: the most tokens of a batch, padding included; None for what suits the device.
 
     Raises:
         ModelNotFoundError: the name leads to nothing.
@@ -50,13 +65,26 @@ def load(
             model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
         )
 
+    def embedder(directory: Path) -> Embedder:
+        return Embedder(
+            directory,
+            temperature=temperature,
+            dtype=dtype,
+            max_seq_length=max_seq_length,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            truncate_dim=truncate_dim,
+            similarity_fn_name=similarity_fn_name,
+            token_budget=token_budget,
+        )
+
     directory = resolve()
     try:
-        return Embedder(directory, **options)
+        return embedder(directory)
     except CheckpointError:
         if not hub.discard(directory):
             raise
-        return Embedder(resolve(), **options)
+        return embedder(resolve())
 
 
 def embed(

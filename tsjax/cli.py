@@ -148,12 +148,13 @@ def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> N
     done = embedder.statistics
     rate = done.tokens / seconds if seconds else 0.0
     print(
-        f"tsjax: {texts:,} texts, {done.tokens:,} tokens in {seconds:.1f} s ({rate:,.0f} tokens/s, compiling included; "
-        f"{done.padding_share:.0%} of the computed tokens were padding)",
+        f"tsjax: {texts:,} {'text' if texts == 1 else 'texts'}, {done.tokens:,} tokens in {seconds:.1f} s "
+        f"({rate:,.0f} tokens/s, compiling included; {done.padding_share:.0%} of the computed tokens were padding)",
         file=sys.stderr,
     )
-    what = "no text was" if not done.truncated else f"{done.truncated:,} texts were"
-    print(f"tsjax: {what} cut at {embedder.max_seq_length} tokens; wrote {output}", file=sys.stderr)
+    cut = {0: "no text was", 1: "1 text was"}.get(done.truncated, f"{done.truncated:,} texts were")
+    where = "standard output" if output == "-" else output
+    print(f"tsjax: {cut} cut at {embedder.max_seq_length} tokens; written to {where}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -274,7 +275,8 @@ def _add_embed(commands: Any) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="one text a line, or .jsonl, .csv, .tsv, .parquet with --column; - for standard input",
+        help="one text a line (an empty line is an empty text), or .jsonl, .csv, .tsv, .parquet with --column; "
+        "- for standard input",
     )
     command.add_argument(
         "-o",
@@ -343,7 +345,7 @@ def _add_source_options(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="wave through a field of config.json that tsjax does not know; may be repeated",
+        help="accept a field of config.json that tsjax does not know; may be repeated",
     )
 
 
@@ -352,13 +354,19 @@ def _add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
         "--temperature",
         metavar="τ",
         type=_temperature,
-        help=f"temperature {purpose}; one number, or JSON: a list of one a layer, or a list of lists of one a head",
+        help=f"temperature {purpose}: one number, or JSON: a list of one a layer, a list of lists of one a head, or "
+        '{"value": 0.9, "reference_length": 128} for τ · log 128 / log n',
     )
 
 
 def _temperature(text: str) -> Any:
+    from tsjax.temperature import Temperature
+
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return Temperature.from_json(value) if isinstance(value, dict) else value
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r:.60} is neither a number nor a JSON list") from None
 

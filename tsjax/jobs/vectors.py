@@ -161,7 +161,7 @@ def _pyarrow() -> Any:
         import pyarrow  # noqa: PLC0415  # an extra
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("Parquet needs pyarrow; install it with: pip install 'tsjax[parquet]'") from error
+        raise MissingExtraError("Parquet needs pyarrow; install it with: pip install pyarrow") from error
     return pyarrow
 
 
