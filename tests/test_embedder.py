@@ -229,7 +229,13 @@ def test_a_setting_that_cannot_be_used_is_not_set(embedder, name, value):
 def test_the_fingerprint_follows_what_decides_the_vectors(directory, embedder):
     seen = {embedder.fingerprint}
     assert tsjax.load(directory).fingerprint in seen
-    changes = {"temperature": 0.9, "max_seq_length": 20, "truncate_dim": 7, "default_prompt_name": "query"}
+    changes = {
+        "temperature": 0.9,
+        "max_seq_length": 20,
+        "truncate_dim": 7,
+        "default_prompt_name": "query",
+        "prompts": {"query": "x", "passage": "y"},
+    }
     for name, value in changes.items():
         setattr(embedder, name, value)
         assert embedder.fingerprint not in seen

@@ -1,4 +1,5 @@
 import errno
+import json
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -177,16 +178,31 @@ def test_converting_what_is_converted(tmp_path):
         hub.convert_to(tmp_path / "out", tmp_path / "out", temperature=tsjax.Temperature(0.7), overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_damaged_conversion_in_the_cache_is_made_again(tmp_path, name):
+def test_an_unreadable_conversion_in_the_cache_is_made_again(tmp_path, cache):
     source = write_bert(tmp_path / "source")
     expected = tsjax.load(source).encode("the")
-    (hub.resolve(source) / name).write_bytes(b"{")
+    (hub.resolve(source) / "config.json").write_text("{")
     assert (tsjax.load(source).encode("the") == expected).all()
-    hub.convert_to(source, tmp_path / "kept")
-    (tmp_path / "kept" / name).write_bytes(b"{")
-    with pytest.raises((CheckpointError, ConversionError)):
-        tsjax.load(tmp_path / "kept")
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_conversion_in_the_cache_says_what_to_delete(tmp_path, name):
+    source = write_bert(tmp_path / "source")
+    directory = hub.resolve(source)
+    (directory / name).write_bytes(b"{")
+    with pytest.raises(CheckpointError, match=f"once {directory} is deleted"):
+        tsjax.load(source)
+
+
+def test_a_users_own_directory_is_never_removed_even_in_the_cache(tmp_path, cache):
+    hub.convert_to(write_bert(tmp_path / "source"), cache / "mine")
+    config = json.loads((cache / "mine" / "config.json").read_text())
+    for damage in ({**config, "tsjax": {**config["tsjax"], "format": 2}}, {}):
+        write_json(cache / "mine" / "config.json", damage)
+        with pytest.raises((CheckpointError, ConversionError)):
+            tsjax.load(cache / "mine")
+        assert (cache / "mine" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", [5, b"model", ["model"]])

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax import hub
 from tsjax.embedder import Embedder
-from tsjax.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -59,32 +57,20 @@ def load(
         ConversionError, CheckpointError: what it leads to cannot be used.
         InputError: an option that cannot be used.
     """
-
-    def resolve() -> Path:
-        return hub.resolve(
-            model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
-        )
-
-    def embedder(directory: Path) -> Embedder:
-        return Embedder(
-            directory,
-            temperature=temperature,
-            dtype=dtype,
-            max_seq_length=max_seq_length,
-            prompts=prompts,
-            default_prompt_name=default_prompt_name,
-            truncate_dim=truncate_dim,
-            similarity_fn_name=similarity_fn_name,
-            token_budget=token_budget,
-        )
-
-    directory = resolve()
-    try:
-        return embedder(directory)
-    except CheckpointError:
-        if not hub.discard(directory):
-            raise
-        return embedder(resolve())
+    directory = hub.resolve(
+        model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
+    )
+    return Embedder(
+        directory,
+        temperature=temperature,
+        dtype=dtype,
+        max_seq_length=max_seq_length,
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        truncate_dim=truncate_dim,
+        similarity_fn_name=similarity_fn_name,
+        token_budget=token_budget,
+    )
 
 
 def embed(

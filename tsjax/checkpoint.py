@@ -228,7 +228,10 @@ def _verify(header: Header, name: str) -> None:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
     if found != header.files[name]:
-        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+        raise CheckpointError(
+            f"{file} is damaged: its SHA-256 is not the one in {CONFIG}; convert the model again "
+            f"(one in the cache is, once {header.path} is deleted)"
+        )
 
 
 def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,9 +65,11 @@ def resolve(
     if is_checkpoint(source):
         return source
     destination = cache_directory() / _cache_key(source, ignore_config_fields)
+    existed = destination.exists()
     if is_checkpoint(destination):
         return destination
-    discard(destination)  # what an earlier accident left
+    if existed:
+        _clear(destination)
     from conversion.convert import convert
 
     try:
@@ -125,12 +128,16 @@ def _resave(source: Path, destination: Path, temperature: Temperature | None, *,
     return save(destination, metadata, weights, read_tokenizer(header), overwrite=overwrite)
 
 
-def discard(directory: Path) -> bool:
-    """Remove a damaged conversion, so that the next `resolve` makes it again; only from the cache, which is ours."""
-    if directory.parent != cache_directory() or not directory.exists():
-        return False
-    shutil.rmtree(directory, ignore_errors=True)
-    return True
+def _clear(destination: Path) -> None:
+    """Take what an accident left in the cache out of the way of a new conversion."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".damaged", dir=destination.parent))
+    try:
+        with contextlib.suppress(FileNotFoundError):  # another process may have done so already
+            moved = destination.rename(aside / destination.name)
+            if is_checkpoint(moved) and not destination.exists():
+                moved.rename(destination)  # and have put a good one there in the same moment
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def cache_directory() -> Path:

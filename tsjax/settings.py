@@ -75,13 +75,14 @@ class Settings:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides the vectors of `encode`, to stamp them with.
+        """SHA-256 of all that decides the vectors, to stamp them with.
 
-        The checkpoint, the dtype, and the present settings: temperature, ``max_seq_length``, default prompt and
+        The checkpoint, the dtype, and the present settings: temperature, ``max_seq_length``, prompts and
         ``truncate_dim``. What a single call overrides is not in it.
         """
         prompt = self._prompt_text(None, None)
-        settings = [self._dtype, self.temperature.to_json(), self.max_seq_length, prompt, self.truncate_dim]
+        prompts = [prompt, *sorted(self.prompts.items())]
+        settings = [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts, self.truncate_dim]
         return hashlib.sha256(json.dumps([self._header.fingerprint, *settings]).encode()).hexdigest()
 
     @property

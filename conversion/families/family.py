@@ -22,7 +22,7 @@ HARMLESS = frozenset(
     export_model_type finetuning_task gradient_checkpointing id2label label2id language mask_token_id model_max_length
     name_or_path num_labels output_attentions output_hidden_states output_past prefix problem_type return_dict
     sep_token_id task_specific_params tf_legacy_loss tie_weights_ tie_word_embeddings tokenizer_class torch_dtype
-    torchscript transformers_version use_bfloat16 use_cache
+    torchscript transformers.js_config transformers_version use_bfloat16 use_cache
 
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
     encoder_repetition_penalty epsilon_cutoff eta_cutoff exponential_decay_length_penalty forced_bos_token_id
@@ -35,6 +35,7 @@ HARMLESS = frozenset(
 # Fields of every Hugging Face config that would change it, and the values under which they do not.
 REQUIRED: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
+    "auto_map": (),  # foreign code
     "cross_attention_hidden_size": (),
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),

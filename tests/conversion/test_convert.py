@@ -229,6 +229,7 @@ def test_lower_casing_before_the_tokenizer(tmp_path):
         ),
         (lambda p: change_json(p / "config.json", model_type=None), "architecture None"),
         (lambda p: change_json(p / "config.json", flux_capacitor=1.21), "unknown field 'flux_capacitor' = 1.21"),
+        (lambda p: change_json(p / "config.json", auto_map={"AutoModel": "x.M"}), "auto_map = .* is not supported"),
         (lambda p: change_json(p / "config.json", is_decoder=True), "is_decoder = True is not supported"),
         (lambda p: change_json(p / "config.json", position_embedding_type="relative_key"), "position_embedding_type"),
         (lambda p: change_json(p / "config.json", hidden_act="swiglu"), "activation 'swiglu'"),
@@ -263,13 +264,16 @@ def test_fields_that_published_checkpoints_carry(source, tmp_path):
         "flux_capacitor": None,
         "chunk_size_feed_forward": 2,
     }
+    plain = convert(source, tmp_path / "plain")
     change_json(source / "config.json", **odd)
-    convert(source, tmp_path / "out")
+    assert convert(source, tmp_path / "out").fingerprint == plain.fingerprint
 
 
 def test_an_unknown_field_can_be_waved_through_by_name(source, tmp_path):
+    plain = convert(source, tmp_path / "plain")
     change_json(source / "config.json", flux_capacitor=1.21)
-    convert(source, tmp_path / "out", ignore_config_fields=["flux_capacitor"])
+    out = convert(source, tmp_path / "out", ignore_config_fields=["flux_capacitor"])
+    assert out.fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -113,4 +113,4 @@ def test_a_plain_one_is_not(directory, monkeypatch):
     monkeypatch.setattr("conversion.tokenizer._through_transformers", None)
     for config in ({}, {"tokenizer_class": "BertTokenizer", "cls_token": {"content": "[CLS]"}}):
         write_json(directory / "tokenizer_config.json", config)
-        read_tokenizer(directory, BERT, lower_case=False)
+        assert tokens(directory, "THE") == ["the"]
