@@ -52,7 +52,7 @@ def convert(
         ConversionError: something in the source is missing, damaged, unknown or contradictory.
         OutputError: the destination exists, or cannot be written.
     """
-    check_absent(destination, overwrite=overwrite)
+    check_absent(destination, directory=True, overwrite=overwrite)
     if not source.is_dir():
         raise ConversionError(f"{source} is not a directory")
     if (source / "adapter_config.json").exists():

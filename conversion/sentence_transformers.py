@@ -14,6 +14,8 @@ from conversion.rules import Rule
 from conversion.source import read_json, read_json_object, subfolder
 from tsjax.errors import ConversionError
 from tsjax.model.config import HeadConfig, PoolingConfig, PoolingMode
+from tsjax.similarity import Similarity
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +27,6 @@ _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 # The booleans of old pooling configs, in the order in which sentence-transformers concatenates.
 _POOLING_BOOLEANS: dict[str, PoolingMode] = {
@@ -258,12 +259,12 @@ def _model_options(directory: Path, ignore: Collection[str]) -> dict[str, Any]:
     truncate_dim = fields.take_count("truncate_dim", None)
     fields.done()
     for name, prompt in prompts.items():
-        if not isinstance(prompt, str) or any("\ud800" <= character <= "\udfff" for character in prompt):
+        if not isinstance(prompt, str) or lone_surrogate(prompt) is not None:
             raise ConversionError(f"{file}: prompt {name!r} is not text")
     if default is not None and default not in prompts:
         raise ConversionError(f"{file}: default_prompt_name {default!r} is not among the prompts")
-    if similarity not in _SIMILARITIES:
-        raise ConversionError(f"{file}: similarity {similarity!r} is unknown; known: {', '.join(_SIMILARITIES)}")
+    if similarity not in get_args(Similarity):
+        raise ConversionError(f"{file}: similarity {similarity!r} is unknown; known: {', '.join(get_args(Similarity))}")
     return {
         "prompts": prompts,
         "default_prompt_name": default,

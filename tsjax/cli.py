@@ -96,8 +96,7 @@ def _embed(options: argparse.Namespace) -> None:
 
     check_output(options.output)
     if options.output != STDOUT:
-        output = Path(options.output)
-        check_absent(output, overwrite=options.overwrite and not output.is_dir())
+        check_absent(Path(options.output), overwrite=options.overwrite)
     if options.files.count(STDIN) > 1:
         raise InputError("standard input can be read once only")
     for file in options.files:
@@ -176,9 +175,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.source,
         Path(options.destination),
         temperature=None if options.temperature is None else Temperature.of(options.temperature),
-        revision=options.revision,
-        local_files_only=options.local_files_only,
-        ignore_config_fields=options.ignore_config_field,
+        **_source(options),
         overwrite=options.overwrite,
     )
     print(f"tsjax: wrote {header.path}, fingerprint {header.fingerprint[:16]}", file=sys.stderr)
@@ -191,9 +188,7 @@ def _info(options: argparse.Namespace) -> None:
     header = read_header(
         resolve(
             options.model,
-            revision=options.revision,
-            local_files_only=options.local_files_only,
-            ignore_config_fields=options.ignore_config_field,
+            **_source(options),
         )
     )
     verify_files(header)
@@ -237,14 +232,21 @@ def _describe(header: Header, parameters: int) -> Iterator[tuple[str, str]]:
     yield "fingerprint", f"{header.fingerprint} (files verified)"
 
 
+def _source(options: argparse.Namespace) -> dict[str, Any]:
+    """What `_add_source_options` asked for, as the library names it."""
+    return {
+        "revision": options.revision,
+        "local_files_only": options.local_files_only,
+        "ignore_config_fields": options.ignore_config_field,
+    }
+
+
 def _load(options: argparse.Namespace) -> Embedder:
     from tsjax.api import load
 
     return load(
         options.model,
-        revision=options.revision,
-        local_files_only=options.local_files_only,
-        ignore_config_fields=options.ignore_config_field,
+        **_source(options),
         temperature=options.temperature,
         dtype=options.dtype,
         max_seq_length=options.max_seq_length,

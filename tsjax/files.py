@@ -26,9 +26,7 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
         OutputError: the destination exists and ``overwrite`` is False, or it cannot be written (a full disk, no
             permission); the message names the destination.
     """
-    check_absent(destination, overwrite=overwrite)
-    if not directory and destination.is_dir():
-        raise OutputError(f"{destination} is a directory")
+    check_absent(destination, directory=directory, overwrite=overwrite)
     holder = None
     try:
         with explaining(destination):
@@ -70,8 +68,10 @@ def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: b
             temporary.rename(destination)
 
 
-def check_absent(path: Path, *, overwrite: bool) -> None:
-    """Raise an OutputError if there is something at the path that may not be overwritten."""
+def check_absent(path: Path, *, directory: bool = False, overwrite: bool) -> None:
+    """Raise an OutputError if there is something at the path that a file (or directory) may not overwrite."""
+    if not directory and path.is_dir():
+        raise OutputError(f"{path} exists already and is a directory; choose another name")
     if not overwrite and (path.exists() or path.is_symlink()):
         raise OutputError(f"{path} exists already; choose another name or overwrite it (--overwrite)")
 

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
 from tsjax.errors import CheckpointError, InputError, ModelNotFoundError, OutputError
@@ -70,10 +70,8 @@ def resolve(
         return destination
     if existed:
         _clear(destination)
-    from conversion.convert import convert
-
     try:
-        convert(source, destination, ignore_config_fields=ignore_config_fields, name=label)
+        _convert(source, destination, ignore_config_fields=ignore_config_fields, name=label)
     except OutputError:
         # Another process may have converted the same model at the same time; its result is as good.
         if not is_checkpoint(destination):
@@ -100,9 +98,7 @@ def convert_to(
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
         return _resave(source, destination, temperature, overwrite=overwrite)
-    from conversion.convert import convert
-
-    return convert(
+    return _convert(
         source,
         destination,
         temperature=temperature,
@@ -110,6 +106,17 @@ def convert_to(
         overwrite=overwrite,
         name=label,
     )
+
+
+def _convert(source: Path, destination: Path, **options: Any) -> Header:
+    """The only way to `conversion`; the default model's weights are checked to be the published ones first."""
+    from conversion.convert import convert
+
+    if source == _packaged_minilm():
+        with (source / "model.safetensors").open("rb") as weights:
+            if hashlib.file_digest(weights, "sha256").hexdigest() != _MINILM_SHA256:
+                raise CheckpointError(f"{source}: model.safetensors is not the published one: its SHA-256 differs")
+    return convert(source, destination, **options)
 
 
 def _resave(source: Path, destination: Path, temperature: Temperature | None, *, overwrite: bool) -> Header:
@@ -182,12 +189,7 @@ def _packaged_minilm() -> Path | None:
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         return None
-    directory = Path(spec.origin).parent / "model"
-    if not is_checkpoint(cache_directory() / _cache_key(directory, ())):  # else it was checked when it was converted
-        with (directory / "model.safetensors").open("rb") as weights:
-            if hashlib.file_digest(weights, "sha256").hexdigest() != _MINILM_SHA256:
-                raise CheckpointError(f"{directory}: model.safetensors is not the published one: its SHA-256 differs")
-    return directory
+    return Path(spec.origin).parent / "model"
 
 
 def _download(repository: str, revision: str | None, *, local_files_only: bool) -> Path:

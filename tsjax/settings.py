@@ -12,6 +12,7 @@ import numpy as np
 from tsjax.errors import InputError
 from tsjax.similarity import Similarity
 from tsjax.temperature import Temperature
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from tsjax.checkpoint import Header, Metadata
@@ -178,10 +179,8 @@ class Settings:
 def _check_prompt(prompt: object, what: str) -> str:
     if not isinstance(prompt, str):
         raise InputError(f"{what} must be a string, not {prompt!r}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{what} has a lone surrogate at character {error.start}: not valid Unicode") from error
+    if (place := lone_surrogate(prompt)) is not None:
+        raise InputError(f"{what} has a lone surrogate at character {place}: not valid Unicode")
     return prompt
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def _encoder(fields: Fields) -> EncoderConfig:
-    fields.take("pad_token_id", 0)  # fills up batches only, and is masked; the converter reads it
     activation = fields.take("hidden_act", "gelu", str)
     if activation not in ACTIVATIONS:
         raise ConversionError(
@@ -71,13 +70,13 @@ BERT = Family(
         # The pooler, the heads of pre-training, and buffers that count 0, 1, 2, …
         ignored=("pooler.*", "cls.*", "embeddings.position_ids", "embeddings.token_type_ids"),
     ),
-    # Training, the pooler, and what some published checkpoints carry beside (rubert-tiny2, TinyBERT, deepset's).
-    # Computing the feed-forward layer in chunks gives the same numbers.
+    # The padding's id (masked; the converter reads it), training, the pooler, and what some published checkpoints carry
+    # beside (rubert-tiny2, TinyBERT, deepset's). Computing the feed-forward layer in chunks gives the same numbers.
     harmless=frozenset(
         """
         attention_probs_dropout_prob chunk_size_feed_forward classifier_dropout directionality hidden_dropout_prob
-        initializer_range pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
-        pooler_type sbert_ce_default_activation_function sentence_transformers
+        initializer_range pad_token_id pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
+        pooler_size_per_head pooler_type sbert_ce_default_activation_function sentence_transformers
 
         cell emb_size eos_token_ids name pre_trained structure training
         """.split()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
 
 from tsjax.errors import InputError, MissingExtraError
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
             if isinstance(row, dict) and column in row:
                 raise InputError(f"{file}, line {number}: {column!r} is {text!r:.40}, not text")
             raise InputError(f"{file}, line {number}: no text under {column!r}{_known(row)}; choose with --column")
-        if "\\u" in line and not _is_unicode(text):
+        if "\\u" in line and lone_surrogate(text) is not None:
             raise InputError(f"{file}, line {number}: the text has a lone surrogate, which is not valid Unicode")
         yield text
 
@@ -187,14 +188,6 @@ def _parquet_file(file: str) -> Any:
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _known(row: object) -> str:

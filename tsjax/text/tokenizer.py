@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tsjax.errors import CheckpointError, InputError
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,12 +120,8 @@ def check_texts(texts: Sequence[object], first_index: int = 0) -> list[str]:
     for index, text in enumerate(texts, start=first_index):
         if not isinstance(text, str):
             raise InputError(f"text {index} is {_describe(text)}, not a string")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text {index} has a lone surrogate at character {error.start}: not valid Unicode"
-            ) from error
+        if (place := lone_surrogate(text)) is not None:
+            raise InputError(f"text {index} has a lone surrogate at character {place}: not valid Unicode")
     return texts  # type: ignore[return-value]  # each was just checked
 
 
