@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from conversion.rules import Rule
+    from conversion.source import Tensors
     from tsjax.model.config import EncoderConfig
+
+# Where neither the checkpoint nor its positions say where texts are to be cut.
+_USUAL_LENGTH = 512
 
 
 def convert(
@@ -61,17 +65,17 @@ def convert(
     directory = modules[0].path if modules else source
     config_file = directory / "config.json"
     config = read_json_object(config_file)
-    family = family_of(config.get("model_type"), str(config_file))
+    family = family_of(config, str(config_file))
     encoder = family.translate(Fields(config, str(config_file), ignore_config_fields))
     stack = read_stack(source, modules, encoder.hidden_size, ignore_config_fields)
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
     tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case)
-    said = stack.max_seq_length or tokenizer.model_max_length or encoder.max_length
+    said = stack.max_seq_length or tokenizer.model_max_length or encoder.max_length or _USUAL_LENGTH
     try:
         metadata = Metadata(
             model=model,
-            max_seq_length=min(said, encoder.max_length),
+            max_seq_length=min(said, encoder.max_length or said),
             pad_token_id=_pad_token_id(config, encoder),
             prompts=stack.prompts,
             default_prompt_name=stack.default_prompt_name,
@@ -89,31 +93,32 @@ def convert(
         )
 
     shapes = weight_shapes(model)
-    weights = _read(directory, family.rules(encoder), family.names, encoder, _below("encoder.", shapes), "encoder.")
+    tensors = open_tensors(directory)
+    spelling = family.spelling(tensors.read)
+    weights = _read(tensors, spelling.rules(encoder), spelling.names, encoder, shapes, "encoder.")
     for index, head in enumerate(stack.heads):
         if head.directory is not None:
-            prefix = f"heads.{index}."
-            weights |= _read(head.directory, head.rules, Names(), encoder, _below(prefix, shapes), prefix)
+            weights |= _read(open_tensors(head.directory), head.rules, Names(), encoder, shapes, f"heads.{index}.")
     return save(destination, metadata, weights, tokenizer.json, overwrite=overwrite)
 
 
 def axes(encoder: EncoderConfig) -> dict[str, int]:
-    """Sizes of the axes that layouts split."""
-    return {"n": encoder.num_heads, "h": encoder.head_dim}
+    """Sizes of the axes that layouts split: heads, key and value heads, and the width of each."""
+    return {"n": encoder.num_heads, "k": encoder.key_value_heads, "h": encoder.head_dim}
 
 
 def _read(
-    directory: Path,
+    tensors: Tensors,
     rules: Sequence[Rule],
     names: Names,
     encoder: EncoderConfig,
     shapes: Mapping[str, tuple[int, ...]],
     prefix: str,
 ) -> dict[str, NDArray[np.float32]]:
-    """The weights in one directory by our full names; rules and shapes leave out the prefix."""
-    tensors = open_tensors(directory)
+    """The weights in one directory by our full names; rules leave out the prefix."""
     rows = match(tensors.read, expand(rules, encoder.num_layers), names, tensors.where)
-    weights = apply(rows, lambda name: tensors.read[name](), shapes, axes(encoder), tensors.where)
+    below = _below(prefix, shapes)
+    weights = apply(rows, lambda name: tensors.read[name](), below, axes(encoder), tensors.where)
     return {prefix + name: weight for name, weight in weights.items()}
 
 

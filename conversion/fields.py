@@ -33,6 +33,9 @@ class Fields:
         # null means absent, in Hugging Face's files as here.
         self._left = {name for name, value in data.items() if value is not None}
 
+    def __contains__(self, name: str) -> bool:
+        return self._data.get(name) is not None
+
     def take(self, name: str, default: Any = _REQUIRED, kind: type | tuple[type, ...] | None = None) -> Any:
         """The value of a field; ``default`` if it is absent or null.
 

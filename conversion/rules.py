@@ -1,15 +1,16 @@
 """Rules that say, as data, which weight of theirs is which of ours and how its axes are laid out.
 
-One row a weight. ``{i}`` in a name stands for the layer. Written out for a number of layers, the rows are a finite
-table, so that completeness is an equality of sets, checked before a tensor is read; and since a layout is an einops
-string, the way back is the same string with its sides swapped. Stacking the layers is the engine's work, not a rule's.
+One row a weight, or a part of a packed one. ``{i}`` in a name stands for the layer. Written out for a number of layers,
+the rows are a finite table, so that completeness is an equality of sets, checked before a tensor is read; and since a
+layout is an einops string, the way back is the same string with its sides swapped. Stacking the layers is the engine's
+work, not a rule's.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -32,28 +33,36 @@ class Rule:
         torch: for instance ``encoder.layer.{i}.attention.self.query.weight``.
         ours: for instance ``layers.{i}.attention.query.kernel``.
         layout: for instance ``(n h) d -> d n h``; empty where the axes stay as they are.
+        part: where PyTorch's packs several of ours along its first axis, which of how many equal parts this is.
+        first_layer: the first layer that has this weight; in ours, those before it get ones, which nothing reads.
     """
 
     torch: str
     ours: str
     layout: str = ""
+    part: tuple[int, int] = (0, 1)
+    first_layer: int = 0
 
     def for_layers(self, num_layers: int) -> list[Row]:
         """The rows that this rule stands for."""
         if "{i}" not in self.torch:
-            return [Row(self.torch, self.ours, None, self.layout)]
+            return [Row(self.torch, self.ours, None, self.layout, self.part)]
         stacked = self.ours.replace("{i}.", "")
-        return [Row(self.torch.replace("{i}", str(i)), stacked, i, self.layout) for i in range(num_layers)]
+        return [
+            Row(self.torch.replace("{i}", str(i)), stacked, i, self.layout, self.part)
+            for i in range(self.first_layer, num_layers)
+        ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of theirs and where it goes: a whole weight of ours, or one layer of a stacked one."""
+    """One tensor of theirs, or a part of it, and where it goes: a weight of ours, or one layer of a stacked one."""
 
     torch: str
     ours: str
     layer: int | None
     layout: str
+    part: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,14 @@ class Names:
         prefixes: leading words that are dropped, for instance ``bert.``.
         renames: endings of old names and what they are now, for instance ``.gamma`` and ``.weight``.
         ignored: patterns of weights that the encoder does not use, for instance ``pooler.*``.
+        copies: names under which some files hold a weight a second time, and the name that the rules use; where only
+            the copy is there, it is taken.
     """
 
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def canonical(self, name: str) -> str | None:
         """The name as the rules have it; None if it is ignored."""
@@ -82,52 +94,59 @@ class Names:
         return name
 
 
-def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, Row]:
-    """The table of rows by PyTorch name.
+def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, list[Row]]:
+    """The table of rows by PyTorch name; a packed weight has several.
 
     Raises:
-        AssertionError: two rules claim one name, on either side; a mistake in a family file.
+        AssertionError: two rules claim one name, on either side, or parts are missing; a mistake in a family file.
     """
     rows = [row for rule in rules for row in rule.for_layers(num_layers)]
-    table = {row.torch: row for row in rows}
-    assert len(table) == len(rows), "two rules take the same weight of theirs"
+    table: dict[str, list[Row]] = {}
+    for row in rows:
+        table.setdefault(row.torch, []).append(row)
+    for packed in table.values():
+        packed.sort(key=lambda row: row.part)
+        wanted = [(index, len(packed)) for index in range(len(packed))]
+        assert [row.part for row in packed] == wanted, f"rules take {packed[0].torch} twice, or not all of it"
     assert len({(row.ours, row.layer) for row in rows}) == len(rows), "two rules give the same weight of ours"
     return table
 
 
-def match(available: Iterable[str], table: Mapping[str, Row], names: Names, where: str) -> dict[str, Row]:
+def match(available: Iterable[str], table: Mapping[str, list[Row]], names: Names, where: str) -> dict[str, list[Row]]:
     """Pair the names in a file with the rows of the table, strictly: nothing left over on either side.
 
     Returns:
-        the row for each name in the file that is used.
+        the rows for each name in the file that is used.
 
     Raises:
         ConversionError: a weight has no rule, a rule has no weight, or two names mean the same weight.
     """
+    canonical = {name: names.canonical(name) for name in sorted(available)}
+    known = set(canonical.values()) - {None}
     found: dict[str, str] = {}
-    for name in sorted(available):
-        canonical = names.canonical(name)
-        if canonical is None:
+    for name, written in canonical.items():
+        if written is None or names.copies.get(written) in known:
             continue
-        if canonical not in table:
+        meant = names.copies.get(written, written)
+        if meant not in table:
             raise ConversionError(f"{where}: no rule for weight {name!r}; it is not part of this architecture")
-        if canonical in found:
-            raise ConversionError(f"{where}: {found[canonical]!r} and {name!r} are the same weight")
-        found[canonical] = name
+        if meant in found:
+            raise ConversionError(f"{where}: {found[meant]!r} and {name!r} are the same weight")
+        found[meant] = name
     missing = [torch for torch in table if torch not in found]
     if missing:
         raise ConversionError(f"{where}: weight {missing[0]!r} is missing ({len(missing)} in all)")
-    return {name: table[canonical] for canonical, name in found.items()}
+    return {name: table[meant] for meant, name in found.items()}
 
 
 def apply(
-    rows: Mapping[str, Row],
+    rows: Mapping[str, list[Row]],
     read: Callable[[str], NDArray[Any]],
     shapes: Mapping[str, tuple[int, ...]],
     axes: Mapping[str, int],
     where: str,
 ) -> dict[str, NDArray[np.float32]]:
-    """Read each tensor, lay out its axes, stack the layers.
+    """Read each tensor, unpack it, lay out its axes, stack the layers.
 
     Args:
         rows: from `match`.
@@ -140,23 +159,24 @@ def apply(
         ConversionError: a tensor is not floating point, not finite, or has the wrong shape; or rules and architecture
             do not name the same weights.
     """
-    if difference := {row.ours for row in rows.values()} ^ set(shapes):
+    if difference := {row.ours for packed in rows.values() for row in packed} ^ set(shapes):
         raise ConversionError(f"{where}: weight {min(difference)!r} of the architecture and the rules do not agree")
     weights: dict[str, NDArray[np.float32]] = {}
-    for name, row in rows.items():
+    for name, packed in rows.items():
         tensor = read(name)
         if tensor.dtype.kind != "f" and not tensor.dtype.name.startswith("bfloat"):
             raise ConversionError(f"{where}: weight {name!r} has dtype {tensor.dtype}, not floating point")
-        shape = shapes[row.ours]
-        expected = shape_before(row.layout, shape if row.layer is None else shape[1:])
+        parts = [shape_before(row.layout, _of_layer(row, shapes[row.ours])) for row in packed]
+        expected = (sum(part[0] for part in parts), *parts[0][1:]) if parts[0] else ()
         if tensor.shape != expected:
             raise ConversionError(f"{where}: weight {name!r} has shape {tensor.shape}; the config asks for {expected}")
         tensor = tensor.astype(np.float32)
         if not np.isfinite(tensor).all():
             raise ConversionError(f"{where}: weight {name!r} holds NaN or infinity")
-        if row.ours not in weights:
-            weights[row.ours] = np.empty(shape, np.float32)
-        weights[row.ours][... if row.layer is None else row.layer] = rearrange(tensor, row.layout, axes)
+        for row, part in zip(packed, np.split(tensor, len(packed)) if len(packed) > 1 else [tensor], strict=True):
+            if row.ours not in weights:
+                weights[row.ours] = np.ones(shapes[row.ours], np.float32)
+            weights[row.ours][... if row.layer is None else row.layer] = rearrange(part, row.layout, axes)
     return weights
 
 
@@ -168,10 +188,17 @@ def invert(
 ) -> dict[str, NDArray[np.float32]]:
     """The way back: our stacked weights as PyTorch's, by their canonical names. The exact inverse of `apply`."""
     theirs = {}
-    for row in expand(rules, num_layers).values():
-        weight = weights[row.ours] if row.layer is None else weights[row.ours][row.layer]
-        theirs[row.torch] = np.ascontiguousarray(rearrange(weight, swapped(row.layout), axes))
+    for torch, packed in expand(rules, num_layers).items():
+        parts = [
+            rearrange(weights[row.ours][... if row.layer is None else row.layer], swapped(row.layout), axes)
+            for row in packed
+        ]
+        theirs[torch] = np.ascontiguousarray(np.concatenate(parts) if len(parts) > 1 else parts[0])
     return theirs
+
+
+def _of_layer(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if row.layer is None else shape[1:]
 
 
 def swapped(layout: str) -> str:

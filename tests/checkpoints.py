@@ -80,7 +80,7 @@ def bert_weights(config, seed=0):
         # Biases that are not zero and scales that are not one, or a swap would go unseen.
         value = 0.2 * rng.standard_normal(shape).astype("f4") + (1 if name.endswith("scale") else 0)
         ours[name.removeprefix("encoder.")] = value.astype("f4")
-    return invert(BERT.rules(encoder), encoder.num_layers, ours, axes(encoder))
+    return invert(BERT.spellings[0].rules(encoder), encoder.num_layers, ours, axes(encoder))
 
 
 def write_json(path, value):

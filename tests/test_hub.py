@@ -198,7 +198,7 @@ def test_a_damaged_conversion_in_the_cache_says_what_to_delete(tmp_path, name):
 def test_a_users_own_directory_is_never_removed_even_in_the_cache(tmp_path, cache):
     hub.convert_to(write_bert(tmp_path / "source"), cache / "mine")
     config = json.loads((cache / "mine" / "config.json").read_text())
-    for damage in ({**config, "tsjax": {**config["tsjax"], "format": 2}}, {}):
+    for damage in ({**config, "tsjax": {**config["tsjax"], "format": 99}}, {}):
         write_json(cache / "mine" / "config.json", damage)
         with pytest.raises((CheckpointError, ConversionError)):
             tsjax.load(cache / "mine")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 FlatWeights = dict[str, "NDArray[np.float32]"]
@@ -62,7 +62,7 @@ class Metadata:
 
     def __post_init__(self) -> None:
         encoder = self.model.encoder
-        if not 1 <= self.max_seq_length <= encoder.max_length:
+        if not 1 <= self.max_seq_length <= (encoder.max_length or self.max_seq_length):
             raise ConfigError(f"max_seq_length is {self.max_seq_length}; the positions allow 1 to {encoder.max_length}")
         if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.model.embedding_dimension:
             raise ConfigError(f"truncate_dim is {self.truncate_dim}, of {self.model.embedding_dimension} dimensions")

@@ -211,11 +211,11 @@ def _describe(header: Header, parameters: int) -> Iterator[tuple[str, str]]:
         "architecture",
         f"{encoder.num_layers} layers, {encoder.hidden_size} wide, {encoder.num_heads} heads of {encoder.head_dim}, "
         f"feed-forward {encoder.intermediate_size} ({encoder.activation}), {encoder.norm_placement}-norm, "
-        f"{encoder.position} positions",
+        f"{encoder.positions} positions",
     )
     yield "parameters", f"{parameters:,}"
     yield "vocabulary", f"{encoder.vocab_size:,} tokens"
-    yield "longest text", f"{metadata.max_seq_length} tokens (the positions allow {encoder.max_length})"
+    yield "longest text", f"{metadata.max_seq_length} tokens (the positions allow {encoder.max_length or 'any'})"
     pooling = metadata.model.pooling
     yield "pooling", " + ".join(pooling.modes) + ("" if pooling.include_prompt else ", without the prompt")
     for head in metadata.model.heads:

@@ -39,7 +39,7 @@ _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "training_args.bin", "optimizer.bin"]
 
 # Part of a cached conversion's name: one more whenever the same files would be converted to something else.
-_CONVERSION = 1
+_CONVERSION = 2
 
 
 def resolve(

@@ -103,7 +103,7 @@ class Settings:
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         longest = self._config.encoder.max_length
-        if positive("max_seq_length", value) > longest:
+        if positive("max_seq_length", value) > (longest or value):
             raise InputError(f"max_seq_length {value} is more than the {longest} positions that this model has")
         # A new object, not a changed one: other threads may be using the old.
         self._tokenizer = self._tokenizer.with_max_length(value)

@@ -1,26 +1,57 @@
-"""The families that can be converted: one file each, and this table."""
+"""The families that can be converted, and this table of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from conversion.families.bert import BERT
+from conversion.families.albert import ALBERT
+from conversion.families.bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
+from conversion.families.decoders import EUROBERT, GEMMA, QWEN3
+from conversion.families.distilbert import DISTILBERT
+from conversion.families.jina_v2 import JINA_V2
+from conversion.families.modernbert import MODERNBERT
+from conversion.families.mpnet import MPNET
+from conversion.families.rotary import GTE, JINA_V3, NOMIC_BERT, PUBLISHED_GTE, PUBLISHED_JINA_V3
+from conversion.families.t5 import MT5, T5
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conversion.families.family import Family
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT,)}
+FAMILIES: tuple[Family, ...] = (
+    BERT,
+    ROBERTA,
+    CAMEMBERT,
+    XLM_ROBERTA,
+    DISTILBERT,
+    MPNET,
+    ELECTRA,
+    ALBERT,
+    T5,
+    MT5,
+    MODERNBERT,
+    NOMIC_BERT,
+    GTE,
+    PUBLISHED_GTE,
+    JINA_V2,
+    JINA_V3,
+    PUBLISHED_JINA_V3,
+    EUROBERT,
+    QWEN3,
+    GEMMA,
+)
 
 
-def family_of(model_type: object, file: str) -> Family:
-    """The family of a config.json's ``model_type``.
+def family_of(config: Mapping[str, Any], file: str) -> Family:
+    """The family of a config.json.
 
     Raises:
         ConversionError: there is none; lists those that there are.
     """
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        known = ", ".join(sorted(FAMILIES))
-        raise ConversionError(f"{file}: architecture {model_type!r} is not supported; tsjax converts {known}")
-    return family
+    for family in FAMILIES:
+        if config.get("model_type") == family.model_type and family.matches(config):
+            return family
+    known = ", ".join(dict.fromkeys(f"{family.name} ({family.model_type})" for family in FAMILIES))
+    raise ConversionError(f"{file}: architecture {config.get('model_type')!r} is not supported; tsjax converts {known}")

@@ -1,85 +1,125 @@
-"""BERT: MiniLM, BGE, GIST, E5, GTE v1, Arctic, mxbai and the many others that say ``"model_type": "bert"``."""
+"""BERT and those who took over its layers: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from conversion.families.family import ACTIVATIONS, MOST_LAYERS, Family
-from conversion.rules import Names, Rule
-from tsjax.errors import ConversionError
-from tsjax.model.config import EncoderConfig
+from conversion.families.family import (
+    SIZES,
+    TRAINING,
+    Family,
+    Spelling,
+    attention,
+    embedding,
+    linear,
+    norm,
+)
+from conversion.rules import Names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conversion.fields import Fields
-
-
-def _encoder(fields: Fields) -> EncoderConfig:
-    activation = fields.take("hidden_act", "gelu", str)
-    if activation not in ACTIVATIONS:
-        raise ConversionError(
-            f"{fields.file}: activation {activation!r} is not supported; known: {', '.join(ACTIVATIONS)}"
-        )
-    return EncoderConfig(
-        vocab_size=fields.take_count("vocab_size"),
-        hidden_size=fields.take_count("hidden_size"),
-        num_layers=fields.take_count("num_hidden_layers", most=MOST_LAYERS),
-        num_heads=fields.take_count("num_attention_heads"),
-        intermediate_size=fields.take_count("intermediate_size"),
-        max_positions=fields.take_count("max_position_embeddings"),
-        type_vocab_size=fields.take("type_vocab_size", 2, int),
-        norm_eps=float(fields.take("layer_norm_eps", 1e-12, (int, float))),
-        activation=ACTIVATIONS[activation],  # type: ignore[arg-type]  # its values are our names
-    )
+    from conversion.rules import Rule
+    from tsjax.model.config import EncoderConfig
 
 
 def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
     layer, ours = "encoder.layer.{i}", "layers.{i}"
-    token_type = (Rule("embeddings.token_type_embeddings.weight", "embeddings.token_type.embedding"),)
+    this = f"{layer}.attention.self"
+    projected = config.embedding_size is not None
     return (
-        Rule("embeddings.word_embeddings.weight", "embeddings.token.embedding"),
-        Rule("embeddings.position_embeddings.weight", "embeddings.position.embedding"),
-        *(token_type if config.type_vocab_size else ()),
-        Rule("embeddings.LayerNorm.weight", "embeddings.norm.scale"),
-        Rule("embeddings.LayerNorm.bias", "embeddings.norm.bias"),
-        Rule(f"{layer}.attention.self.query.weight", f"{ours}.attention.query.kernel", "(n h) d -> d n h"),
-        Rule(f"{layer}.attention.self.query.bias", f"{ours}.attention.query.bias", "(n h) -> n h"),
-        Rule(f"{layer}.attention.self.key.weight", f"{ours}.attention.key.kernel", "(n h) d -> d n h"),
-        Rule(f"{layer}.attention.self.key.bias", f"{ours}.attention.key.bias", "(n h) -> n h"),
-        Rule(f"{layer}.attention.self.value.weight", f"{ours}.attention.value.kernel", "(n h) d -> d n h"),
-        Rule(f"{layer}.attention.self.value.bias", f"{ours}.attention.value.bias", "(n h) -> n h"),
-        Rule(f"{layer}.attention.output.dense.weight", f"{ours}.attention.out.kernel", "d (n h) -> n h d"),
-        Rule(f"{layer}.attention.output.dense.bias", f"{ours}.attention.out.bias"),
-        Rule(f"{layer}.attention.output.LayerNorm.weight", f"{ours}.attention_norm.scale"),
-        Rule(f"{layer}.attention.output.LayerNorm.bias", f"{ours}.attention_norm.bias"),
-        Rule(f"{layer}.intermediate.dense.weight", f"{ours}.feed_forward.up.kernel", "f d -> d f"),
-        Rule(f"{layer}.intermediate.dense.bias", f"{ours}.feed_forward.up.bias"),
-        Rule(f"{layer}.output.dense.weight", f"{ours}.feed_forward.down.kernel", "d f -> f d"),
-        Rule(f"{layer}.output.dense.bias", f"{ours}.feed_forward.down.bias"),
-        Rule(f"{layer}.output.LayerNorm.weight", f"{ours}.feed_forward_norm.scale"),
-        Rule(f"{layer}.output.LayerNorm.bias", f"{ours}.feed_forward_norm.bias"),
+        embedding("embeddings.word_embeddings", "embeddings.token"),
+        embedding("embeddings.position_embeddings", "embeddings.position"),
+        *([embedding("embeddings.token_type_embeddings", "embeddings.token_type")] if config.type_vocab_size else ()),
+        *norm("embeddings.LayerNorm", "embeddings.norm"),
+        *(linear("embeddings_project", "embeddings.projection") if projected else ()),
+        *attention(f"{this}.query", f"{this}.key", f"{this}.value", f"{layer}.attention.output.dense"),
+        *norm(f"{layer}.attention.output.LayerNorm", f"{ours}.attention_norm"),
+        *linear(f"{layer}.intermediate.dense", f"{ours}.feed_forward.up"),
+        *linear(f"{layer}.output.dense", f"{ours}.feed_forward.down"),
+        *norm(f"{layer}.output.LayerNorm", f"{ours}.feed_forward_norm"),
     )
 
 
-BERT = Family(
-    model_type="bert",
-    encoder=_encoder,
-    rules=_rules,
-    names=Names(
-        prefixes=("bert.",),
+def _names(*prefixes: str, ignored: tuple[str, ...]) -> Names:
+    return Names(
+        prefixes=prefixes,
         renames=((".gamma", ".weight"), (".beta", ".bias")),
-        # The pooler, the heads of pre-training, and buffers that count 0, 1, 2, …
-        ignored=("pooler.*", "cls.*", "embeddings.position_ids", "embeddings.token_type_ids"),
-    ),
-    # The padding's id (masked; the converter reads it), training, the pooler, and what some published checkpoints carry
-    # beside (rubert-tiny2, TinyBERT, deepset's). Computing the feed-forward layer in chunks gives the same numbers.
-    harmless=frozenset(
+        # The pooler, and buffers that count 0, 1, 2, …
+        ignored=("pooler.*", "embeddings.position_ids", "embeddings.token_type_ids", *ignored),
+    )
+
+
+_FIELDS = {**SIZES, "type_vocab_size": "type_vocab_size", "layer_norm_eps": "norm_eps", "hidden_act": "activation"}
+_HARMLESS = TRAINING | {"pooler_type", "sbert_ce_default_activation_function", "sentence_transformers"}
+
+BERT = Family(
+    name="BERT",
+    model_type="bert",
+    model_class="BertModel",
+    fields=_FIELDS,
+    defaults={"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
+    spellings=(Spelling(_rules, _names("bert.", ignored=("cls.*",))),),
+    # The padding's id (masked; the converter reads it), the pooler, and what some published checkpoints carry beside
+    # (rubert-tiny2, TinyBERT, deepset's). Computing the feed-forward layer in chunks gives the same numbers.
+    harmless=_HARMLESS
+    | frozenset(
         """
-        attention_probs_dropout_prob chunk_size_feed_forward classifier_dropout directionality hidden_dropout_prob
-        initializer_range pad_token_id pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
-        pooler_size_per_head pooler_type sbert_ce_default_activation_function sentence_transformers
+        directionality pad_token_id pooler_fc_size pooler_num_attention_heads
+        pooler_num_fc_layers pooler_size_per_head
 
         cell emb_size eos_token_ids name pre_trained structure training
         """.split()
     ),
+    required={"position_embedding_type": ("absolute",)},
+    matches=lambda config: config.get("position_embedding_type") != "alibi",
+)
+
+
+def _roberta(name: str, model_type: str, model_class: str, eps: float, matches: Any = None) -> Family:
+    return Family(
+        name=name,
+        model_type=model_type,
+        model_class=model_class,
+        # Positions are counted from the padding's id.
+        fields={**_FIELDS, "pad_token_id": "position_padding_id"},
+        defaults={"type_vocab_size": 2, "layer_norm_eps": eps, "hidden_act": "gelu", "pad_token_id": 1},
+        spellings=(Spelling(_rules, _names("roberta.", ignored=("lm_head.*",))),),
+        harmless=_HARMLESS,
+        required={"position_embedding_type": ("absolute",)},
+        **({} if matches is None else {"matches": matches}),
+    )
+
+
+def _not_rotary(config: Mapping[str, Any]) -> bool:
+    return config.get("position_embedding_type") != "rotary"
+
+
+ROBERTA = _roberta("RoBERTa", "roberta", "RobertaModel", 1e-12)
+CAMEMBERT = _roberta("CamemBERT", "camembert", "CamembertModel", 1e-12)
+XLM_ROBERTA = _roberta("XLM-RoBERTa", "xlm-roberta", "XLMRobertaModel", 1e-12, _not_rotary)
+
+
+def _embedding_size(fields: Fields) -> dict[str, Any]:
+    """ELECTRA projects only where the widths differ."""
+    size = fields.take_count("embedding_size", 128)
+    return {"embedding_size": None if size == fields.take_count("hidden_size") else size}
+
+
+ELECTRA = Family(
+    name="ELECTRA",
+    model_type="electra",
+    model_class="ElectraModel",
+    fields=_FIELDS,
+    defaults={"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
+    read=_embedding_size,
+    write=lambda config: {"embedding_size": config.embedding_size or config.hidden_size},
+    spellings=(
+        Spelling(_rules, _names("electra.", "discriminator.", ignored=("discriminator_predictions.*", "generator_*"))),
+    ),
+    harmless=_HARMLESS
+    | {"pad_token_id", "summary_activation", "summary_last_dropout", "summary_type"}
+    | {"summary_use_proj"},
     required={"position_embedding_type": ("absolute",)},
 )

@@ -225,7 +225,7 @@ def test_lower_casing_before_the_tokenizer(tmp_path):
         (lambda p: (p / "config.json").write_text("[]"), "does not hold a JSON object"),
         (
             lambda p: change_json(p / "config.json", model_type="mamba"),
-            "architecture 'mamba' is not supported; tsjax converts bert",
+            "architecture 'mamba' is not supported; tsjax converts BERT",
         ),
         (lambda p: change_json(p / "config.json", model_type=None), "architecture None"),
         (lambda p: change_json(p / "config.json", flux_capacitor=1.21), "unknown field 'flux_capacitor' = 1.21"),

@@ -51,8 +51,8 @@ class _Facts:
 class EncoderConfig(_Facts):
     """What the network of an encoder is.
 
-    Sizes come first, then the choices in which families differ. Of those, this version runs the ones in `RUNNABLE`
-    only; another value is refused when the config is made.
+    Sizes come first, then the choices in which families differ. Each way to tell positions is on where its fields are
+    set; several may be on at once.
 
     Attributes:
         vocab_size: V, rows of the token embedding.
@@ -60,33 +60,44 @@ class EncoderConfig(_Facts):
         num_layers: L.
         num_heads: N, query heads.
         intermediate_size: F, width of the feed-forward network.
-        max_positions: rows of the position table, or the longest input where positions are computed.
+        max_positions: rows of the position table, or the longest input that the model is made for; ``None``: any.
         head_size: H; ``None`` means D / N.
-        position_offset: the row of the position table that the first token uses.
-        type_vocab_size: rows of the token-type embedding; 0 means that the family has none.
-        norm_eps: ε of every norm.
-        activation: of the feed-forward network; ``gelu`` is the exact erf form.
-        attention_scale: factor on the logits; ``None`` means 1/√H.
-        position: how positions enter: added to the embeddings, by rotating queries and keys, or as a bias on logits.
-        rope_theta: base of the rotation's wavelengths.
-        local_rope_theta: the same in layers that see a window only; ``None``: as everywhere.
-        rotary_share: the part of each head that is rotated.
-        relative_buckets: rows of the table of relative biases.
-        relative_max_distance: the distance from which on all are in the last bucket.
-        norm: LayerNorm or RMSNorm.
-        norm_placement: after the residual sum (``post``) or before each block (``pre``).
-        embedding_norm: whether the embeddings are normalised.
-        final_norm: whether the last layer's output is normalised once more.
-        feed_forward: two matrices (``plain``) or three with a gate (``gated``).
-        attention_bias: whether the projections of attention have biases.
-        feed_forward_bias: whether the feed-forward network's matrices have biases.
-        norm_bias: whether LayerNorms have biases.
         num_key_value_heads: key and value heads; ``None`` means N, anything less is grouped-query attention.
-        embedding_size: width of the embeddings; ``None`` means D, anything else is projected to D.
-        shared_layers: whether all layers have the same weights.
-        local_window: tokens that a local layer sees, both sides together; ``None``: every layer sees all.
-        global_every: with a window, layers 0, n, 2n, … see all.
+        embedding_size: width of the embeddings, which a projection takes to D; ``None``: D, and no projection.
+        embedding_scale: what the token embeddings are multiplied by.
+        type_vocab_size: rows of the token-type embedding; 0 means that the family has none.
+        absolute_positions: whether a learned table of positions is added to the embeddings.
+        position_padding_id: if given, positions are counted as RoBERTa does: the first token uses the row after this
+            one, and a token of this id takes the row of that number and is not counted.
+        position_stride: rows of the position table from one token to the next, in texts of up to
+            ``position_stride_up_to`` tokens; longer texts use every row.
+        position_stride_up_to: see there.
+        rope_theta: base of the wavelengths by which queries and keys are rotated.
+        local_rope_theta: the same in local layers; ``None``: as everywhere.
+        rope_factor: what positions are divided by before the rotation.
+        relative_buckets: rows of the table of biases by relative position, one column a head, shared by all layers.
+        relative_max_distance: the distance from which on all are in the last bucket.
+        alibi: whether logits fall linearly with the distance, by a slope of each head's own (arXiv:2108.12409).
+        attention_scale: factor on the logits; ``None`` means 1/√H.
+        attention_bias: whether the projections of attention have biases.
+        query_key_norm: whether each head's queries and keys are normalised.
+        local_layers: the layers that see a window only.
+        local_window: how many tokens to each side such a layer sees.
         causal: whether a token sees only those before it.
+        norm: LayerNorm or RMSNorm.
+        norm_eps: ε of every norm.
+        norm_bias: whether LayerNorms have biases.
+        norm_offset: what is added to the scales of norms.
+        norm_placement: after the residual sum (``post``), before each block (``pre``), or before and after each block,
+            inside the residual sum (``sandwich``).
+        embedding_norm: whether the embeddings are normalised.
+        first_norm: with ``pre``, whether the first layer has a norm before its attention.
+        final_norm: whether the last layer's output is normalised once more.
+        feed_forward: two matrices (``plain``) or three, one of them a gate (``gated``).
+        activation: of the feed-forward network, or of its gate; ``gelu`` is the exact erf form.
+        up_bias: whether the matrices from D to F have biases.
+        down_bias: whether the matrix from F to D has one.
+        shared_layers: whether all layers have the same weights.
     """
 
     vocab_size: int
@@ -94,56 +105,89 @@ class EncoderConfig(_Facts):
     num_layers: int
     num_heads: int
     intermediate_size: int
-    max_positions: int
+    max_positions: int | None
     head_size: int | None = None
-    position_offset: int = 0
-    type_vocab_size: int = 0
-    norm_eps: float = 1e-12
-    activation: Activation = "gelu"
-    attention_scale: float | None = None
-    position: Literal["absolute", "rotary", "relative_bias", "alibi"] = "absolute"
-    rope_theta: float | None = None
-    local_rope_theta: float | None = None
-    rotary_share: float | None = None
-    relative_buckets: int | None = None
-    relative_max_distance: int | None = None
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_placement: Literal["post", "pre"] = "post"
-    embedding_norm: bool = True
-    final_norm: bool = False
-    feed_forward: Literal["plain", "gated"] = "plain"
-    attention_bias: bool = True
-    feed_forward_bias: bool = True
-    norm_bias: bool = True
     num_key_value_heads: int | None = None
     embedding_size: int | None = None
-    shared_layers: bool = False
+    embedding_scale: float = 1.0
+    type_vocab_size: int = 0
+    absolute_positions: bool = True
+    position_padding_id: int | None = None
+    position_stride: int = 1
+    position_stride_up_to: int = 0
+    rope_theta: float | None = None
+    local_rope_theta: float | None = None
+    rope_factor: float = 1.0
+    relative_buckets: int | None = None
+    relative_max_distance: int = 128
+    alibi: bool = False
+    attention_scale: float | None = None
+    attention_bias: bool = True
+    query_key_norm: bool = False
+    local_layers: tuple[int, ...] = ()
     local_window: int | None = None
-    global_every: int | None = None
     causal: bool = False
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    norm_eps: float = 1e-12
+    norm_bias: bool = True
+    norm_offset: float = 0.0
+    norm_placement: Literal["post", "pre", "sandwich"] = "post"
+    embedding_norm: bool = True
+    first_norm: bool = True
+    final_norm: bool = False
+    feed_forward: Literal["plain", "gated"] = "plain"
+    activation: Activation = "gelu"
+    up_bias: bool = True
+    down_bias: bool = True
+    shared_layers: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "position_stride"):
             _check_count(self, name, least=1)
-        for name in ("position_offset", "type_vocab_size"):
+        for name in ("type_vocab_size", "position_stride_up_to"):
             _check_count(self, name, least=0)
-        if self.head_size is not None:
-            _check_count(self, "head_size", least=1)
-        elif self.hidden_size % self.num_heads:
-            raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
-        for name in ("norm_eps", "attention_scale"):
+        if self.position_padding_id is not None:
+            _check_count(self, "position_padding_id", least=0)
+        optional = ("max_positions", "head_size", "num_key_value_heads", "embedding_size", "relative_buckets")
+        for name in (*optional, "local_window"):
+            if getattr(self, name) is not None:
+                _check_count(self, name, least=1)
+        for name in ("norm_eps", "attention_scale", "rope_theta", "local_rope_theta", "rope_factor", "embedding_scale"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, float | int) and 0 < value < math.inf):
                 raise ConfigError(f"{name} must be finite and > 0, not {value!r}")
-        if self.max_length < 1:
-            raise ConfigError(f"position_offset {self.position_offset} leaves none of {self.max_positions} positions")
-        for name, value in RUNNABLE.items():
-            if getattr(self, name) != value:
-                raise ConfigError(
-                    f"this version of tsjax cannot run an encoder with {name} = {getattr(self, name)!r}; "
-                    f"it runs {name} = {value!r}"
-                )
+        if self.head_size is None and self.hidden_size % self.num_heads:
+            raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if self.num_heads % self.key_value_heads:
+            raise ConfigError(f"num_heads {self.num_heads} is not a multiple of {self.key_value_heads} key-value heads")
+        if not self.first_norm and (self.num_layers == 1 or self.norm_placement != "pre"):
+            raise ConfigError("leaving out the first norm needs pre-norm and more than one layer")
+        self._check_positions()
+        if self.local_layers and self.local_window is None:
+            raise ConfigError("local layers need a local_window")
+        if not all(isinstance(i, int) and 0 <= i < self.num_layers for i in self.local_layers):
+            raise ConfigError(f"local_layers {self.local_layers} are not all among {self.num_layers} layers")
+
+    def _check_positions(self) -> None:
+        if self.absolute_positions and self.max_positions is None:
+            raise ConfigError("absolute positions need max_positions")
+        if self.max_length is not None and self.max_length < 1:
+            raise ConfigError(
+                f"position_padding_id {self.position_padding_id} leaves none of {self.max_positions} positions"
+            )
+        if self.position_stride > 1 and (self.max_positions or 0) <= self.position_stride * (
+            self.position_stride_up_to - 1
+        ):
+            raise ConfigError(f"a position_stride of {self.position_stride} needs more than {self.max_positions} rows")
+        if self.rope_theta is not None and self.head_dim % 2:
+            raise ConfigError(f"rotary positions need an even head size, not {self.head_dim}")
+        if self.relative_buckets is not None and (
+            self.relative_buckets < 4 or self.relative_max_distance <= self.relative_buckets // 4
+        ):
+            raise ConfigError(
+                f"{self.relative_buckets} relative buckets do not reach a distance of {self.relative_max_distance}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -151,34 +195,27 @@ class EncoderConfig(_Facts):
         return self.hidden_size // self.num_heads if self.head_size is None else self.head_size
 
     @property
-    def max_length(self) -> int:
-        """The longest input in tokens, special ones included."""
-        return self.max_positions - self.position_offset
+    def key_value_heads(self) -> int:
+        """Key and value heads, given or N."""
+        return self.num_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
+    @property
+    def max_length(self) -> int | None:
+        """The longest input in tokens, special ones included; None for any."""
+        if self.max_positions is None or self.position_padding_id is None:
+            return self.max_positions
+        return self.max_positions - self.position_padding_id - 1
 
-# The choices that the network has today. Whoever teaches it another takes the row out, or checks it in its place.
-RUNNABLE: dict[str, object] = {
-    "position": "absolute",
-    "rope_theta": None,
-    "local_rope_theta": None,
-    "rotary_share": None,
-    "relative_buckets": None,
-    "relative_max_distance": None,
-    "norm": "layer_norm",
-    "norm_placement": "post",
-    "embedding_norm": True,
-    "final_norm": False,
-    "feed_forward": "plain",
-    "attention_bias": True,
-    "feed_forward_bias": True,
-    "norm_bias": True,
-    "num_key_value_heads": None,
-    "embedding_size": None,
-    "shared_layers": False,
-    "local_window": None,
-    "global_every": None,
-    "causal": False,
-}
+    @property
+    def positions(self) -> str:
+        """How the network tells positions, in a few words."""
+        ways = {
+            "absolute": self.absolute_positions,
+            "rotary": self.rope_theta is not None,
+            "relative bias": self.relative_buckets is not None,
+            "ALiBi": self.alibi,
+        }
+        return " and ".join(way for way, used in ways.items() if used) or "no"
 
 
 @dataclass(frozen=True, kw_only=True)

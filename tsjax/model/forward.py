@@ -111,11 +111,11 @@ def init_params(config: ModelConfig, seed: int = 0) -> Params:
 
 
 def cast_params(params: Params, dtype: jnp.dtype[Any]) -> Params:
-    """The encoder's matrices in a compute dtype; its norms, and the heads after pooling, stay float32."""
+    """The encoder's matrices in a compute dtype; norms, biases on logits and the heads after pooling stay float32."""
 
     def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> Array:
         names = [key.key for key in path]
-        keep = names[0] == "heads" or any(name.endswith("norm") for name in names)
+        keep = names[0] == "heads" or any(name.endswith(("norm", "relative_bias")) for name in names)
         return leaf.astype(jnp.float32 if keep else dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)

@@ -24,21 +24,25 @@ class Linear(nnx.Module):
     Args:
         inputs: sizes of the axes that it takes; the kernel has them first.
         outputs: sizes of the axes that it gives; the kernel has them last.
+        use_bias: whether it adds a bias.
         rngs: for random parameters.
     """
 
-    def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs
         flat = nnx.initializers.lecun_normal()(rngs.params(), (math.prod(inputs), math.prod(outputs)))
         self.kernel = nnx.Param(flat.reshape(*inputs, *outputs))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        kernel, bias = self.kernel[...], self.bias[...]
-        outputs = bias.shape
-        width = kernel.size // bias.size
-        batch = x.shape[: x.ndim - (kernel.ndim - bias.ndim)]
-        y = product(x.reshape(*batch, width), kernel.reshape(width, bias.size))
-        return y.reshape(*batch, *outputs) + bias
+        width = math.prod(self.inputs)
+        batch = x.shape[: x.ndim - len(self.inputs)]
+        y = product(x.reshape(*batch, width), self.kernel[...].reshape(width, math.prod(self.outputs)))
+        y = y.reshape(*batch, *self.outputs)
+        return y + self.bias[...] if hasattr(self, "bias") else y
 
 
 def product(x: Float[Array, "*batch K"], kernel: Float[Array, "K O"]) -> Float[Array, "*batch O"]:

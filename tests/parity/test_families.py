@@ -1,0 +1,91 @@
+"""Every family against its class in transformers: hidden states, vectors, temperatures, half precision, fields."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import CASES
+
+from conversion.convert import convert
+from conversion.families import FAMILIES, family_of
+from conversion.fields import Fields
+from conversion.originals import hidden_states, load_original
+from tsjax.checkpoint import read_header, read_weights
+from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
+
+LENGTHS = np.array([80, 3, 41, 17])
+TEMPERATURES = (1.0, 0.8, 0.5)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """By family: the directory that transformers wrote, and the one that was converted from it."""
+
+    @functools.cache
+    def make(name):
+        path = tmp_path_factory.mktemp("family")
+        CASES[name].save(path / "theirs")
+        convert(path / "theirs", path / "ours")
+        return path / "theirs", path / "ours"
+
+    return make
+
+
+def ids(seed, vocabulary=101):
+    """Random tokens, in which the padding's ids 0 and 1 stand too."""
+    return np.random.default_rng(seed).integers(2, vocabulary, (len(LENGTHS), LENGTHS.max()))
+
+
+def ours(path, input_ids, temperature, dtype="float32"):
+    header = read_header(path)
+    model, encoder = header.metadata.model, header.metadata.model.encoder
+    params = cast_params(jax.device_put(unflatten(read_weights(header, weight_shapes(model)))), jnp.dtype(dtype))
+    tau = jnp.full((encoder.num_layers, 1, encoder.num_heads), temperature, jnp.float32)
+    output = apply(model, params, jnp.asarray(input_ids), jnp.asarray(LENGTHS), tau)
+    return np.asarray(output.tokens, np.float64)
+
+
+def mean_vectors(states, mask):
+    vectors = (states * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("tau", TEMPERATURES)
+@pytest.mark.parametrize("name", CASES)
+def test_hidden_states_and_vectors(saved, name, tau):
+    theirs, converted = saved(name)
+    expected, mask = hidden_states(load_original(theirs), ids(1), LENGTHS, tau)
+    states = ours(converted, ids(1), tau)
+    scale = np.abs(expected[mask]).max()
+    np.testing.assert_allclose(states[mask] / scale, expected[mask] / scale, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(mean_vectors(states, mask), mean_vectors(expected, mask), rtol=0, atol=1e-6)
+    if tau != 1:
+        assert np.abs(states - ours(converted, ids(1), 1.0))[mask].max() > 0.01 * scale, "τ changes nothing here"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision(saved, name, dtype):
+    _, converted = saved(name)
+    mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
+    full, half = (mean_vectors(ours(converted, ids(2), 0.8, kind), mask) for kind in ("float32", dtype))
+    assert (full * half).sum(-1).min() >= 0.999
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_field_of_the_config_class_is_accounted_for(name):
+    """Fails when a new release of transformers adds a field that nobody here has thought about."""
+    case = CASES[name]
+    config = case.config(**case.sizes).to_dict()
+    family = family_of(config, "config.json")
+    family.translate(Fields(config, "config.json"))
+    # And what is used is used: another value of it gives another architecture, or an error.
+    assert set(family.fields) <= set(config)
+
+
+def test_every_family_has_a_case():
+    assert {family.model_type for family in FAMILIES if family.exportable} == {
+        case.config.model_type for case in CASES.values()
+    }
