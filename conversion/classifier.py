@@ -1,10 +1,76 @@
-"""What turns an encoder into a cross-encoder: the head of a sequence classification model."""
+"""The head that turns an encoder into a cross-encoder: what families put between the first token and the logits.
+
+It is the same as what may stand after pooling in a sentence-transformers model: Dense and LayerNorm.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from conversion.rules import Rule
+from tsjax.errors import ConversionError
+from tsjax.model.config import EncoderConfig, HeadConfig
+
+if TYPE_CHECKING:
+    from tsjax.model.config import Activation, PoolingMode
+
+_TASK = "ForSequenceClassification"
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A head."""
+    """A head: how tokens are pooled, and the steps after it with the rules of their weights."""
+
+    pooling: PoolingMode
+    steps: tuple[tuple[HeadConfig, tuple[Rule, ...]], ...]
+
+
+# From the encoder, config.json and the number of labels.
+MakeClassifier: TypeAlias = Callable[[EncoderConfig, Mapping[str, Any], int], Classifier]
+
+
+def dense(
+    torch: str, inputs: int, outputs: int, activation: Activation = "identity", *, bias: bool = True
+) -> tuple[HeadConfig, tuple[Rule, ...]]:
+    """A linear layer with an activation."""
+    config = HeadConfig(kind="dense", in_features=inputs, out_features=outputs, use_bias=bias, activation=activation)
+    rules = [Rule(f"{torch}.weight", "linear.kernel", "o i -> i o")]
+    return config, (*rules, Rule(f"{torch}.bias", "linear.bias")) if bias else tuple(rules)
+
+
+def layer_norm(torch: str, size: int, eps: float, *, bias: bool = True) -> tuple[HeadConfig, tuple[Rule, ...]]:
+    """A LayerNorm."""
+    config = HeadConfig(kind="layer_norm", in_features=size, out_features=size, use_bias=bias, norm_eps=eps)
+    rules = [Rule(f"{torch}.weight", "norm.scale")]
+    return config, (*rules, Rule(f"{torch}.bias", "norm.bias")) if bias else tuple(rules)
+
+
+def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:
+    """The commonest head: a square layer on the first token, and a layer to the labels."""
+
+    def make(encoder: EncoderConfig, config: Mapping[str, Any], labels: int) -> Classifier:
+        del config  # it says nothing about this head
+        width = encoder.hidden_size
+        return Classifier("cls", (dense(first, width, width, activation), dense(last, width, labels)))
+
+    return make
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether config.json is that of a sequence classification model."""
+    return any(str(name).endswith(_TASK) for name in config.get("architectures") or ())
+
+
+def label_count(config: Mapping[str, Any], file: str) -> int:
+    """The number of labels; 2 where config.json does not say, as in transformers.
+
+    Raises:
+        ConversionError: it is not a number of at least 1.
+    """
+    names = config.get("id2label")
+    count = len(names) if isinstance(names, dict) and names else config.get("num_labels", 2)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConversionError(f"{file}: num_labels is {count!r}, not a number of at least 1")
+    return count

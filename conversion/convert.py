@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+from conversion.classifier import is_classifier, label_count
 from conversion.families import family_of
 from conversion.fields import Fields
 from conversion.rules import Names, apply, expand, match
-from conversion.sentence_transformers import read_modules, read_stack
+from conversion.sentence_transformers import read_modules, read_scorer, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
 from tsjax.checkpoint import Header, Metadata, save
@@ -67,7 +69,16 @@ def convert(
     config = read_json_object(config_file)
     family = family_of(config, str(config_file))
     encoder = family.translate(Fields(config, str(config_file), ignore_config_fields))
-    stack = read_stack(source, modules, encoder.hidden_size, ignore_config_fields)
+    tensors = open_tensors(directory)
+    spelling = family.spelling(tensors.read)
+    if is_classifier(config) and len(modules) <= 1:
+        if family.classifier is None:
+            raise ConversionError(f"{config_file}: {family.name} has no classification head that tsjax knows")
+        classifier = family.classifier(encoder, config, label_count(config, str(config_file)))
+        stack = read_scorer(source, modules, classifier, config, ignore_config_fields)
+    else:
+        stack = read_stack(source, modules, encoder.hidden_size, ignore_config_fields)
+        encoder = dataclasses.replace(encoder, pooler=family.has_pooler(tensors.read, spelling))
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
     tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case)
@@ -82,6 +93,10 @@ def convert(
             similarity_fn_name=stack.similarity_fn_name,
             truncate_dim=stack.truncate_dim,
             temperature=temperature or Temperature(),
+            kind=stack.kind,
+            activation=stack.activation,
+            token_types=stack.kind == "cross_encoder" and tokenizer.token_types and encoder.type_vocab_size > 1,
+            family=family.name,
             source=(name or str(source)).encode(errors="backslashreplace").decode(),
         )
         ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
@@ -92,13 +107,18 @@ def convert(
             f"{directory}: the tokenizer gives ids up to {ids - 1}, but the embedding has {encoder.vocab_size} rows"
         )
 
-    shapes = weight_shapes(model)
-    tensors = open_tensors(directory)
-    spelling = family.spelling(tensors.read)
-    weights = _read(tensors, spelling.rules(encoder), spelling.names, encoder, shapes, "encoder.")
+    rules = [dataclasses.replace(rule, ours=f"encoder.{rule.ours}") for rule in family.rules(encoder, spelling)]
+    apart: dict[Path, list[Rule]] = {}
     for index, head in enumerate(stack.heads):
         if head.directory is not None:
-            weights |= _read(open_tensors(head.directory), head.rules, Names(), encoder, shapes, f"heads.{index}.")
+            where = rules if stack.kind == "cross_encoder" else apart.setdefault(head.directory, [])
+            where += [dataclasses.replace(rule, ours=f"heads.{index}.{rule.ours}") for rule in head.rules]
+    shapes = weight_shapes(model)
+    weights = _read(tensors, rules, spelling.names, encoder, shapes)
+    for folder, head_rules in apart.items():
+        weights |= _read(open_tensors(folder), head_rules, Names(), encoder, shapes)
+    if absent := set(shapes) - set(weights):
+        raise ConversionError(f"{directory}: no rule gives weight {min(absent)!r} of the architecture")
     return save(destination, metadata, weights, tokenizer.json, overwrite=overwrite)
 
 
@@ -113,17 +133,12 @@ def _read(
     names: Names,
     encoder: EncoderConfig,
     shapes: Mapping[str, tuple[int, ...]],
-    prefix: str,
 ) -> dict[str, NDArray[np.float32]]:
-    """The weights in one directory by our full names; rules leave out the prefix."""
-    rows = match(tensors.read, expand(rules, encoder.num_layers), names, tensors.where)
-    below = _below(prefix, shapes)
-    weights = apply(rows, lambda name: tensors.read[name](), below, axes(encoder), tensors.where)
-    return {prefix + name: weight for name, weight in weights.items()}
-
-
-def _below(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+    """The weights that rules make of a file; ``shapes`` may hold more than these."""
+    table = expand(rules, encoder.num_layers)
+    rows = match(tensors.read, table, names, tensors.where)
+    wanted = {row.ours: shapes[row.ours] for packed in table.values() for row in packed if row.ours in shapes}
+    return apply(rows, lambda name: tensors.read[name](), wanted, axes(encoder), tensors.where)
 
 
 def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig) -> int:

@@ -72,7 +72,7 @@ class Names:
     Attributes:
         prefixes: leading words that are dropped, for instance ``bert.``.
         renames: endings of old names and what they are now, for instance ``.gamma`` and ``.weight``.
-        ignored: patterns of weights that the encoder does not use, for instance ``pooler.*``.
+        ignored: patterns of weights that are left out where no rule takes them, for instance ``cls.*``.
         copies: names under which some files hold a weight a second time, and the name that the rules use; where only
             the copy is there, it is taken.
     """
@@ -82,12 +82,10 @@ class Names:
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def canonical(self, name: str) -> str | None:
-        """The name as the rules have it; None if it is ignored."""
+    def canonical(self, name: str) -> str:
+        """The name as the rules have it."""
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
-        if any(fnmatchcase(name, pattern) for pattern in self.ignored):
-            return None
         for old, new in self.renames:
             if name.endswith(old):
                 name = name.removesuffix(old) + new
@@ -122,13 +120,15 @@ def match(available: Iterable[str], table: Mapping[str, list[Row]], names: Names
         ConversionError: a weight has no rule, a rule has no weight, or two names mean the same weight.
     """
     canonical = {name: names.canonical(name) for name in sorted(available)}
-    known = set(canonical.values()) - {None}
+    known = set(canonical.values())
     found: dict[str, str] = {}
     for name, written in canonical.items():
-        if written is None or names.copies.get(written) in known:
+        if names.copies.get(written) in known:
             continue
         meant = names.copies.get(written, written)
         if meant not in table:
+            if any(fnmatchcase(meant, pattern) for pattern in names.ignored):
+                continue
             raise ConversionError(f"{where}: no rule for weight {name!r}; it is not part of this architecture")
         if meant in found:
             raise ConversionError(f"{where}: {found[meant]!r} and {name!r} are the same weight")

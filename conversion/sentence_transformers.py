@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from conversion.fields import Fields
 from conversion.rules import Rule
 from conversion.source import read_json, read_json_object, subfolder
+from tsjax.checkpoint import Kind
 from tsjax.errors import ConversionError
-from tsjax.model.config import HeadConfig, PoolingConfig, PoolingMode
+from tsjax.model.config import Activation, HeadConfig, PoolingConfig, PoolingMode
 from tsjax.similarity import Similarity
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from conversion.classifier import Classifier
 
 _MODULES = "modules.json"
 _OFFICIAL = "sentence_transformers."
@@ -39,7 +42,7 @@ _POOLING_BOOLEANS: dict[str, PoolingMode] = {
 }
 
 # torch.nn's activations, by the last part of their dotted path.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Activation] = {
     "GELU": "gelu",
     "Identity": "identity",
     "ReLU": "relu",
@@ -78,6 +81,8 @@ class Stack:
         default_prompt_name: the one used when none is named.
         similarity_fn_name: how vectors are meant to be compared.
         truncate_dim: leading dimensions to keep; None for all.
+        kind: what the model is for.
+        activation: what a cross-encoder applies to its logits.
     """
 
     pooling: PoolingConfig = PoolingConfig()
@@ -88,10 +93,12 @@ class Stack:
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
+    kind: Kind = "embedder"
+    activation: Activation = "identity"
 
 
 def read_modules(directory: Path) -> tuple[Module, ...]:
-    """The modules that a checkpoint consists of, encoder first; none where it is a bare encoder.
+    """The modules that a checkpoint consists of, encoder first; none where it is a bare model of transformers.
 
     Raises:
         ConversionError: modules.json names a foreign, unknown or misplaced module, or a path that leads out.
@@ -102,7 +109,8 @@ def read_modules(directory: Path) -> tuple[Module, ...]:
     listed = read_json(file)
     modules = tuple(_modules(listed, directory, file))
     kinds = [module.kind for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"]:
+    # A Transformer alone is a cross-encoder.
+    if kinds != ["Transformer"] and kinds[:2] != ["Transformer", "Pooling"]:
         raise ConversionError(f"{file}: expected a Transformer and then a Pooling module, found {', '.join(kinds)}")
     for kind in kinds[2:]:
         if kind not in _HEADS:
@@ -122,9 +130,12 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
     Raises:
         ConversionError: an unknown field, mode or activation, or modules that do not fit each other.
     """
-    options = _model_options(directory, ignore)
+    options = _model_options(directory, "SentenceTransformer", ignore)
+    del options["activation"]
     if not modules:
         return Stack(**options)
+    if len(modules) == 1:
+        raise ConversionError(f"{directory / _MODULES}: a Transformer alone is not an embedding model")
     transformer, pooling_module, *head_modules = modules
     pooling = _pooling(pooling_module.path, hidden_size, ignore)
     width = hidden_size * len(pooling.modes)
@@ -132,7 +143,39 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
     for module in head_modules:
         heads.append(_HEADS[module.kind](module.path, width, ignore))
         width = heads[-1].config.out_features
-    return Stack(pooling, tuple(heads), **_transformer_options(transformer.path, ignore), **options)
+    task = ("feature-extraction", "token_embeddings", "last_hidden_state")
+    return Stack(pooling, tuple(heads), **_transformer_options(transformer.path, task, ignore), **options)
+
+
+def read_scorer(
+    directory: Path,
+    modules: Sequence[Module],
+    classifier: Classifier,
+    saved: Mapping[str, Any],
+    ignore: Collection[str] = (),
+) -> Stack:
+    """The same for a cross-encoder: how it pools, its head, what is applied to its logits.
+
+    Args:
+        directory: the checkpoint.
+        modules: a Transformer, or none.
+        classifier: the head of its family.
+        saved: config.json, where older versions keep the activation.
+        ignore: names of config fields that the user waves through.
+
+    Raises:
+        ConversionError: as for `read_stack`.
+    """
+    options = _model_options(directory, "CrossEncoder", ignore)
+    path = modules[0].path if modules else directory
+    task = ("sequence-classification", "scores", "logits")
+    options |= _transformer_options(path, task, ignore)
+    older = (saved.get("sentence_transformers") or {}).get("activation_fn")
+    oldest = saved.get("sbert_ce_default_activation_function")
+    labels = classifier.steps[-1][0].out_features
+    options["activation"] = _score_activation((options["activation"], older, oldest), labels, str(directory))
+    heads = tuple(HeadSource(config, path, rules) for config, rules in classifier.steps)
+    return Stack(PoolingConfig(modes=(classifier.pooling,)), heads, kind="cross_encoder", **options)
 
 
 def _modules(listed: Any, directory: Path, file: Path) -> Iterator[Module]:
@@ -170,17 +213,13 @@ def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
 
 def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     fields = _head_fields(path, ignore)
-    activation = str(fields.take("activation_function", "torch.nn.modules.activation.Tanh"))
-    module, _, last = activation.rpartition(".")
-    if not module.startswith("torch.nn") or last not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise ConversionError(f"{fields.file}: activation {activation!r} is not supported; of torch.nn, known: {known}")
+    activation = fields.take("activation_function", "torch.nn.modules.activation.Tanh")
     config = HeadConfig(
         kind="dense",
         in_features=fields.take_count("in_features"),
         out_features=fields.take_count("out_features"),
         use_bias=fields.take("bias", default=True, kind=bool),
-        activation=_ACTIVATIONS[last],  # type: ignore[arg-type]  # its values are our names
+        activation=_activation(activation, fields.file),
         residual=fields.take("use_residual", default=False, kind=bool),
     )
     fields.done()
@@ -224,8 +263,11 @@ def _check_width(config: HeadConfig, width: int, file: str) -> None:
         raise ConversionError(f"{file}: takes {config.in_features} features but the step before gives {width}")
 
 
-def _transformer_options(path: Path, ignore: Collection[str]) -> dict[str, Any]:
-    """What sentence_bert_config.json (or its sisters) says of the encoder's input."""
+def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collection[str]) -> dict[str, Any]:
+    """What sentence_bert_config.json (or its sisters) says of the encoder's input.
+
+    ``task`` is what it must say of the output: the task, the output's name, and the name that transformers has for it.
+    """
     file = next((path / name for name in _TRANSFORMER_CONFIGS if (path / name).exists()), None)
     if file is None:
         return {}
@@ -234,9 +276,9 @@ def _transformer_options(path: Path, ignore: Collection[str]) -> dict[str, Any]:
         "max_seq_length": fields.take_count("max_seq_length", None),
         "lower_case": fields.take("do_lower_case", default=False, kind=bool),
     }
-    fields.require("transformer_task", "feature-extraction")
-    fields.require("module_output_name", "token_embeddings")
-    fields.require("modality_config", {"text": {"method": "forward", "method_output_name": "last_hidden_state"}})
+    fields.require("transformer_task", task[0])
+    fields.require("module_output_name", task[1])
+    fields.require("modality_config", {"text": {"method": "forward", "method_output_name": task[2]}})
     # Each of these can change the vectors in ways of its own; empty ones are common.
     for name in ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs"):
         fields.require(name, {})
@@ -247,12 +289,13 @@ def _transformer_options(path: Path, ignore: Collection[str]) -> dict[str, Any]:
     return options
 
 
-def _model_options(directory: Path, ignore: Collection[str]) -> dict[str, Any]:
+def _model_options(directory: Path, model_type: str, ignore: Collection[str]) -> dict[str, Any]:
     """What config_sentence_transformers.json says of the whole model."""
     file = directory / "config_sentence_transformers.json"
     fields = Fields(read_json_object(file, optional=True), str(file), ignore)
     fields.harmless(["__version__", "requirements"])
-    fields.require("model_type", "SentenceTransformer")
+    fields.require("model_type", model_type)
+    activation = fields.take("activation_fn", None, str) if model_type == "CrossEncoder" else None
     prompts = fields.take("prompts", {}, dict)
     default = fields.take("default_prompt_name", None, str)
     similarity = fields.take("similarity_fn_name", "cosine", str)
@@ -270,4 +313,22 @@ def _model_options(directory: Path, ignore: Collection[str]) -> dict[str, Any]:
         "default_prompt_name": default,
         "similarity_fn_name": similarity,
         "truncate_dim": truncate_dim,
+        "activation": activation,
     }
+
+
+def _score_activation(paths: Sequence[object], labels: int, file: str) -> Activation:
+    """What is applied to the logits: the first path of torch.nn that is given; else Sigmoid for one label."""
+    path = next((path for path in paths if path is not None), None)
+    if path is None:
+        return "sigmoid" if labels == 1 else "identity"
+    return _activation(path, file)
+
+
+def _activation(path: object, file: str) -> Activation:
+    """Our name of a class of torch.nn."""
+    module, _, name = str(path).rpartition(".")
+    if not module.startswith("torch.nn") or name not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise ConversionError(f"{file}: activation {path!r} is not supported; of torch.nn, known: {known}")
+    return _ACTIVATIONS[name]

@@ -33,10 +33,17 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe
 
 
 class TokenizerSource(NamedTuple):
-    """A tokenizer, and the most tokens that its config says a text may have; None if it does not say."""
+    """A tokenizer and what is said about it besides.
+
+    Attributes:
+        json: the content of tokenizer.json.
+        model_max_length: the most tokens that a text may have; None if it does not say.
+        token_types: whether the model is told which of a pair's two texts a token belongs to.
+    """
 
     json: str
     model_max_length: int | None
+    token_types: bool
 
 
 def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> TokenizerSource:
@@ -57,7 +64,10 @@ def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> 
     fields.require("truncation_side", "right")
     fields.require("padding_side", "right")
     fields.require("split_special_tokens", False)
-    content = _plain_bert(directory, config, model_config) or _through_transformers(directory)
+    token_types = True  # as BertTokenizer says
+    content = _plain_bert(directory, config, model_config)
+    if content is None:
+        content, token_types = _through_transformers(directory)
     if lower_case:
         content["normalizer"] = _lower_cased(content.get("normalizer"))
     content["padding"] = content["truncation"] = None  # those of whoever saved it, not of the model
@@ -65,7 +75,9 @@ def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> 
     # "No limit" is written as 10³⁰.
     if not isinstance(longest, int | float) or isinstance(longest, bool) or not 0 < longest < 1e9:
         longest = None
-    return TokenizerSource(json.dumps(content, ensure_ascii=False), None if longest is None else int(longest))
+    return TokenizerSource(
+        json.dumps(content, ensure_ascii=False), None if longest is None else int(longest), token_types
+    )
 
 
 def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | None:
@@ -142,7 +154,7 @@ def _flag(config: Json, name: str, *, default: bool) -> bool:
     return default if value is None else bool(value)
 
 
-def _through_transformers(directory: Path) -> dict[str, Any]:
+def _through_transformers(directory: Path) -> tuple[Json, bool]:
     if not any((directory / name).is_file() for name in _VOCABULARIES):
         # transformers would make a tokenizer without words, for which every text is [UNK].
         raise ConversionError(f"{directory} holds no tokenizer: none of {', '.join(_VOCABULARIES)}")
@@ -150,7 +162,7 @@ def _through_transformers(directory: Path) -> dict[str, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        return json.loads(tokenizer.backend_tokenizer.to_str())
+        return json.loads(tokenizer.backend_tokenizer.to_str()), "token_type_ids" in tokenizer.model_input_names
     except Exception as error:  # many kinds, and all mean that there is no usable tokenizer
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConversionError(f"{directory} holds no tokenizer that transformers can read: {reason:.200}") from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsjax.api import embed, load
+    from tsjax.cross_encoder import CrossEncoder
     from tsjax.embedder import Embedder
     from tsjax.errors import (
         CheckpointError,
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ConversionError",
+    "CrossEncoder",
     "Embedder",
     "InputError",
     "MissingExtraError",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "CrossEncoder": "tsjax.cross_encoder",
     "Embedder": "tsjax.embedder",
     "Temperature": "tsjax.temperature",
     "embed": "tsjax.api",

@@ -8,7 +8,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tsjax import hub
+from tsjax.checkpoint import read_header
+from tsjax.cross_encoder import CrossEncoder
 from tsjax.embedder import Embedder
+from tsjax.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -34,8 +37,8 @@ def load(
     truncate_dim: int | None = None,
     similarity_fn_name: Similarity | None = None,
     token_budget: int | None = None,
-) -> Embedder:
-    """Load a model.
+) -> Any:
+    """Load a model: an `Embedder`, or for a sequence classification model, such as a reranker, a `CrossEncoder`.
 
     Args:
         model: a directory (a converted checkpoint, or one of Hugging Face or sentence-transformers, which is converted
@@ -60,17 +63,21 @@ def load(
     directory = hub.resolve(
         model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
     )
-    return Embedder(
-        directory,
-        temperature=temperature,
-        dtype=dtype,
-        max_seq_length=max_seq_length,
-        prompts=prompts,
-        default_prompt_name=default_prompt_name,
-        truncate_dim=truncate_dim,
-        similarity_fn_name=similarity_fn_name,
-        token_budget=token_budget,
-    )
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "dtype": dtype,
+        "max_seq_length": max_seq_length,
+        "prompts": prompts,
+        "default_prompt_name": default_prompt_name,
+        "token_budget": token_budget,
+    }
+    of_vectors: dict[str, Any] = {"truncate_dim": truncate_dim, "similarity_fn_name": similarity_fn_name}
+    if read_header(directory).metadata.kind == "embedder":
+        return Embedder(directory, **options, **of_vectors)
+    for name, value in of_vectors.items():
+        if value is not None:
+            raise InputError(f"{name} has no meaning for a cross-encoder, which gives scores and no vectors")
+    return CrossEncoder(directory, **options)
 
 
 def embed(

@@ -12,7 +12,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from tsjax.errors import CheckpointError, ConfigError, OutputError
 from tsjax.files import replacing
-from tsjax.model.config import ModelConfig
+from tsjax.model.config import Activation, ModelConfig
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+Kind: TypeAlias = Literal["embedder", "cross_encoder"]
 
 FlatWeights = dict[str, "NDArray[np.float32]"]
 
@@ -47,6 +49,10 @@ class Metadata:
         similarity_fn_name: cosine, dot, euclidean or manhattan.
         truncate_dim: leading dimensions to keep; None for all.
         temperature: τ used unless the user gives another.
+        kind: an embedder gives vectors of texts, a cross-encoder scores of pairs of texts.
+        activation: what a cross-encoder applies to its logits, unless the user gives another.
+        token_types: whether a cross-encoder is told which of a pair's texts a token belongs to.
+        family: which architecture it was converted from; what `tsjax export` goes back to.
         source: where the weights came from, for people to read.
     """
 
@@ -58,10 +64,17 @@ class Metadata:
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
     temperature: Temperature = Temperature()
+    kind: Kind = "embedder"
+    activation: Activation = "identity"
+    token_types: bool = False
+    family: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
         encoder = self.model.encoder
+        for name, allowed in {"kind": get_args(Kind), "activation": get_args(Activation)}.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}")
         if not 1 <= self.max_seq_length <= (encoder.max_length or self.max_seq_length):
             raise ConfigError(f"max_seq_length is {self.max_seq_length}; the positions allow 1 to {encoder.max_length}")
         if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.model.embedding_dimension:
@@ -81,6 +94,10 @@ class Metadata:
             "similarity_fn_name": self.similarity_fn_name,
             "truncate_dim": self.truncate_dim,
             "temperature": self.temperature.to_json(),
+            "kind": self.kind,
+            "activation": self.activation,
+            "token_types": self.token_types,
+            "family": self.family,
         }
 
     @classmethod

@@ -15,14 +15,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tsjax import checkpoint
 from tsjax.engine import Engine, Statistics
-from tsjax.errors import InputError, TruncationWarning
-from tsjax.model.forward import cast_params, unflatten, weight_shapes
+from tsjax.errors import CheckpointError, InputError, TruncationWarning
 from tsjax.quantization import Precision, check_precision, quantize_embeddings
 from tsjax.settings import Dtype, Settings, positive
 from tsjax.similarity import Similarity, normalize, similarity, similarity_pairwise
@@ -88,11 +86,9 @@ class Embedder(Settings):
         similarity_fn_name: Similarity | None = None,
         token_budget: int | None = None,
     ) -> None:
-        if dtype not in get_args(Dtype):
-            raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
-        if token_budget is not None:
-            positive("token_budget", token_budget)
         header = checkpoint.read_header(Path(directory))
+        if header.metadata.kind != "embedder":
+            raise CheckpointError(f"{header.path} holds a cross-encoder, which scores pairs: tsjax.load gives it")
         super().__init__(
             header,
             TextTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length),
@@ -104,9 +100,7 @@ class Embedder(Settings):
             truncate_dim=truncate_dim,
             similarity_fn_name=similarity_fn_name,
         )
-        weights = checkpoint.read_weights(header, weight_shapes(self._config))
-        params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
-        self._engine = Engine(self._config, params, header.metadata.pad_token_id, token_budget)
+        self._engine = Engine.load(header, dtype, token_budget)
 
     def __repr__(self) -> str:
         encoder = self._config.encoder
@@ -223,9 +217,7 @@ class Embedder(Settings):
         given = sentences if inputs is None else inputs
         single = isinstance(given, str)
         texts = check_texts([given] if single else listed(given))
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
-        with _progress_bar(len(texts), shown=show_progress_bar) as progress:
+        with progress_bar(len(texts), show_progress_bar) as progress:
             if output_value == "sentence_embedding":
                 vectors = quantize_embeddings(self._embed(texts, request, progress), precision)
                 result = _converted(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
@@ -390,8 +382,9 @@ def _converted(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any
 
 
 @contextlib.contextmanager
-def _progress_bar(total: int, *, shown: bool) -> Iterator[_Progress]:
-    if not shown:
+def progress_bar(total: int, shown: bool | None) -> Iterator[_Progress]:
+    """A bar that is told how many are done; None shows it if this module's logger is at level INFO or below."""
+    if not (logger.getEffectiveLevel() <= logging.INFO if shown is None else shown):
         yield None
         return
     from tqdm import tqdm  # noqa: PLC0415  # only who wants a bar pays for it

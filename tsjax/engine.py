@@ -10,24 +10,28 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tsjax.checkpoint import read_weights
 from tsjax.errors import InputError
-from tsjax.model.forward import Output, compiled_apply, trace_counts
+from tsjax.model.forward import Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
+from tsjax.settings import Dtype, positive
 from tsjax.text.batching import Batch, Shape, ShapeLadder, pad, plan
+from tsjax.text.tokenizer import Tokenized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
+    from tsjax.checkpoint import Header
     from tsjax.model.config import ModelConfig
     from tsjax.model.forward import Params
     from tsjax.temperature import Temperature
-    from tsjax.text.tokenizer import Tokenized
 
 # Tokens of a batch, padding included. On a processor a batch should fit the caches; an accelerator wants much work.
 _TOKEN_BUDGET = {"cpu": 4096}
@@ -96,6 +100,23 @@ class Engine:
         self._statistics = Statistics()
         self._lock = threading.Lock()
 
+    @classmethod
+    def load(cls, header: Header, dtype: str, token_budget: int | None) -> Engine:
+        """The engine of a checkpoint; parameters go to the device.
+
+        Raises:
+            CheckpointError: the weights are damaged, or not those of the architecture.
+            InputError: a dtype or a budget that cannot be used.
+        """
+        if dtype not in get_args(Dtype):
+            raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
+        if token_budget is not None:
+            positive("token_budget", token_budget)
+        model = header.metadata.model
+        weights = read_weights(header, weight_shapes(model))
+        params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
+        return cls(model, params, header.metadata.pad_token_id, token_budget)
+
     @property
     def statistics(self) -> Statistics:
         """What was done so far, as a copy."""
@@ -133,25 +154,30 @@ class Engine:
         """
         waiting: list[tuple[Batch, Output]] = []
         for batch in plan(tokenized.lengths, ShapeLadder(max_length, self.token_budget), max_rows):
-            output = self._launch(tokenized.ids, batch, prompt_length, temperature, with_tokens=with_tokens)
+            output = self._launch(tokenized, batch, prompt_length, temperature, with_tokens=with_tokens)
             waiting.append((batch, output))
             if len(waiting) >= _IN_FLIGHT:
                 yield self._fetch(*waiting.pop(0), tokenized, progress)
         for batch, output in waiting:
             yield self._fetch(batch, output, tokenized, progress)
 
-    def warmup(self, max_length: int, temperature: Temperature) -> Iterator[tuple[Shape, float]]:
-        """Compile and run every shape once; yields each with the seconds it took."""
+    def warmup(
+        self, max_length: int, temperature: Temperature, *, typed: bool = False
+    ) -> Iterator[tuple[Shape, float]]:
+        """Compile and run every shape once, with token types or without; yields each with the seconds it took."""
         for shape in self.shapes(max_length):
             start = time.perf_counter()
             ids = [np.full(shape.tokens, self._pad_token_id, np.int32)] * shape.rows
-            output = self._launch(ids, Batch(np.arange(shape.rows), shape), 0, temperature, with_tokens=False)
+            lengths, cut = np.full(shape.rows, shape.tokens, np.int32), np.zeros(shape.rows, np.bool_)
+            types = [np.zeros_like(row) for row in ids] if typed else None
+            tokenized = Tokenized(ids, lengths, cut, types)
+            output = self._launch(tokenized, Batch(np.arange(shape.rows), shape), 0, temperature, with_tokens=False)
             output.embeddings.block_until_ready()
             yield shape, time.perf_counter() - start
 
     def _launch(
         self,
-        ids: Sequence[NDArray[np.int32]],
+        tokenized: Tokenized,
         batch: Batch,
         prompt_length: int,
         temperature: Temperature,
@@ -159,7 +185,8 @@ class Engine:
         with_tokens: bool,
     ) -> Output:
         """Start a batch; JAX returns before the device is done."""
-        input_ids, lengths = pad(ids, batch, self._pad_token_id)
+        input_ids, lengths = pad(tokenized.ids, batch, self._pad_token_id)
+        types = None if tokenized.type_ids is None else pad(tokenized.type_ids, batch, 0)[0]
         encoder = self.config.encoder
         output: Output = compiled_apply(
             self._params,
@@ -167,6 +194,7 @@ class Engine:
             lengths,
             np.full_like(lengths, prompt_length),
             temperature.per_text(encoder.num_layers, encoder.num_heads, lengths),
+            types,
             config=self.config,
             with_tokens=with_tokens,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from conversion.classifier import two_layers
 from conversion.families.family import (
     SIZES,
     TRAINING,
@@ -70,4 +71,6 @@ ALBERT = Family(
     | {"classifier_dropout_prob", "pad_token_id", "down_scale_factor", "gap_size", "net_structure_type"}
     | {"num_memory_blocks"},
     required={"num_hidden_groups": (1,), "inner_group_num": (1,), "position_embedding_type": ("absolute",)},
+    pooler="pooler",
+    classifier=two_layers("pooler", "classifier", "tanh"),
 )

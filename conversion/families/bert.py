@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from conversion.classifier import two_layers
 from conversion.families.family import (
     SIZES,
     TRAINING,
@@ -74,6 +75,8 @@ BERT = Family(
     ),
     required={"position_embedding_type": ("absolute",)},
     matches=lambda config: config.get("position_embedding_type") != "alibi",
+    pooler="pooler.dense",
+    classifier=two_layers("pooler.dense", "classifier", "tanh"),
 )
 
 
@@ -89,6 +92,8 @@ def _roberta(name: str, model_type: str, model_class: str, eps: float, matches: 
         harmless=_HARMLESS,
         required={"position_embedding_type": ("absolute",)},
         **({} if matches is None else {"matches": matches}),
+        pooler="pooler.dense",
+        classifier=two_layers("classifier.dense", "classifier.out_proj", "tanh"),
     )
 
 
@@ -122,4 +127,5 @@ ELECTRA = Family(
     | {"pad_token_id", "summary_activation", "summary_last_dropout", "summary_type"}
     | {"summary_use_proj"},
     required={"position_embedding_type": ("absolute",)},
+    classifier=two_layers("classifier.dense", "classifier.out_proj", "gelu"),
 )

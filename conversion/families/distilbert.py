@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from conversion.classifier import two_layers
 from conversion.families.family import Family, Spelling, attention, embedding, linear, norm
 from conversion.rules import Names
 
@@ -43,6 +44,7 @@ DISTILBERT = Family(
     constants={"norm_eps": 1e-12},
     defaults={"max_position_embeddings": 512, "activation": "gelu"},
     spellings=(Spelling(_rules, Names(prefixes=("distilbert.",), ignored=("vocab_*", "embeddings.position_ids"))),),
+    classifier=two_layers("pre_classifier", "classifier", "relu"),
     # Sinusoidal positions are in the file like learned ones.
     harmless=frozenset(
         "attention_dropout dropout initializer_range pad_token_id qa_dropout seq_classif_dropout sinusoidal_pos_embds "

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from conversion.rules import Names, Rule
 from tsjax.errors import ConfigError, ConversionError
-from tsjax.model.config import EncoderConfig
+from tsjax.model.config import Activation, EncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from conversion.classifier import Classifier
+    from conversion.classifier import MakeClassifier
     from conversion.fields import Fields
 
 # Fields of every Hugging Face config, from version 2 to 5, that cannot change what the encoder computes.
@@ -61,7 +61,7 @@ ACTIVATION_NAMES = {
 }
 
 # Hugging Face's names of activations; "gelu" there is the exact form.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_fast": "gelu_tanh",
@@ -125,6 +125,7 @@ class Family:
         write: the inverse of ``read``: fields of config.json.
         matches: whether a config.json of this model type is of this family, where several share a model type.
         model_class: transformers' class of the bare encoder, for config.json.
+        pooler: the layer that transformers puts on the first token; empty where there is none.
         classifier: the head of a cross-encoder; None where this family has none that is known here.
         exportable: whether transformers has a class that reads what is exported.
     """
@@ -141,8 +142,18 @@ class Family:
     write: Callable[[EncoderConfig], dict[str, Any]] = lambda config: {}
     matches: Callable[[Mapping[str, Any]], bool] = lambda config: True
     model_class: str = ""
-    classifier: Classifier | None = None
+    pooler: str = ""
+    classifier: MakeClassifier | None = None
     exportable: bool = True
+
+    def rules(self, encoder: EncoderConfig, spelling: Spelling) -> tuple[Rule, ...]:
+        """A rule for every weight of an architecture."""
+        return (*spelling.rules(encoder), *(linear(self.pooler, "pooler") if encoder.pooler else ()))
+
+    def has_pooler(self, names: Collection[str], spelling: Spelling) -> bool:
+        """Whether a file that holds weights of these names has the pooler."""
+        wanted = f"{self.pooler}.weight"
+        return bool(self.pooler) and any(spelling.names.canonical(name) == wanted for name in names)
 
     def translate(self, fields: Fields) -> EncoderConfig:
         """The architecture that a config.json describes, every field of it accounted for.
@@ -202,7 +213,7 @@ def _take(fields: Fields, theirs: str, ours: str, default: Any) -> Any:
     return None if value is None else float(value)
 
 
-def activation(name: str, file: str) -> str:
+def activation(name: str, file: str) -> Activation:
     """Our name of an activation.
 
     Raises:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from conversion.classifier import Classifier, dense, layer_norm
 from conversion.families.family import (
     SIZES,
     TRAINING,
     Family,
     Spelling,
+    activation,
     embedding,
     linear,
     norm,
@@ -20,10 +22,13 @@ from conversion.rules import Names
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conversion.fields import Fields
     from conversion.rules import Rule
-    from tsjax.model.config import EncoderConfig
+    from tsjax.model.config import EncoderConfig, PoolingMode
 
+_POOLING: dict[str, PoolingMode] = {"cls": "cls", "mean": "mean"}
 _KINDS = ("full_attention", "sliding_attention")
 
 
@@ -102,6 +107,21 @@ def _write(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
+def _classifier(encoder: EncoderConfig, config: Mapping[str, Any], labels: int) -> Classifier:
+    """A layer without bias, its norm, and a layer to the labels, on the first token or on the mean."""
+    said = config.get("classifier_pooling") or "cls"
+    if said not in _POOLING:
+        raise ConversionError(f"classifier_pooling = {said!r} is not supported; known: {', '.join(_POOLING)}")
+    width = encoder.hidden_size
+    act = activation(config.get("classifier_activation") or "gelu", "config.json")
+    steps = (
+        dense("head.dense", width, width, act, bias=bool(config.get("classifier_bias"))),
+        layer_norm("head.norm", width, encoder.norm_eps, bias=encoder.norm_bias),
+        dense("classifier", width, labels),
+    )
+    return Classifier(_POOLING[said], steps)
+
+
 MODERNBERT = Family(
     name="ModernBERT",
     model_type="modernbert",
@@ -128,6 +148,7 @@ MODERNBERT = Family(
     },
     read=_read,
     write=_write,
+    classifier=_classifier,
     spellings=(Spelling(_rules, Names(prefixes=("model.",), ignored=("head.*", "decoder.*"))),),
     # `sparse_prediction` and the decoder belong to pre-training, the classifier to other heads.
     harmless=TRAINING

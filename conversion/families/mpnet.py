@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from conversion.classifier import two_layers
 from conversion.families.family import SIZES, TRAINING, Family, Spelling, attention, embedding, linear, norm
 from conversion.rules import Names, Rule
 
@@ -51,4 +52,6 @@ MPNET = Family(
     # transformers computes 32 buckets whatever the config says.
     required={"relative_attention_num_buckets": (32,)},
     harmless=TRAINING,
+    pooler="pooler.dense",
+    classifier=two_layers("classifier.dense", "classifier.out_proj", "tanh"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from conversion.classifier import two_layers
 from conversion.families.family import (
     ACTIVATION_NAMES,
     SIZES,
@@ -60,6 +61,7 @@ def _embeddings(config: EncoderConfig, norm_name: str) -> tuple[Rule, ...]:
 
 _COMMON = {**SIZES, "type_vocab_size": "type_vocab_size"}
 _CONSTANTS = {"absolute_positions": False}
+_POOLED = two_layers("pooler.dense", "classifier", "tanh")
 _IGNORED = ("pooler.*", "cls.*", "lm_head.*", "embeddings.position_ids", "embeddings.token_type_ids", "*inv_freq")
 
 
@@ -141,8 +143,8 @@ NOMIC_BERT = Family(
         **write_rope(config),
     },
     spellings=(
-        Spelling(_rules, Names(prefixes=("nomic_bert.",), ignored=_IGNORED)),
-        Spelling(_published_nomic, Names(prefixes=("bert.",), ignored=_IGNORED), marker=".Wqkv."),
+        Spelling(_rules, Names(prefixes=("nomic_bert.", "bert."), ignored=_IGNORED)),
+        Spelling(_published_nomic, Names(prefixes=("nomic_bert.", "bert."), ignored=_IGNORED), marker=".Wqkv."),
     ),
     # Of the published config: how the training ran, and which fused kernels it used.
     harmless=TRAINING
@@ -154,6 +156,8 @@ NOMIC_BERT = Family(
         use_flash_attn use_xentropy
         """.split()
     ),
+    pooler="pooler.dense",
+    classifier=_POOLED,
     required={
         "causal": (False,),
         "mlp_fc1_bias": (False,),
@@ -205,8 +209,8 @@ def _ntk(fields: Fields) -> dict[str, Any]:
 _GTE = {**_COMMON, "layer_norm_eps": "norm_eps", "hidden_act": "activation"}
 _GTE_CONSTANTS = {**_CONSTANTS, "feed_forward": "gated", "up_bias": False}
 _GTE_SPELLINGS = (
-    Spelling(_rules, Names(prefixes=("gte.",), ignored=_IGNORED)),
-    Spelling(_published_gte, Names(prefixes=("new.",), ignored=_IGNORED), marker=".attn_ln."),
+    Spelling(_rules, Names(prefixes=("gte.", "new."), ignored=_IGNORED)),
+    Spelling(_published_gte, Names(prefixes=("gte.", "new."), ignored=_IGNORED), marker=".attn_ln."),
 )
 
 GTE = Family(
@@ -219,6 +223,8 @@ GTE = Family(
     read=lambda fields: {**take_rope(fields, 160_000.0)},
     write=write_rope,
     spellings=_GTE_SPELLINGS,
+    pooler="pooler.dense",
+    classifier=_POOLED,
     harmless=TRAINING | {"pad_token_id"},
 )
 
@@ -231,6 +237,8 @@ PUBLISHED_GTE = Family(
     constants=_GTE_CONSTANTS,
     read=_ntk,
     spellings=_GTE_SPELLINGS,
+    pooler="pooler.dense",
+    classifier=_POOLED,
     harmless=TRAINING
     | {
         "auto_map",
@@ -278,6 +286,8 @@ JINA_V3 = Family(
     read=lambda fields: {**take_rope(fields, 20_000.0)},
     write=write_rope,
     spellings=_JINA_SPELLINGS,
+    pooler="pooler.dense",
+    classifier=two_layers("classifier.dense", "classifier.out_proj", "tanh"),
     harmless=TRAINING | {"pad_token_id"},
 )
 
@@ -295,6 +305,8 @@ PUBLISHED_JINA_V3 = Family(
     constants=_CONSTANTS,
     read=_rotary_base,
     spellings=_JINA_SPELLINGS,
+    pooler="pooler.dense",
+    classifier=two_layers("classifier.dense", "classifier.out_proj", "tanh"),
     harmless=TRAINING
     | frozenset(
         """

@@ -43,12 +43,12 @@ class Case:
                 weight.copy_(self.scales + spread if is_scale else spread)
         return model
 
-    def save(self, path, seed=0):
+    def save(self, path, seed=0, tokenizer="PreTrainedTokenizerFast"):
         """A Hugging Face directory of it."""
         model = self.make(seed)
         model.save_pretrained(path)
         (path / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
-        write_json(path / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"})
+        write_json(path / "tokenizer_config.json", {"tokenizer_class": tokenizer, "pad_token": "[PAD]"})
         return model
 
 

@@ -98,6 +98,8 @@ class EncoderConfig(_Facts):
         up_bias: whether the matrices from D to F have biases.
         down_bias: whether the matrix from F to D has one.
         shared_layers: whether all layers have the same weights.
+        pooler: whether the checkpoint keeps the layer that its family puts on the first token. No vector depends on
+            it; it is kept for the way back.
     """
 
     vocab_size: int
@@ -140,6 +142,7 @@ class EncoderConfig(_Facts):
     up_bias: bool = True
     down_bias: bool = True
     shared_layers: bool = False
+    pooler: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -243,12 +246,13 @@ class HeadConfig(_Facts):
     """One step after pooling.
 
     Attributes:
-        kind: a linear layer with an activation, a LayerNorm with ε 1e-5, or division by the Euclidean norm.
+        kind: a linear layer with an activation, a LayerNorm, or division by the Euclidean norm.
         in_features: width that it takes.
         out_features: width that it gives.
-        use_bias: for ``dense``, whether it adds a bias.
+        use_bias: for ``dense`` and ``layer_norm``, whether it adds a bias.
         activation: for ``dense``.
         residual: for ``dense``, whether its input is added to its output, projected where the widths differ.
+        norm_eps: ε of a ``layer_norm``.
     """
 
     kind: Literal["dense", "layer_norm", "normalize"]
@@ -257,6 +261,7 @@ class HeadConfig(_Facts):
     use_bias: bool = True
     activation: Activation = "identity"
     residual: bool = False
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()

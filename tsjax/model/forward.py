@@ -173,6 +173,7 @@ def compiled_apply(
     lengths: Int[Array, " B"],
     prompt_lengths: Int[Array, " B"],
     temperature: Float[Array, "L #B N"],
+    token_type_ids: Int[Array, "B T"] | None = None,
     *,
     config: ModelConfig,
     with_tokens: bool,
@@ -180,5 +181,5 @@ def compiled_apply(
     """`apply`, compiled once for each batch shape; the temperature is a value in it, never part of the program."""
     with _traces_lock:
         _traces[config, (input_ids.shape[0], input_ids.shape[1]), with_tokens] += 1
-    output = apply(config, params, input_ids, lengths, temperature, prompt_lengths)
+    output = apply(config, params, input_ids, lengths, temperature, prompt_lengths, token_type_ids)
     return output if with_tokens else output._replace(tokens=None)

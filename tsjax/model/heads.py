@@ -29,10 +29,16 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm with PyTorch's ε of 1e-5."""
+    """LayerNorm."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
-        self.norm = nnx.LayerNorm(config.out_features, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.norm = nnx.LayerNorm(
+            config.out_features,
+            epsilon=config.norm_eps,
+            use_bias=config.use_bias,
+            use_fast_variance=False,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
         return self.norm(x)

@@ -112,17 +112,17 @@ def _rows_for(remaining: int, allowed: Sequence[int]) -> int:
     return larger[0] if larger and larger[0] <= 2 * remaining else filled[-1]
 
 
-def pad(ids: Sequence[NDArray[np.int32]], batch: Batch, pad_id: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """A batch's texts as one array.
+def pad(values: Sequence[NDArray[np.int32]], batch: Batch, pad_id: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """A batch's token ids, or another number a token, as one array.
 
     Returns:
-        ids int32 (rows, tokens), filled up with ``pad_id``, and lengths int32 (rows,), 0 for rows without a text.
+        values int32 (rows, tokens), filled up with ``pad_id``, and lengths int32 (rows,), 0 for rows without a text.
     """
     rows, tokens = batch.shape
     padded = np.full((rows, tokens), pad_id, np.int32)
     lengths = np.zeros(rows, np.int32)
     for row, index in enumerate(batch.indices):
-        text = ids[index]
+        text = values[index]
         padded[row, : len(text)] = text
         lengths[row] = len(text)
     return padded, lengths

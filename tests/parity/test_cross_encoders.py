@@ -1,0 +1,130 @@
+"""`predict` and `rank` of ours against sentence-transformers' CrossEncoder, for every family that has such a head."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from families import CASES, Case
+from real_texts import real_texts
+from sentence_transformers import CrossEncoder
+
+import tsjax
+from conversion.originals import tempered
+
+pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
+
+HEADS = {
+    "BERT": hf.BertForSequenceClassification,
+    "RoBERTa": hf.RobertaForSequenceClassification,
+    "CamemBERT": hf.CamembertForSequenceClassification,
+    "XLM-RoBERTa": hf.XLMRobertaForSequenceClassification,
+    "DistilBERT": hf.DistilBertForSequenceClassification,
+    "MPNet": hf.MPNetForSequenceClassification,
+    "ELECTRA": hf.ElectraForSequenceClassification,
+    "ALBERT": hf.AlbertForSequenceClassification,
+    "ModernBERT": hf.ModernBertForSequenceClassification,
+    "NomicBert": hf.NomicBertForSequenceClassification,
+    "GTE": hf.GteForSequenceClassification,
+    "Jina v3": hf.JinaEmbeddingsV3ForSequenceClassification,
+}
+WORDS = [text.lower().split() for text in real_texts(12, seed=3)]
+PAIRS = [
+    ("the cat", "of it"),
+    ("", ""),
+    ("what he had to be", ""),
+    *((" ".join(a[:5]), " ".join(b[: 3 * i])) for i, (a, b) in enumerate(itertools.pairwise(WORDS))),
+]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Their model and ours of one directory; ``saved`` by sentence-transformers itself or by transformers."""
+
+    @functools.cache
+    def make(name, labels=1, saved=False, tokenizer="BertTokenizer", **options):
+        case = CASES[name]
+        path = tmp_path_factory.mktemp("scorer")
+        scorer = Case(case.config, HEADS[name], {**case.sizes, "num_labels": labels, **options}, case.spread)
+        if getattr(case.config(**case.sizes), "type_vocab_size", 0) < 2:
+            tokenizer = "PreTrainedTokenizerFast"
+        scorer.save(path / "plain", tokenizer=tokenizer)
+        theirs = CrossEncoder(str(path / "plain"), device="cpu", model_kwargs={"attn_implementation": "eager"})
+        theirs.max_seq_length = 80
+        if saved:
+            theirs.save_pretrained(str(path / "saved"))
+        ours = tsjax.load(path / ("saved" if saved else "plain"))
+        ours.max_seq_length = 80
+        return theirs, ours
+
+    return make
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.8, 0.5])
+@pytest.mark.parametrize("name", HEADS)
+def test_logits(both, name, tau):
+    theirs, ours = both(name)
+    with tempered(tau):
+        expected = theirs.predict(PAIRS, activation_fn=torch.nn.Identity())
+    logits = ours.predict(PAIRS, activation_fn="identity", temperature=tau)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    if tau != 1:
+        assert np.abs(logits - ours.predict(PAIRS, activation_fn="identity")).max() > 1e-3
+
+
+def test_scores_ranks_and_shapes(both):
+    theirs, ours = both("BERT")
+    np.testing.assert_allclose(ours.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
+    assert ours.predict(PAIRS[3]) == pytest.approx(theirs.predict(PAIRS[3]), abs=1e-5)
+    assert ours.predict([]).shape == (0,)
+    query, documents = PAIRS[3][0], [second for _, second in PAIRS]
+    for top_k in (None, 4):
+        expected = theirs.rank(query, documents, top_k=top_k, return_documents=True)
+        ranked = ours.rank(query, documents, top_k=top_k, return_documents=True)
+        assert [row["corpus_id"] for row in ranked] == [row["corpus_id"] for row in expected]
+        assert [row["text"] for row in ranked] == [row["text"] for row in expected]
+        np.testing.assert_allclose([r["score"] for r in ranked], [r["score"] for r in expected], atol=1e-5)
+
+
+def test_several_labels(both):
+    theirs, ours = both("RoBERTa", labels=3)
+    assert ours.num_labels == 3
+    np.testing.assert_allclose(ours.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
+    softmax = ours.predict(PAIRS, apply_softmax=True)
+    np.testing.assert_allclose(softmax, theirs.predict(PAIRS, apply_softmax=True), rtol=0, atol=1e-5)
+    assert ours.predict([]).shape == (0, 3)
+    with pytest.raises(tsjax.InputError, match="this model gives 3"):
+        ours.rank("a", ["b"])
+
+
+@pytest.mark.parametrize("name", ["BERT", "ModernBERT"])
+def test_saved_by_sentence_transformers(both, name):
+    options = {"classifier_pooling": "mean"} if name == "ModernBERT" else {}
+    theirs, ours = both(name, saved=True, **options)
+    np.testing.assert_allclose(ours.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
+
+
+def test_prompts(both):
+    theirs, ours = both("BERT")
+    np.testing.assert_allclose(
+        ours.predict(PAIRS, prompt="it was "), theirs.predict(PAIRS, prompt="it was "), rtol=0, atol=1e-5
+    )
+
+
+def test_pairs_are_cut_as_theirs_are(both):
+    theirs, ours = both("BERT")
+    theirs.max_seq_length = ours.max_seq_length = 19
+    try:
+        with pytest.warns(tsjax.TruncationWarning, match="pairs were longer"):
+            cut = ours.predict(PAIRS)
+        np.testing.assert_allclose(cut, theirs.predict(PAIRS), rtol=0, atol=1e-5)
+    finally:
+        theirs.max_seq_length = ours.max_seq_length = 80
+
+
+def test_token_types_are_used_only_where_the_tokenizer_gives_them(both):
+    typed, plain = both("BERT")[1], both("BERT", tokenizer="PreTrainedTokenizerFast")
+    np.testing.assert_allclose(plain[1].predict(PAIRS), plain[0].predict(PAIRS), rtol=0, atol=1e-5)
+    assert np.abs(plain[1].predict(PAIRS) - typed.predict(PAIRS)).max() > 1e-3
