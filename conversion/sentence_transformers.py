@@ -32,7 +32,7 @@ _TRANSFORMER_CONFIGS = tuple(
 )
 
 # The booleans of old pooling configs, in the order in which sentence-transformers concatenates.
-_POOLING_BOOLEANS: dict[str, PoolingMode] = {
+POOLING_BOOLEANS: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -42,13 +42,20 @@ _POOLING_BOOLEANS: dict[str, PoolingMode] = {
 }
 
 # torch.nn's activations, by the last part of their dotted path.
-_ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[str, Activation] = {
     "GELU": "gelu",
     "Identity": "identity",
     "ReLU": "relu",
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
+}
+
+
+# What a Transformer module does by kind of model: its task, its output's name, and transformers' name of that.
+TASKS: dict[Kind, tuple[str, str, str]] = {
+    "embedder": ("feature-extraction", "token_embeddings", "last_hidden_state"),
+    "cross_encoder": ("sequence-classification", "scores", "logits"),
 }
 
 
@@ -143,8 +150,8 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
     for module in head_modules:
         heads.append(_HEADS[module.kind](module.path, width, ignore))
         width = heads[-1].config.out_features
-    task = ("feature-extraction", "token_embeddings", "last_hidden_state")
-    return Stack(pooling, tuple(heads), **_transformer_options(transformer.path, task, ignore), **options)
+    transformer_options = _transformer_options(transformer.path, TASKS["embedder"], ignore)
+    return Stack(pooling, tuple(heads), **transformer_options, **options)
 
 
 def read_scorer(
@@ -168,8 +175,7 @@ def read_scorer(
     """
     options = _model_options(directory, "CrossEncoder", ignore)
     path = modules[0].path if modules else directory
-    task = ("sequence-classification", "scores", "logits")
-    options |= _transformer_options(path, task, ignore)
+    options |= _transformer_options(path, TASKS["cross_encoder"], ignore)
     older = (saved.get("sentence_transformers") or {}).get("activation_fn")
     oldest = saved.get("sbert_ce_default_activation_function")
     labels = classifier.steps[-1][0].out_features
@@ -198,7 +204,7 @@ def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
     dimension = fields.take_count("embedding_dimension", fields.take_count("word_embedding_dimension", width))
     if dimension != width:
         raise ConversionError(f"{file}: pools vectors of {dimension} features; the encoder gives {width}")
-    old = tuple(mode for name, mode in _POOLING_BOOLEANS.items() if fields.take(name, default=False, kind=bool))
+    old = tuple(mode for name, mode in POOLING_BOOLEANS.items() if fields.take(name, default=False, kind=bool))
     modes = fields.take("pooling_mode", list(old) or ["mean"], (str, list))
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     if not modes:
@@ -224,12 +230,17 @@ def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     )
     fields.done()
     _check_width(config, width, fields.file)
+    return HeadSource(config, path, dense_rules(config))
+
+
+def dense_rules(config: HeadConfig) -> tuple[Rule, ...]:
+    """The weights of a Dense module."""
     rules = [Rule("linear.weight", "linear.kernel", "o i -> i o")]
     if config.use_bias:
         rules.append(Rule("linear.bias", "linear.bias"))
     if config.residual and config.in_features != config.out_features:
         rules.append(Rule("residual.weight", "residual.kernel", "o i -> i o"))
-    return HeadSource(config, path, tuple(rules))
+    return tuple(rules)
 
 
 def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
@@ -238,8 +249,13 @@ def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     fields.done()
     config = HeadConfig(kind="layer_norm", in_features=size, out_features=size)
     _check_width(config, width, fields.file)
-    rules = (Rule("norm.weight", "norm.scale"), Rule("norm.bias", "norm.bias"))
-    return HeadSource(config, path, rules)
+    return HeadSource(config, path, layer_norm_rules(config))
+
+
+def layer_norm_rules(config: HeadConfig) -> tuple[Rule, ...]:
+    """The weights of a LayerNorm module, which always has a bias."""
+    del config  # nothing varies
+    return (Rule("norm.weight", "norm.scale"), Rule("norm.bias", "norm.bias"))
 
 
 def _normalize(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
@@ -266,7 +282,7 @@ def _check_width(config: HeadConfig, width: int, file: str) -> None:
 def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collection[str]) -> dict[str, Any]:
     """What sentence_bert_config.json (or its sisters) says of the encoder's input.
 
-    ``task`` is what it must say of the output: the task, the output's name, and the name that transformers has for it.
+    ``task`` is what it may say of the output, one of `TASKS`.
     """
     file = next((path / name for name in _TRANSFORMER_CONFIGS if (path / name).exists()), None)
     if file is None:
@@ -328,7 +344,7 @@ def _score_activation(paths: Sequence[object], labels: int, file: str) -> Activa
 def _activation(path: object, file: str) -> Activation:
     """Our name of a class of torch.nn."""
     module, _, name = str(path).rpartition(".")
-    if not module.startswith("torch.nn") or name not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
+    if not module.startswith("torch.nn") or name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
         raise ConversionError(f"{file}: activation {path!r} is not supported; of torch.nn, known: {known}")
-    return _ACTIVATIONS[name]
+    return ACTIVATIONS[name]

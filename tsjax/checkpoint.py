@@ -146,19 +146,30 @@ def save(
     if overwrite and path.exists() and not is_checkpoint(path):
         raise OutputError(f"{path} exists and is not a tsjax checkpoint; it is not overwritten")
     with replacing(path, directory=True, overwrite=overwrite) as directory:
-        try:
-            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, directory / WEIGHTS)
-        except SafetensorError as error:  # how it reports what the operating system says, such as a full disk
-            raise OutputError(f"cannot write {path}: {error}") from error
+        write_tensors(directory / WEIGHTS, weights)
         (directory / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
-        # safetensors makes its file for the owner alone.
-        (directory / WEIGHTS).chmod((directory / TOKENIZER).stat().st_mode)
         files = {name: _sha256(directory / name) for name in (WEIGHTS, TOKENIZER)}
         content = metadata.to_json()
         fingerprint = _fingerprint(content, files)
         config = {"tsjax": content, "files": files, "fingerprint": fingerprint}
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return Header(path, metadata, files, fingerprint)
+
+
+def write_tensors(file: Path, weights: FlatWeights) -> None:
+    """Write a safetensors file that PyTorch's readers take too.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        tensors = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # how it reports what the operating system says, such as a full disk
+        raise OutputError(f"cannot write {file}: {error}") from error
+    file.chmod(mode)  # safetensors makes its file for the owner alone
 
 
 def read_header(path: Path) -> Header:

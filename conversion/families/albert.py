@@ -48,6 +48,7 @@ ALBERT = Family(
     name="ALBERT",
     model_type="albert",
     model_class="AlbertModel",
+    base_name="albert",
     fields={
         **SIZES,
         "embedding_size": "embedding_size",

@@ -59,6 +59,7 @@ BERT = Family(
     name="BERT",
     model_type="bert",
     model_class="BertModel",
+    base_name="bert",
     fields=_FIELDS,
     defaults={"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
     spellings=(Spelling(_rules, _names("bert.", ignored=("cls.*",))),),
@@ -85,6 +86,7 @@ def _roberta(name: str, model_type: str, model_class: str, eps: float, matches: 
         name=name,
         model_type=model_type,
         model_class=model_class,
+        base_name="roberta",
         # Positions are counted from the padding's id.
         fields={**_FIELDS, "pad_token_id": "position_padding_id"},
         defaults={"type_vocab_size": 2, "layer_norm_eps": eps, "hidden_act": "gelu", "pad_token_id": 1},
@@ -116,6 +118,7 @@ ELECTRA = Family(
     name="ELECTRA",
     model_type="electra",
     model_class="ElectraModel",
+    base_name="electra",
     fields=_FIELDS,
     defaults={"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
     read=_embedding_size,

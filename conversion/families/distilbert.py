@@ -32,6 +32,7 @@ DISTILBERT = Family(
     name="DistilBERT",
     model_type="distilbert",
     model_class="DistilBertModel",
+    base_name="distilbert",
     fields={
         "vocab_size": "vocab_size",
         "dim": "hidden_size",

@@ -126,6 +126,7 @@ class Family:
         matches: whether a config.json of this model type is of this family, where several share a model type.
         model_class: transformers' class of the bare encoder, for config.json.
         pooler: the layer that transformers puts on the first token; empty where there is none.
+        base_name: what the files of models with heads put before the names of the encoder.
         classifier: the head of a cross-encoder; None where this family has none that is known here.
         exportable: whether transformers has a class that reads what is exported.
     """
@@ -143,6 +144,7 @@ class Family:
     matches: Callable[[Mapping[str, Any]], bool] = lambda config: True
     model_class: str = ""
     pooler: str = ""
+    base_name: str = ""
     classifier: MakeClassifier | None = None
     exportable: bool = True
 
@@ -181,8 +183,17 @@ class Family:
         values = {}
         for theirs, ours in self.fields.items():
             value = getattr(encoder, ours)
-            values[theirs] = ACTIVATION_NAMES[value] if ours == "activation" else value
+            if ours == "activation":
+                # Of several names that mean the same, the family's own: transformers computes each in its own way.
+                usual = self.defaults.get(theirs)
+                value = usual if ACTIVATIONS.get(str(usual)) == value else ACTIVATION_NAMES[value]
+            values[theirs] = value
         return {"model_type": self.model_type, "architectures": [self.model_class], **values, **self.write(encoder)}
+
+    @property
+    def classifier_class(self) -> str:
+        """Transformers' class of the encoder with the head of a cross-encoder."""
+        return f"{self.model_class.removesuffix('Model')}ForSequenceClassification"
 
     def spelling(self, names: Collection[str]) -> Spelling:
         """The spelling of a file that holds weights of these names."""

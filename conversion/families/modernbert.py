@@ -126,6 +126,7 @@ MODERNBERT = Family(
     name="ModernBERT",
     model_type="modernbert",
     model_class="ModernBertModel",
+    base_name="model",
     fields={
         **SIZES,
         "hidden_activation": "activation",

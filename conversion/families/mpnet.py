@@ -32,6 +32,7 @@ MPNET = Family(
     name="MPNet",
     model_type="mpnet",
     model_class="MPNetModel",
+    base_name="mpnet",
     fields={
         **SIZES,
         "layer_norm_eps": "norm_eps",

@@ -1,0 +1,190 @@
+"""The way back: a tsjax checkpoint as a Hugging Face and sentence-transformers directory, τ folded into its weights.
+
+A fixed temperature is exact in any engine: attention's logits are linear in the queries, so dividing the query
+projection (and a relative bias) by τ divides the logits. Rotations are linear too; where queries are normalised after
+the projection, the scale of that norm takes τ.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from conversion.classifier import Classifier
+from conversion.convert import axes
+from conversion.export_modules import modules
+from conversion.families import FAMILIES
+from conversion.rules import Rule, invert
+from tsjax.checkpoint import read_header, read_tokenizer, read_weights, write_tensors
+from tsjax.errors import ConversionError
+from tsjax.files import check_absent, replacing
+from tsjax.model.forward import weight_shapes
+from tsjax.temperature import Temperature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from conversion.families.family import Family
+    from tsjax.checkpoint import Header, Metadata
+    from tsjax.model.config import EncoderConfig
+
+    Weights = dict[str, NDArray[np.float32]]
+
+# Special tokens by the names that transformers has for them, under the spellings in use.
+_SPECIAL = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
+def export(source: Path, destination: Path, *, temperature: Temperature | None = None) -> None:
+    """Write a checkpoint of ours as transformers and sentence-transformers read it.
+
+    Args:
+        source: the checkpoint.
+        destination: the directory to make.
+        temperature: τ to fold into the weights; None for the one saved with the model.
+
+    Raises:
+        CheckpointError: the source is damaged.
+        ConversionError: its architecture has no class in transformers, or τ cannot be folded into it.
+        OutputError: the destination exists, or cannot be written.
+    """
+    check_absent(destination, directory=True, overwrite=False)
+    header = read_header(source)
+    metadata, encoder = header.metadata, header.metadata.model.encoder
+    family = _family(header)
+    weights = read_weights(header, weight_shapes(metadata.model))
+    fold(weights, encoder, metadata.temperature if temperature is None else temperature)
+    below = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
+    theirs = invert(family.rules(encoder, family.spellings[0]), encoder.num_layers, below, axes(encoder))
+    config = {**family.config(encoder), "pad_token_id": metadata.pad_token_id, "dtype": "float32"}
+    if metadata.kind == "cross_encoder":
+        classifier = _classifier(family, metadata)
+        for index, (_, rules) in enumerate(classifier.steps):
+            theirs |= _head(weights, index, rules, encoder)
+        # The bare encoder's names stand below the name of its model in such a file.
+        theirs = {_full_name(name, classifier, family): tensor for name, tensor in theirs.items()}
+        labels = classifier.steps[-1][0].out_features
+        config |= {
+            "architectures": [family.classifier_class],
+            "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
+            "label2id": {f"LABEL_{i}": i for i in range(labels)},
+            **({"classifier_pooling": classifier.pooling} if family.model_type == "modernbert" else {}),
+        }
+    with replacing(destination, directory=True) as directory:
+        write_tensors(directory / "model.safetensors", theirs)
+        _write_json(directory / "config.json", config)
+        _write_tokenizer(directory, read_tokenizer(header), metadata)
+        folders, files = modules(metadata)
+        for name, content in files.items():
+            _write_json(directory / name, content)
+        for module in folders:
+            folder = directory / module.folder
+            folder.mkdir()
+            _write_json(folder / "config.json", module.config)
+            if module.head is not None and module.rules:
+                tensors = _head(weights, module.head, module.rules, encoder)
+                write_tensors(folder / "model.safetensors", tensors)
+
+
+def fold(weights: Weights, encoder: EncoderConfig, temperature: Temperature) -> None:
+    """Divide every logit by τ through the weights, in place.
+
+    Raises:
+        ConversionError: this architecture's weights cannot express this temperature.
+    """
+    if temperature == Temperature():
+        return
+    if temperature.reference_length is not None:
+        raise ConversionError("a temperature that follows the text's length cannot be folded into weights")
+    tau = temperature.per_head(encoder.num_layers, encoder.num_heads)
+    same_in_all_layers = bool((tau == tau[:1]).all())
+    if encoder.alibi and not (tau == 1).all():
+        raise ConversionError("ALiBi's slopes follow from the number of heads: no weights can take a temperature")
+    if not same_in_all_layers and (encoder.shared_layers or encoder.relative_buckets is not None):
+        raise ConversionError("layers that share weights or position biases can only have the same temperatures")
+    layers = "encoder.layers.attention"
+    if encoder.query_key_norm:
+        if not (tau == tau[:, :1]).all():
+            raise ConversionError("heads whose queries are normalised alike can only have the same temperature")
+        scale = weights[f"{layers}.query_norm.scale"]
+        scale[...] = (scale + encoder.norm_offset) / tau[:, :1] - encoder.norm_offset
+        return
+    by_layer = tau[0] if encoder.shared_layers else tau[:, None]
+    weights[f"{layers}.query.kernel"] /= by_layer[..., None]
+    if encoder.attention_bias:
+        weights[f"{layers}.query.bias"] /= tau[0][:, None] if encoder.shared_layers else tau[..., None]
+    if encoder.relative_buckets is not None:
+        weights["encoder.relative_bias.embedding"] /= tau[0]
+
+
+def _family(header: Header) -> Family:
+    name = header.metadata.family
+    family = next((family for family in FAMILIES if family.name == name and family.exportable), None)
+    if family is None:
+        raise ConversionError(f"{header.path}: transformers has no class for {name or 'it'}, so it cannot be exported")
+    if header.metadata.model.encoder.position_stride > 1:
+        raise ConversionError(f"{header.path}: no config of transformers says that positions have a stride")
+    return family
+
+
+def _classifier(family: Family, metadata: Metadata) -> Classifier:
+    """The head of a cross-encoder, with the names of its weights."""
+    assert family.classifier is not None  # it was converted
+    heads = metadata.model.heads
+    config = {
+        "classifier_pooling": metadata.model.pooling.modes[0],
+        "classifier_activation": heads[0].activation,
+        "classifier_bias": heads[0].use_bias,
+    }
+    return family.classifier(metadata.model.encoder, config, heads[-1].out_features)
+
+
+def _full_name(name: str, classifier: Classifier, family: Family) -> str:
+    """The name in the file of a sequence classification model."""
+    own = any(rule.torch == name for _, rules in classifier.steps for rule in rules)
+    return name if own and not name.startswith(f"{family.pooler}.") else f"{family.base_name}.{name}"
+
+
+def _head(weights: Weights, index: int, rules: tuple[Rule, ...], encoder: EncoderConfig) -> Weights:
+    prefix = f"heads.{index}."
+    own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+    return invert(rules, 1, own, axes(encoder))
+
+
+def _write_tokenizer(directory: Path, content: str, metadata: Metadata) -> None:
+    """tokenizer.json as it is, and beside it what the class of tokenizers that takes it as it is wants to know."""
+    (directory / "tokenizer.json").write_text(content, encoding="utf-8")
+    tokenizer = Tokenizer.from_str(content)
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    special = {
+        name: token
+        for name, spellings in _SPECIAL.items()
+        if (token := next((s for s in spellings if s in known), None))
+    }
+    names = (
+        ["input_ids", "token_type_ids", "attention_mask"] if metadata.token_types else ["input_ids", "attention_mask"]
+    )
+    _write_json(
+        directory / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": metadata.max_seq_length,
+            "pad_token": tokenizer.id_to_token(metadata.pad_token_id),
+            "model_input_names": names,
+            **special,
+        },
+    )
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
