@@ -1,11 +1,12 @@
 import json
+import re
 
 import pytest
 from checkpoints import tokenizer_json, write_json
 from tokenizers import Tokenizer
 
 from conversion.tokenizer import read_tokenizer
-from tsjax.errors import ConversionError
+from tsjax.errors import ConversionError, MissingExtraError
 
 BERT = {"model_type": "bert"}
 
@@ -80,9 +81,60 @@ def test_no_tokenizer_at_all(tmp_path):
         read_tokenizer(tmp_path, BERT, lower_case=False)
 
 
-@pytest.mark.parametrize(
-    "change", [{"truncation_side": "left"}, {"padding_side": "left"}, {"split_special_tokens": True}]
-)
+def test_a_class_that_does_not_read_the_vocabulary_there_is(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n", encoding="utf-8")
+    write_json(tmp_path / "config.json", {"model_type": "roberta"})
+    with pytest.raises(ConversionError, match="vocab.txt, but its RobertaTokenizer reads vocab.json and merges.txt"):
+        read_tokenizer(tmp_path, {"model_type": "roberta"}, lower_case=False)
+
+
+def test_merges_would_be_guessed(tmp_path):
+    write_json(tmp_path / "vocab.json", {"a": 0, "b": 1, "ab": 2})
+    write_json(tmp_path / "config.json", {"model_type": "roberta"})
+    with pytest.raises(ConversionError, match="none of .*vocab.json with merges.txt"):
+        read_tokenizer(tmp_path, {"model_type": "roberta"}, lower_case=False)
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
+def test_a_sentencepiece_model_without_what_reads_it(tmp_path, monkeypatch, package):
+    (tmp_path / "spiece.model").write_bytes(b"\n\x05")
+    write_json(tmp_path / "config.json", {"model_type": "t5"})
+    monkeypatch.setattr(f"transformers.utils.is_{package}_available", lambda: False)
+    with pytest.raises(MissingExtraError, match="only spiece.model.* pip install sentencepiece protobuf"):
+        read_tokenizer(tmp_path, {"model_type": "t5"}, lower_case=False)
+
+
+def test_a_damaged_sentencepiece_model(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(b"nothing")
+    write_json(tmp_path / "config.json", {"model_type": "t5"})
+    with pytest.raises((ConversionError, MissingExtraError), match=re.escape(str(tmp_path))):
+        read_tokenizer(tmp_path, {"model_type": "t5"}, lower_case=False)
+
+
+def test_code_of_the_checkpoint_is_neither_run_nor_asked_about(directory, monkeypatch):
+    monkeypatch.setattr("builtins.input", None)
+    remote = {"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}}
+    write_json(directory / "config.json", remote)
+    write_json(directory / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    (directory / "code.py").write_text("raise SystemExit", encoding="utf-8")
+    found = read_tokenizer(directory, remote, lower_case=False)
+    assert Tokenizer.from_str(found.json).encode("THE").tokens[1:-1] == ["the"]
+
+
+def test_truncation_on_the_left_in_tokenizer_json(directory):
+    tokenizer = Tokenizer.from_str(tokenizer_json())
+    tokenizer.enable_truncation(7, direction="left")
+    tokenizer.save(str(directory / "tokenizer.json"))
+    with pytest.raises(ConversionError, match="truncation on the left"):
+        read_tokenizer(directory, BERT, lower_case=False)
+
+
+def test_the_side_of_the_padding_is_not_asked(directory):
+    write_json(directory / "tokenizer_config.json", {"padding_side": "left"})
+    assert tokens(directory, "THE") == ["the"]
+
+
+@pytest.mark.parametrize("change", [{"truncation_side": "left"}, {"split_special_tokens": True}])
 def test_what_would_give_other_ids_is_refused(directory, change):
     write_json(directory / "tokenizer_config.json", change)
     with pytest.raises(ConversionError, match=next(iter(change))):

@@ -1,4 +1,4 @@
-"""What is exported, transformers and sentence-transformers load without a missing or an unexpected key, and it is the same."""
+"""What is exported, transformers and sentence-transformers load with no missing or unexpected key, and it is the same."""
 
 import functools
 
