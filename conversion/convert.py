@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from conversion.adapters import with_task
 from conversion.classifier import is_classifier, label_count
 from conversion.families import family_of
 from conversion.fields import Fields
 from conversion.rules import Names, apply, expand, match
-from conversion.sentence_transformers import read_modules, read_scorer, read_stack
+from conversion.sentence_transformers import check_classes, read_modules, read_scorer, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
 from tsjax.checkpoint import Header, Metadata, save
@@ -17,6 +18,7 @@ from tsjax.errors import CheckpointError, ConfigError, ConversionError, InputErr
 from tsjax.files import check_absent
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import weight_shapes
+from tsjax.options import Options
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer
 
@@ -41,6 +43,8 @@ def convert(
     *,
     temperature: Temperature | None = None,
     ignore_config_fields: Collection[str] = (),
+    task: str | None = None,
+    position_stride: int | None = None,
     overwrite: bool = False,
     name: str | None = None,
 ) -> Header:
@@ -51,13 +55,18 @@ def convert(
         destination: the directory to make.
         temperature: τ to save in it; None for 1.
         ignore_config_fields: names of config fields to wave through although nobody here knows them.
+        task: which of the checkpoint's task adapters to merge; None for none.
+        position_stride: rows of the position table from one token to the next, in texts of up to a stride-th of the
+            rows; None for what a model of this name is known for, usually 1.
         overwrite: whether a checkpoint at the destination may be replaced.
         name: what to record as the source; None for the directory's path.
 
     Raises:
         ConversionError: something in the source is missing, damaged, unknown or contradictory.
+        InputError: a task or a stride that none can have.
         OutputError: the destination exists, or cannot be written.
     """
+    options = Options(tuple(ignore_config_fields), task, position_stride).for_source(name or "", source.resolve().name)
     check_absent(destination, directory=True, overwrite=overwrite)
     if not source.is_dir():
         raise ConversionError(f"{source} is not a directory")
@@ -68,8 +77,18 @@ def convert(
     config_file = directory / "config.json"
     config = read_json_object(config_file)
     family = family_of(config, str(config_file))
+    check_classes(source, modules, family.modules)
     encoder = family.translate(Fields(config, str(config_file), ignore_config_fields))
-    tensors = open_tensors(directory)
+    encoder = _strided(encoder, options.position_stride or 1, str(config_file))
+    tensors = with_task(
+        open_tensors(directory),
+        source=source,
+        config=config,
+        family=family,
+        encoder=encoder,
+        task=task,
+        ignore=ignore_config_fields,
+    )
     spelling = family.spelling(tensors.read)
     if is_classifier(config) and len(modules) <= 1:
         if family.classifier is None:
@@ -120,6 +139,21 @@ def convert(
     if absent := set(shapes) - set(weights):
         raise ConversionError(f"{directory}: no rule gives weight {min(absent)!r} of the architecture")
     return save(destination, metadata, weights, tokenizer.json, overwrite=overwrite)
+
+
+def _strided(encoder: EncoderConfig, stride: int, file: str) -> EncoderConfig:
+    """The same encoder, but short texts use every ``stride``-th row of the position table, as e5-base-4k does."""
+    if stride == 1:
+        return encoder
+    if not encoder.absolute_positions or encoder.max_positions is None or encoder.position_padding_id is not None:
+        raise ConversionError(
+            f"{file}: a position_stride of {stride} needs a table of positions that are counted from 0, which this "
+            "model does not have; pass 1"
+        )
+    short = encoder.max_positions // stride
+    if short == 0:
+        raise ConversionError(f"{file}: a position_stride of {stride} is more than {encoder.max_positions} positions")
+    return dataclasses.replace(encoder, position_stride=stride, position_stride_up_to=short)
 
 
 def axes(encoder: EncoderConfig) -> dict[str, int]:

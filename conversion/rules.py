@@ -91,6 +91,10 @@ class Names:
                 name = name.removesuffix(old) + new
         return name
 
+    def ignores(self, canonical: str) -> bool:
+        """Whether a weight of this canonical name is left out where no rule takes it."""
+        return any(fnmatchcase(canonical, pattern) for pattern in self.ignored)
+
 
 def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, list[Row]]:
     """The table of rows by PyTorch name; a packed weight has several.
@@ -127,7 +131,7 @@ def match(available: Iterable[str], table: Mapping[str, list[Row]], names: Names
             continue
         meant = names.copies.get(written, written)
         if meant not in table:
-            if any(fnmatchcase(meant, pattern) for pattern in names.ignored):
+            if names.ignores(meant):
                 continue
             raise ConversionError(f"{where}: no rule for weight {name!r}; it is not part of this architecture")
         if meant in found:
@@ -164,8 +168,7 @@ def apply(
     weights: dict[str, NDArray[np.float32]] = {}
     for name, packed in rows.items():
         tensor = read(name)
-        if tensor.dtype.kind != "f" and not tensor.dtype.name.startswith("bfloat"):
-            raise ConversionError(f"{where}: weight {name!r} has dtype {tensor.dtype}, not floating point")
+        check_floats(tensor, name, where)
         parts = [shape_before(row.layout, _of_layer(row, shapes[row.ours])) for row in packed]
         expected = (sum(part[0] for part in parts), *parts[0][1:]) if parts[0] else ()
         if tensor.shape != expected:
@@ -178,6 +181,22 @@ def apply(
                 weights[row.ours] = np.ones(shapes[row.ours], np.float32)
             weights[row.ours][... if row.layer is None else row.layer] = rearrange(part, row.layout, axes)
     return weights
+
+
+def check_floats(tensor: NDArray[Any], name: str, where: str) -> None:
+    """Check that a weight is floating point.
+
+    Raises:
+        ConversionError: it is not.
+    """
+    if tensor.dtype.kind != "f" and not tensor.dtype.name.startswith("bfloat"):
+        raise ConversionError(f"{where}: weight {name!r} has dtype {tensor.dtype}, not floating point")
+
+
+def as_float32(tensor: NDArray[Any], name: str, where: str) -> NDArray[np.float32]:
+    """A weight in float32; the arguments and the error are those of `check_floats`."""
+    check_floats(tensor, name, where)
+    return tensor.astype(np.float32)
 
 
 def invert(

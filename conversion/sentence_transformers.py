@@ -41,6 +41,9 @@ POOLING_BOOLEANS: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
+# Types of foreign code that may do what sentence-transformers' Transformer does; `check_classes` has the last word.
+_FOREIGN = ("custom_st.Transformer",)
+
 # torch.nn's activations, by the last part of their dotted path.
 ACTIVATIONS: dict[str, Activation] = {
     "GELU": "gelu",
@@ -60,10 +63,11 @@ TASKS: dict[Kind, tuple[str, str, str]] = {
 
 
 class Module(NamedTuple):
-    """One entry of modules.json: the last part of its type, and its folder."""
+    """One entry of modules.json: the last part of its type, its folder, and its whole type."""
 
     kind: str
     path: Path
+    type: str
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,17 @@ def read_modules(directory: Path) -> tuple[Module, ...]:
         if kind not in _HEADS:
             raise ConversionError(f"{file}: module {kind} cannot stand after the pooling")
     return modules
+
+
+def check_classes(directory: Path, modules: Sequence[Module], known: Collection[str]) -> None:
+    """Check that every module is sentence-transformers' own, or foreign code that is known for this family.
+
+    Raises:
+        ConversionError: names the first that is not.
+    """
+    for module in modules:
+        if not module.type.startswith(_OFFICIAL) and module.type not in known:
+            raise _foreign(directory / _MODULES, module.type)
 
 
 def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ignore: Collection[str] = ()) -> Stack:
@@ -190,12 +205,16 @@ def _modules(listed: Any, directory: Path, file: Path) -> Iterator[Module]:
     for module in listed:
         full = str(module.get("type"))
         kind = full.rpartition(".")[2]
-        if not full.startswith(_OFFICIAL):
-            raise ConversionError(f"{file}: module {full!r} is foreign code, which tsjax does not run")
+        if not full.startswith(_OFFICIAL) and full not in _FOREIGN:
+            raise _foreign(file, full)
         if kind not in {"Transformer", "Pooling", *_HEADS}:
             known = ", ".join(["Transformer", "Pooling", *_HEADS])
             raise ConversionError(f"{file}: module {full!r} is not supported; supported are {known}")
-        yield Module(kind, subfolder(directory, module.get("path", ""), file))
+        yield Module(kind, subfolder(directory, module.get("path", ""), file), full)
+
+
+def _foreign(file: Path, full: str) -> ConversionError:
+    return ConversionError(f"{file}: module {full!r} is foreign code, which tsjax does not run")
 
 
 def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from tsjax.errors import ConversionError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,20 +71,24 @@ def subfolder(directory: Path, relative: object, said_in: Path) -> Path:
     return directory / path
 
 
-def open_tensors(directory: Path) -> Tensors:
+def open_tensors(directory: Path, names: Sequence[str] = _SINGLE) -> Tensors:
     """The tensors in a directory: safetensors first, whole or in shards, then .bin files.
+
+    Args:
+        directory: where the files are.
+        names: of the files, in order of preference.
 
     Raises:
         ConversionError: there are none, or a file is damaged, or shards and index do not agree.
         MissingExtraError: there are only .bin files and torch is not installed.
     """
-    for name in _SINGLE:
+    for name in names:
         file, index = directory / name, directory / f"{name}.index.json"
         if file.exists():
             return Tensors(str(file), _open(file))
         if index.exists():
             return _open_shards(directory, index)
-    raise ConversionError(f"{directory} holds no weights: neither {' nor '.join(_SINGLE)}")
+    raise ConversionError(f"{directory} holds no weights: neither {' nor '.join(names)}")
 
 
 def _open_shards(directory: Path, index: Path) -> Tensors:

@@ -29,6 +29,8 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     ignore_config_fields: Collection[str] = (),
+    task: str | None = None,
+    position_stride: int | None = None,
     temperature: TemperatureLike | None = None,
     dtype: Dtype = "float32",
     max_seq_length: int | None = None,
@@ -46,6 +48,9 @@ def load(
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
         ignore_config_fields: names of fields in config.json to accept although tsjax does not know them.
+        task: which of a checkpoint's task adapters to merge, such as jina-embeddings-v3's; None for none.
+        position_stride: rows of the position table from one token to the next, in texts that are short enough; None
+            for what the model is known for, usually 1.
         temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
         dtype: what the encoder computes in: float32, bfloat16 or float16. Vectors are float32 in any case.
         max_seq_length: tokens at which texts are cut; None for the model's own.
@@ -61,7 +66,12 @@ def load(
         InputError: an option that cannot be used.
     """
     directory = hub.resolve(
-        model, revision=revision, local_files_only=local_files_only, ignore_config_fields=ignore_config_fields
+        model,
+        revision=revision,
+        local_files_only=local_files_only,
+        ignore_config_fields=ignore_config_fields,
+        task=task,
+        position_stride=position_stride,
     )
     options: dict[str, Any] = {
         "temperature": temperature,

@@ -238,6 +238,8 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
         "revision": options.revision,
         "local_files_only": options.local_files_only,
         "ignore_config_fields": options.ignore_config_field,
+        "task": options.task,
+        "position_stride": options.position_stride,
     }
 
 
@@ -348,6 +350,13 @@ def _add_source_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="accept a field of config.json that tsjax does not know; may be repeated",
+    )
+    command.add_argument("--task", metavar="NAME", help="merge the model's adapter for this task (default: none)")
+    command.add_argument(
+        "--position-stride",
+        metavar="N",
+        type=int,
+        help="short texts use every N-th row of the position table (default: what the model is known for, usually 1)",
     )
 
 

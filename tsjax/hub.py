@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
-from tsjax.errors import CheckpointError, InputError, ModelNotFoundError, OutputError
+from tsjax.errors import CheckpointError, ConversionError, InputError, ModelNotFoundError, OutputError
+from tsjax.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,6 +49,8 @@ def resolve(
     revision: str | None = None,
     local_files_only: bool = False,
     ignore_config_fields: Collection[str] = (),
+    task: str | None = None,
+    position_stride: int | None = None,
 ) -> Path:
     """The checkpoint directory of a model, converted and cached if need be.
 
@@ -56,22 +59,29 @@ def resolve(
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network (as does the environment variable ``HF_HUB_OFFLINE=1``).
         ignore_config_fields: names of config fields to wave through although nobody here knows them.
+        task: which of a checkpoint's task adapters to merge; None for none.
+        position_stride: rows of the position table from one token to the next, in texts that are short enough; None
+            for what the model is known for, usually 1.
 
     Raises:
+        InputError: an option that cannot be used.
         ModelNotFoundError: the name leads to nothing.
         ConversionError: what it leads to cannot be converted.
     """
+    options = Options(tuple(ignore_config_fields), task, position_stride)
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
+        _check_nothing_chosen(source, options)
         return source
-    destination = cache_directory() / _cache_key(source, ignore_config_fields)
+    options = options.for_source(label, source.name)
+    destination = cache_directory() / _cache_key(source, options)
     existed = destination.exists()
     if is_checkpoint(destination):
         return destination
     if existed:
         _clear(destination)
     try:
-        _convert(source, destination, ignore_config_fields=ignore_config_fields, name=label)
+        _convert(source, destination, options, name=label)
     except OutputError:
         # Another process may have converted the same model at the same time; its result is as good.
         if not is_checkpoint(destination):
@@ -87,28 +97,35 @@ def convert_to(
     revision: str | None = None,
     local_files_only: bool = False,
     ignore_config_fields: Collection[str] = (),
+    task: str | None = None,
+    position_stride: int | None = None,
     overwrite: bool = False,
 ) -> Header:
     """Convert a model to a directory of the user's choice; the arguments are those of `resolve`.
 
     Raises:
         OutputError: the destination exists, or cannot be written.
-        ModelNotFoundError, ConversionError: as for `resolve`.
+        InputError, ModelNotFoundError, ConversionError: as for `resolve`.
     """
+    options = Options(tuple(ignore_config_fields), task, position_stride)
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
+        _check_nothing_chosen(source, options)
         return _resave(source, destination, temperature, overwrite=overwrite)
-    return _convert(
-        source,
-        destination,
-        temperature=temperature,
-        ignore_config_fields=ignore_config_fields,
-        overwrite=overwrite,
-        name=label,
-    )
+    return _convert(source, destination, options, temperature=temperature, overwrite=overwrite, name=label)
 
 
-def _convert(source: Path, destination: Path, **options: Any) -> Header:
+def _check_nothing_chosen(source: Path, options: Options) -> None:
+    """Refuse choices that come too late."""
+    for name in ("task", "position_stride"):
+        if (value := getattr(options, name)) is not None:
+            raise ConversionError(
+                f"{source} is a tsjax checkpoint already, so {name} = {value!r} has no effect; "
+                "choose it where the original is converted"
+            )
+
+
+def _convert(source: Path, destination: Path, options: Options, **more: Any) -> Header:
     """The only way to `conversion`; the default model's weights are checked to be the published ones first."""
     from conversion.convert import convert
 
@@ -116,7 +133,7 @@ def _convert(source: Path, destination: Path, **options: Any) -> Header:
         with (source / "model.safetensors").open("rb") as weights:
             if hashlib.file_digest(weights, "sha256").hexdigest() != _MINILM_SHA256:
                 raise CheckpointError(f"{source}: model.safetensors is not the published one: its SHA-256 differs")
-    return convert(source, destination, **options)
+    return convert(source, destination, **dataclasses.asdict(options), **more)
 
 
 def _resave(source: Path, destination: Path, temperature: Temperature | None, *, overwrite: bool) -> Header:
@@ -237,11 +254,12 @@ def _why(error: Exception, local_files_only: bool) -> str:
     return f"the hub did not give it: {textwrap.shorten(str(error) or type(error).__name__, 200)}"
 
 
-def _cache_key(source: Path, ignore_config_fields: Collection[str]) -> str:
+def _cache_key(source: Path, options: Options) -> str:
     """A name for the conversion of a directory that changes whenever a file that it reads does, or what it writes."""
     read = {pattern.removeprefix("*") for pattern in _WANTED} | {".bin"}
     # Modules lie in folders of the checkpoint; what is deeper, like the checkpoints of a training run, is not read.
     files = sorted(f for f in (*source.glob("*"), *source.glob("*/*")) if f.suffix in read and f.is_file())
     seen = [(str(f.relative_to(source)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = json.dumps([str(source.resolve()), seen, sorted(ignore_config_fields), FORMAT, _CONVERSION])
+    chosen = [sorted(options.ignore_config_fields), options.task, options.position_stride]
+    key = json.dumps([str(source.resolve()), seen, chosen, FORMAT, _CONVERSION])
     return f"{source.resolve().name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

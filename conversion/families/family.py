@@ -128,6 +128,7 @@ class Family:
         pooler: the layer that transformers puts on the first token; empty where there is none.
         base_name: what the files of models with heads put before the names of the encoder.
         classifier: the head of a cross-encoder; None where this family has none that is known here.
+        modules: types in modules.json, other than sentence-transformers' own, that run this encoder and no more.
         exportable: whether transformers has a class that reads what is exported.
     """
 
@@ -146,6 +147,7 @@ class Family:
     pooler: str = ""
     base_name: str = ""
     classifier: MakeClassifier | None = None
+    modules: frozenset[str] = frozenset()
     exportable: bool = True
 
     def rules(self, encoder: EncoderConfig, spelling: Spelling) -> tuple[Rule, ...]:
