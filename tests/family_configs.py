@@ -52,4 +52,6 @@ def configs(draw, family):
         config |= {"position_embedding_type": "alibi", "feed_forward_type": draw(st.sampled_from(["geglu", "reglu"]))}
     if family.name == "Jina v3" and family.model_type == "xlm-roberta":
         config |= {"position_embedding_type": "rotary", "rotary_emb_base": 20000.0}
+    if family.model_type == "gte" and not family.exportable:  # the authors' dialect under transformers' model type
+        return {"model_type": "gte", **config, "pack_qkv": True, "rope_theta": 160000.0}
     return {"model_type": family.model_type, **config, **draw(_EXTRA.get(family.model_type, st.just({})))}

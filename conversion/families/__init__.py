@@ -11,7 +11,7 @@ from conversion.families.distilbert import DISTILBERT
 from conversion.families.jina_v2 import JINA_V2
 from conversion.families.modernbert import MODERNBERT
 from conversion.families.mpnet import MPNET
-from conversion.families.rotary import GTE, JINA_V3, NOMIC_BERT, PUBLISHED_GTE, PUBLISHED_JINA_V3
+from conversion.families.rotary import GTE, JINA_V3, NOMIC_BERT, PUBLISHED_ARCTIC, PUBLISHED_GTE, PUBLISHED_JINA_V3
 from conversion.families.t5 import MT5, T5
 from tsjax.errors import ConversionError
 
@@ -35,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     NOMIC_BERT,
     GTE,
     PUBLISHED_GTE,
+    PUBLISHED_ARCTIC,
     JINA_V2,
     JINA_V3,
     PUBLISHED_JINA_V3,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from conversion.classifier import two_layers
 from conversion.families.family import (
     ACTIVATION_NAMES,
+    ACTIVATIONS,
     SIZES,
     TRAINING,
     Family,
@@ -24,6 +25,8 @@ from conversion.rules import Names
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from conversion.fields import Fields
     from conversion.rules import Rule
     from tsjax.model.config import EncoderConfig
@@ -62,7 +65,11 @@ def _embeddings(config: EncoderConfig, norm_name: str) -> tuple[Rule, ...]:
 _COMMON = {**SIZES, "type_vocab_size": "type_vocab_size"}
 _CONSTANTS = {"absolute_positions": False}
 _POOLED = two_layers("pooler.dense", "classifier", "tanh")
-_IGNORED = ("pooler.*", "cls.*", "lm_head.*", "embeddings.position_ids", "embeddings.token_type_ids", "*inv_freq")
+# Heads, and what is computed anew: counts of positions, and frequencies.
+_IGNORED = (
+    *("pooler.*", "classifier.*", "cls.*", "lm_head.*"),
+    *("embeddings.position_ids", "embeddings.token_type_ids", "*inv_freq", "*.cos_cached", "*.sin_cached"),
+)
 
 
 def _published_nomic(config: EncoderConfig) -> tuple[Rule, ...]:
@@ -100,13 +107,22 @@ def _nomic(fields: Fields) -> dict[str, Any]:
     }
     eps = fields.take("layer_norm_epsilon" if published else "layer_norm_eps", 1e-12, (int, float))
     if published:
+        # Some published files say everything in both dialects. max_position_embeddings is then the length in training.
+        fields.harmless(["max_position_embeddings"])
+        for native, other in _NOMIC.items():
+            if native not in (other, "max_position_embeddings"):
+                fields.require(native, eps if native == "layer_norm_eps" else taken[_NOMIC_OURS[native]])
         # swiglu is a gate with SiLU.
         name = fields.take("activation_function", "swiglu", str)
         gates = {"swiglu": "silu", "geglu": "gelu"}
         if name not in gates:
             raise ConversionError(f"{fields.file}: activation_function {name!r} is not supported; known: {list(gates)}")
-        theta = {"rope_theta": float(fields.take("rotary_emb_base", 10_000.0, (int, float))), "rope_factor": 1.0}
+        base = float(fields.take("rotary_emb_base", 10_000.0, (int, float)))
+        theta = take_rope(fields, base)
+        if theta != {"rope_theta": base, "rope_factor": 1.0}:
+            raise ConversionError(f"{fields.file}: rotary_emb_base = {base} contradicts rope_parameters or rope_theta")
         act = gates[name]
+        fields.require("hidden_act", *(theirs for theirs, ours in ACTIVATIONS.items() if ours == act))
     else:
         act = activation(fields.take("hidden_act", "silu", str), fields.file)
         theta = take_rope(fields, 1000.0)
@@ -151,9 +167,9 @@ NOMIC_BERT = Family(
     harmless=TRAINING
     | frozenset(
         """
-        attn_pdrop auto_map dense_seq_output embd_pdrop fused_bias_fc fused_dropout_add_ln max_trained_positions
-        pad_vocab_size_multiple pad_vocab_to_multiple_of pad_token_id reorder_and_upcast_attn resid_pdrop
-        summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+        add_pooling_layer attn_pdrop auto_map dense_seq_output embd_pdrop fused_bias_fc fused_dropout_add_ln
+        max_trained_positions pad_token_id pad_vocab_size_multiple pad_vocab_to_multiple_of reorder_and_upcast_attn
+        resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
         use_flash_attn use_xentropy
         """.split()
     ),
@@ -163,6 +179,8 @@ NOMIC_BERT = Family(
         "causal": (False,),
         "mlp_fc1_bias": (False,),
         "mlp_fc2_bias": (False,),
+        "moe_every_n_layers": (0,),
+        "num_experts": (0,),
         "parallel_block": (False,),
         "parallel_block_tied_norm": (False,),
         "prenorm": (False,),
@@ -201,8 +219,11 @@ def _ntk(fields: Fields) -> dict[str, Any]:
     theta = float(fields.take("rope_theta", 10_000.0, (int, float)))
     kind, factor = scaling.get("type"), scaling.get("factor", 1.0)
     left = set(scaling) - {"type", "factor", "rope_type"}
-    if scaling and (kind != "ntk" or left or isinstance(factor, bool) or not isinstance(factor, int | float)):
-        raise ConversionError(f"{fields.file}: rope_scaling = {scaling!r} is not supported; known: ntk with a factor")
+    number = isinstance(factor, int | float) and not isinstance(factor, bool) and factor >= 1
+    if scaling and (kind != "ntk" or left or not number):
+        raise ConversionError(
+            f"{fields.file}: rope_scaling = {scaling!r} is not supported; known: ntk with a factor of at least 1"
+        )
     head = fields.take_count("hidden_size") // fields.take_count("num_attention_heads")
     return {"rope_theta": theta * factor, "rope_factor": float(factor) ** (2 / head)}
 
@@ -213,6 +234,12 @@ _GTE_SPELLINGS = (
     Spelling(_rules, Names(prefixes=("gte.", "new."), ignored=_IGNORED)),
     Spelling(_published_gte, Names(prefixes=("gte.", "new."), ignored=_IGNORED), marker=".attn_ln."),
 )
+
+
+def _is_published_gte(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is in the dialect of the authors, who used transformers' later model type too."""
+    return any(name in config for name in ("auto_map", "layer_norm_type", "pack_qkv", "position_embedding_type"))
+
 
 GTE = Family(
     name="GTE",
@@ -228,36 +255,45 @@ GTE = Family(
     pooler="pooler.dense",
     classifier=_POOLED,
     harmless=TRAINING | {"pad_token_id"},
+    matches=lambda config: not _is_published_gte(config),
 )
 
-# The published GTE, before transformers had it: gte-base-en-v1.5, gte-multilingual-base, arctic-embed-m-v2.0.
-PUBLISHED_GTE = Family(
-    name="GTE",
-    model_type="new",
-    fields=_GTE,
-    defaults={"type_vocab_size": 0, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
-    constants=_GTE_CONSTANTS,
-    read=_ntk,
-    spellings=_GTE_SPELLINGS,
-    pooler="pooler.dense",
-    classifier=_POOLED,
-    harmless=TRAINING
-    | {
-        "auto_map",
-        "pack_qkv",
-        "pad_token_id",
-        "unpad_inputs",
-        "use_memory_efficient_attention",
-        "sentence_transformers",
-    },
-    required={
-        "layer_norm_type": ("layer_norm",),
-        "logn_attention_clip1": (False,),
-        "logn_attention_scale": (False,),
-        "position_embedding_type": ("rope",),
-    },
-    exportable=False,
-)
+
+def _published_gte_family(
+    model_type: str, matches: Callable[[Mapping[str, Any]], bool] = lambda config: True
+) -> Family:
+    return Family(
+        name="GTE",
+        model_type=model_type,
+        fields=_GTE,
+        defaults={"type_vocab_size": 0, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
+        constants=_GTE_CONSTANTS,
+        read=_ntk,
+        spellings=_GTE_SPELLINGS,
+        pooler="pooler.dense",
+        classifier=_POOLED,
+        # What was packed, and with which kernels; and to what vectors may be cut, which is the user's to choose.
+        harmless=TRAINING
+        | frozenset(
+            """
+            auto_map matryoshka_dimensions pack_qkv pad_token_id sentence_transformers unpad_inputs
+            use_memory_efficient_attention
+            """.split()
+        ),
+        required={
+            "layer_norm_type": ("layer_norm",),
+            "logn_attention_clip1": (False,),
+            "logn_attention_scale": (False,),
+            "position_embedding_type": ("rope",),
+        },
+        matches=matches,
+        exportable=False,
+    )
+
+
+# The published GTE, before transformers had it: gte-base-en-v1.5 and gte-multilingual-base, and arctic-embed-m-v2.0.
+PUBLISHED_GTE = _published_gte_family("new")
+PUBLISHED_ARCTIC = _published_gte_family("gte", _is_published_gte)
 
 
 def _published_jina(config: EncoderConfig) -> tuple[Rule, ...]:
@@ -314,10 +350,17 @@ PUBLISHED_JINA_V3 = Family(
     | frozenset(
         """
         auto_map load_trained_adapters lora_adaptations lora_alpha lora_dropout_p lora_main_params_trainable lora_rank
-        matryoshka_dimensions pad_token_id task_instructions truncate_dim use_flash_attn
+        matryoshka_dimensions pad_token_id task_instructions use_flash_attn
         """.split()
     ),
-    required={"emb_pooler": (), "position_embedding_type": ("rotary",), "use_reg_tokens": (False,)},
+    required={
+        "emb_pooler": (),
+        "position_embedding_type": ("rotary",),
+        "truncate_dim": (),
+        "use_reg_tokens": (False,),
+    },
     matches=lambda config: config.get("position_embedding_type") == "rotary",
+    # It runs the encoder with the adapter of the task that it is told.
+    modules=frozenset({"custom_st.Transformer"}),
     exportable=False,
 )
