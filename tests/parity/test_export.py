@@ -1,4 +1,4 @@
-"""What is exported, transformers and sentence-transformers load with no missing or unexpected key, and it is the same."""
+"""What is exported loads in transformers with no missing or unexpected key, and computes the same."""
 
 import functools
 
