@@ -16,7 +16,34 @@ from tsjax.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "identity"]
+Activation = Literal[
+    "celu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "leaky_relu",
+    "log_sigmoid",
+    "log_softmax",
+    "mish",
+    "relu",
+    "relu6",
+    "rrelu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_shrink",
+    "soft_sign",
+    "softmax",
+    "softmin",
+    "softplus",
+    "tanh",
+    "tanh_shrink",
+]
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 

@@ -1,0 +1,61 @@
+"""The activations of a Dense module, which its config names by their classes in torch.nn.
+
+The config stores no parameters, and sentence-transformers makes the class anew without any: a GELU saved with
+``approximate="tanh"`` is the exact one ever after, there as here. Left out are those that have weights (PReLU), change
+the width (GLU), or cannot be made or applied so (Threshold, MultiheadAttention, Softmax2d).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tsjax.errors import ConversionError
+
+if TYPE_CHECKING:
+    from tsjax.model.config import Activation
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "CELU": "celu",
+    "ELU": "elu",
+    "GELU": "gelu",
+    "Hardshrink": "hard_shrink",
+    "Hardsigmoid": "hard_sigmoid",
+    "Hardswish": "hard_swish",
+    "Hardtanh": "hard_tanh",
+    "Identity": "identity",
+    "LeakyReLU": "leaky_relu",
+    "LogSigmoid": "log_sigmoid",
+    "LogSoftmax": "log_softmax",
+    "Mish": "mish",
+    "RReLU": "rrelu",
+    "ReLU": "relu",
+    "ReLU6": "relu6",
+    "SELU": "selu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+    "Softmax": "softmax",
+    "Softmin": "softmin",
+    "Softplus": "softplus",
+    "Softshrink": "soft_shrink",
+    "Softsign": "soft_sign",
+    "Tanh": "tanh",
+    "Tanhshrink": "tanh_shrink",
+}
+
+
+def torch_activation(path: str, file: str) -> Activation:
+    """Our name of a class in torch.nn.
+
+    Args:
+        path: its dotted path, such as ``torch.nn.modules.activation.Tanh``.
+        file: where it is named, for the message.
+
+    Raises:
+        ConversionError: it is not of torch.nn, or not supported.
+    """
+    module, _, name = path.rpartition(".")
+    if not f"{module}.".startswith("torch.nn.") or name not in _ACTIVATIONS:
+        raise ConversionError(
+            f"{file}: activation {path!r} is not supported; of torch.nn, known: {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]

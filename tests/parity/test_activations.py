@@ -1,0 +1,48 @@
+"""Every activation that a Dense module can name, against torch.nn; and those that it can name but not keep."""
+
+import inspect
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.util import fullname
+
+from conversion.activations import _ACTIVATIONS, torch_activation
+from tsjax.errors import ConversionError
+from tsjax.model.activations import _FUNCTIONS, activate
+
+# With weights; of another width; not for vectors; not made without arguments, so that sentence-transformers fails too.
+REFUSED = {"PReLU", "GLU", "Softmax2d", "Threshold", "MultiheadAttention"}
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize("name", _ACTIVATIONS)
+def test_the_same_function(name):
+    module = getattr(torch.nn, name)().eval()
+    ours = torch_activation(fullname(module), "config.json")
+    corners = [-90, -20, -3, -1, -0.5, 0, 0.5, 1, 3, 6, 20, 21, 90]
+    x = np.array([*corners, *3 * np.random.default_rng(0).standard_normal(500)], "f4")[None].repeat(2, 0)
+    expected = module(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(activate(jnp.asarray(x), ours), expected, rtol=2e-6, atol=1e-6)
+
+
+def test_every_activation_of_torch_is_thought_of():
+    known = {name for name in torch.nn.modules.activation.__all__ if inspect.isclass(getattr(torch.nn, name))}
+    assert {*_ACTIVATIONS, *REFUSED} == {*known, "Identity"}
+    assert set(_ACTIVATIONS.values()) == set(_FUNCTIONS) - {"gelu_tanh"}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_the_others_are_refused_by_name(name):
+    with pytest.raises(ConversionError, match=f"activation.{name}' is not supported; of torch.nn, known: CELU, ELU"):
+        torch_activation(f"torch.nn.modules.activation.{name}", "config.json")
+
+
+def test_sentence_transformers_forgets_the_parameters(tmp_path):
+    """So the class with its defaults is what both load."""
+    for module, default in ((torch.nn.GELU(approximate="tanh"), "none"), (torch.nn.LeakyReLU(0.5), 0.01)):
+        Dense(4, 4, activation_function=module).save(str(tmp_path))
+        loaded = Dense.load(str(tmp_path)).activation_function
+        assert getattr(loaded, "approximate", getattr(loaded, "negative_slope", None)) == default
