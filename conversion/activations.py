@@ -14,7 +14,7 @@ from tsjax.errors import ConversionError
 if TYPE_CHECKING:
     from tsjax.model.config import Activation
 
-_ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[str, Activation] = {
     "CELU": "celu",
     "ELU": "elu",
     "GELU": "gelu",
@@ -54,8 +54,8 @@ def torch_activation(path: str, file: str) -> Activation:
         ConversionError: it is not of torch.nn, or not supported.
     """
     module, _, name = path.rpartition(".")
-    if not f"{module}.".startswith("torch.nn.") or name not in _ACTIVATIONS:
+    if not f"{module}.".startswith("torch.nn.") or name not in ACTIVATIONS:
         raise ConversionError(
-            f"{file}: activation {path!r} is not supported; of torch.nn, known: {', '.join(_ACTIVATIONS)}"
+            f"{file}: activation {path!r} is not supported; of torch.nn, known: {', '.join(ACTIVATIONS)}"
         )
-    return _ACTIVATIONS[name]
+    return ACTIVATIONS[name]

@@ -9,16 +9,19 @@ from conversion.adapters import with_task
 from conversion.classifier import is_classifier, label_count
 from conversion.families import family_of
 from conversion.fields import Fields
+from conversion.modules import check_classes, in_order, read_modules
+from conversion.router import read_router
 from conversion.rules import Names, apply, expand, match
-from conversion.sentence_transformers import check_classes, read_modules, read_scorer, read_stack
+from conversion.sentence_transformers import read_scorer, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
-from tsjax.checkpoint import Header, Metadata, save
+from tsjax.checkpoint import Metadata, save
 from tsjax.errors import CheckpointError, ConfigError, ConversionError, InputError
 from tsjax.files import check_absent
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import weight_shapes
 from tsjax.options import Options
+from tsjax.routed_checkpoint import save_routed
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer
 
@@ -29,9 +32,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from conversion.modules import Module
     from conversion.rules import Rule
     from conversion.source import Tensors
+    from tsjax.checkpoint import FlatWeights, Header
     from tsjax.model.config import EncoderConfig
+    from tsjax.routed_checkpoint import RoutedHeader
 
 # Where neither the checkpoint nor its positions say where texts are to be cut.
 _USUAL_LENGTH = 512
@@ -47,8 +53,8 @@ def convert(
     position_stride: int | None = None,
     overwrite: bool = False,
     name: str | None = None,
-) -> Header:
-    """Convert a checkpoint directory.
+) -> Header | RoutedHeader:
+    """Convert a checkpoint directory; one with a Router becomes one of several routes.
 
     Args:
         source: a directory in the format of Hugging Face or of sentence-transformers.
@@ -67,18 +73,39 @@ def convert(
         OutputError: the destination exists, or cannot be written.
     """
     options = Options(tuple(ignore_config_fields), task, position_stride).for_source(name or "", source.resolve().name)
+    options = Options(tuple(ignore_config_fields), task, position_stride).for_source(name or "", source.resolve().name)
     check_absent(destination, directory=True, overwrite=overwrite)
     if not source.is_dir():
         raise ConversionError(f"{source} is not a directory")
     if (source / "adapter_config.json").exists():
         raise ConversionError(f"{source} holds an adapter; merge it into its model first")
     modules = read_modules(source)
+    router = read_router(modules, ignore_config_fields)
+
+    def translated(chain: Sequence[Module]) -> tuple[Metadata, FlatWeights, str]:
+        return _translate(source, chain, options, temperature or Temperature(), name or str(source))
+
+    if router is None:
+        return save(destination, *translated(in_order(modules) if modules else ()), overwrite=overwrite)
+    return save_routed(destination, router.config, map(translated, router.chains), overwrite=overwrite)
+
+
+def axes(encoder: EncoderConfig) -> dict[str, int]:
+    """Sizes of the axes that layouts split: heads, key and value heads, and the width of each."""
+    return {"n": encoder.num_heads, "k": encoder.key_value_heads, "h": encoder.head_dim}
+
+
+def _translate(
+    source: Path, modules: Sequence[Module], options: Options, temperature: Temperature, name: str
+) -> tuple[Metadata, FlatWeights, str]:
+    """An encoder and what follows it in our words: what its checkpoint says, its weights, and its tokenizer.json."""
     directory = modules[0].path if modules else source
     config_file = directory / "config.json"
     config = read_json_object(config_file)
     family = family_of(config, str(config_file))
-    check_classes(source, modules, family.modules)
-    encoder = family.translate(Fields(config, str(config_file), ignore_config_fields))
+    check_classes(modules, family.modules)
+    ignore = options.ignore_config_fields
+    encoder = family.translate(Fields(config, str(config_file), ignore))
     encoder = _strided(encoder, options.position_stride or 1, str(config_file))
     tensors = with_task(
         open_tensors(directory),
@@ -86,17 +113,17 @@ def convert(
         config=config,
         family=family,
         encoder=encoder,
-        task=task,
-        ignore=ignore_config_fields,
+        task=options.task,
+        ignore=ignore,
     )
     spelling = family.spelling(tensors.read)
     if is_classifier(config) and len(modules) <= 1:
         if family.classifier is None:
             raise ConversionError(f"{config_file}: {family.name} has no classification head that tsjax knows")
         classifier = family.classifier(encoder, config, label_count(config, str(config_file)))
-        stack = read_scorer(source, modules, classifier, config, ignore_config_fields)
+        stack = read_scorer(source, modules, classifier, config, ignore)
     else:
-        stack = read_stack(source, modules, encoder.hidden_size, ignore_config_fields)
+        stack = read_stack(source, modules, encoder.hidden_size, ignore)
         encoder = dataclasses.replace(encoder, pooler=family.has_pooler(tensors.read, spelling))
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
@@ -111,12 +138,12 @@ def convert(
             default_prompt_name=stack.default_prompt_name,
             similarity_fn_name=stack.similarity_fn_name,
             truncate_dim=stack.truncate_dim,
-            temperature=temperature or Temperature(),
+            temperature=temperature,
             kind=stack.kind,
             activation=stack.activation,
             token_types=stack.kind == "cross_encoder" and tokenizer.token_types and encoder.type_vocab_size > 1,
             family=family.name,
-            source=(name or str(source)).encode(errors="backslashreplace").decode(),
+            source=name.encode(errors="backslashreplace").decode(),
         )
         ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
     except (ConfigError, CheckpointError, InputError) as error:
@@ -138,7 +165,7 @@ def convert(
         weights |= _read(open_tensors(folder), head_rules, Names(), encoder, shapes)
     if absent := set(shapes) - set(weights):
         raise ConversionError(f"{directory}: no rule gives weight {min(absent)!r} of the architecture")
-    return save(destination, metadata, weights, tokenizer.json, overwrite=overwrite)
+    return metadata, weights, tokenizer.json
 
 
 def _strided(encoder: EncoderConfig, stride: int, file: str) -> EncoderConfig:
@@ -154,11 +181,6 @@ def _strided(encoder: EncoderConfig, stride: int, file: str) -> EncoderConfig:
     if short == 0:
         raise ConversionError(f"{file}: a position_stride of {stride} is more than {encoder.max_positions} positions")
     return dataclasses.replace(encoder, position_stride=stride, position_stride_up_to=short)
-
-
-def axes(encoder: EncoderConfig) -> dict[str, int]:
-    """Sizes of the axes that layouts split: heads, key and value heads, and the width of each."""
-    return {"n": encoder.num_heads, "k": encoder.key_value_heads, "h": encoder.head_dim}
 
 
 def _read(

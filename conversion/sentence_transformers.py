@@ -1,4 +1,4 @@
-"""A sentence-transformers directory: modules.json and the configs beside it, of every generation so far.
+"""What the modules of a sentence-transformers directory say in their configs, of every generation so far.
 
 Version 5.4 changed the pooling config from booleans to ``pooling_mode`` and the types in modules.json to longer paths.
 Readers that missed it pooled wrongly without a word, so a type, a mode or a field that is not known is an error here.
@@ -7,11 +7,12 @@ Readers that missed it pooled wrongly without a word, so a type, a mode or a fie
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from conversion.activations import torch_activation
 from conversion.fields import Fields
 from conversion.rules import Rule
-from conversion.source import read_json, read_json_object, subfolder
+from conversion.source import read_json_object
 from tsjax.checkpoint import Kind
 from tsjax.errors import ConversionError
 from tsjax.model.config import Activation, HeadConfig, PoolingConfig, PoolingMode
@@ -19,13 +20,12 @@ from tsjax.similarity import Similarity
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from conversion.classifier import Classifier
+    from conversion.modules import Module
 
-_MODULES = "modules.json"
-_OFFICIAL = "sentence_transformers."
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -41,33 +41,11 @@ POOLING_BOOLEANS: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
-# Types of foreign code that may do what sentence-transformers' Transformer does; `check_classes` has the last word.
-_FOREIGN = ("custom_st.Transformer",)
-
-# torch.nn's activations, by the last part of their dotted path.
-ACTIVATIONS: dict[str, Activation] = {
-    "GELU": "gelu",
-    "Identity": "identity",
-    "ReLU": "relu",
-    "SiLU": "silu",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-}
-
-
 # What a Transformer module does by kind of model: its task, its output's name, and transformers' name of that.
 TASKS: dict[Kind, tuple[str, str, str]] = {
     "embedder": ("feature-extraction", "token_embeddings", "last_hidden_state"),
     "cross_encoder": ("sequence-classification", "scores", "logits"),
 }
-
-
-class Module(NamedTuple):
-    """One entry of modules.json: the last part of its type, its folder, and its whole type."""
-
-    kind: str
-    path: Path
-    type: str
 
 
 @dataclass(frozen=True)
@@ -108,44 +86,12 @@ class Stack:
     activation: Activation = "identity"
 
 
-def read_modules(directory: Path) -> tuple[Module, ...]:
-    """The modules that a checkpoint consists of, encoder first; none where it is a bare model of transformers.
-
-    Raises:
-        ConversionError: modules.json names a foreign, unknown or misplaced module, or a path that leads out.
-    """
-    file = directory / _MODULES
-    if not file.exists():
-        return ()
-    listed = read_json(file)
-    modules = tuple(_modules(listed, directory, file))
-    kinds = [module.kind for module in modules]
-    # A Transformer alone is a cross-encoder.
-    if kinds != ["Transformer"] and kinds[:2] != ["Transformer", "Pooling"]:
-        raise ConversionError(f"{file}: expected a Transformer and then a Pooling module, found {', '.join(kinds)}")
-    for kind in kinds[2:]:
-        if kind not in _HEADS:
-            raise ConversionError(f"{file}: module {kind} cannot stand after the pooling")
-    return modules
-
-
-def check_classes(directory: Path, modules: Sequence[Module], known: Collection[str]) -> None:
-    """Check that every module is sentence-transformers' own, or foreign code that is known for this family.
-
-    Raises:
-        ConversionError: names the first that is not.
-    """
-    for module in modules:
-        if not module.type.startswith(_OFFICIAL) and module.type not in known:
-            raise _foreign(directory / _MODULES, module.type)
-
-
 def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ignore: Collection[str] = ()) -> Stack:
     """Read the configs of the modules around the encoder.
 
     Args:
         directory: the checkpoint.
-        modules: from `read_modules`.
+        modules: an encoder, its pooling, and heads; none for a bare encoder.
         hidden_size: width of the encoder.
         ignore: names of config fields that the user waves through.
 
@@ -157,7 +103,7 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
     if not modules:
         return Stack(**options)
     if len(modules) == 1:
-        raise ConversionError(f"{directory / _MODULES}: a Transformer alone is not an embedding model")
+        raise ConversionError(f"{modules[0].file}: a Transformer alone is not an embedding model")
     transformer, pooling_module, *head_modules = modules
     pooling = _pooling(pooling_module.path, hidden_size, ignore)
     width = hidden_size * len(pooling.modes)
@@ -199,24 +145,6 @@ def read_scorer(
     return Stack(PoolingConfig(modes=(classifier.pooling,)), heads, kind="cross_encoder", **options)
 
 
-def _modules(listed: Any, directory: Path, file: Path) -> Iterator[Module]:
-    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
-        raise ConversionError(f"{file} is not a list of modules")
-    for module in listed:
-        full = str(module.get("type"))
-        kind = full.rpartition(".")[2]
-        if not full.startswith(_OFFICIAL) and full not in _FOREIGN:
-            raise _foreign(file, full)
-        if kind not in {"Transformer", "Pooling", *_HEADS}:
-            known = ", ".join(["Transformer", "Pooling", *_HEADS])
-            raise ConversionError(f"{file}: module {full!r} is not supported; supported are {known}")
-        yield Module(kind, subfolder(directory, module.get("path", ""), file), full)
-
-
-def _foreign(file: Path, full: str) -> ConversionError:
-    return ConversionError(f"{file}: module {full!r} is foreign code, which tsjax does not run")
-
-
 def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
     file = path / "config.json"
     fields = Fields(read_json_object(file), str(file), ignore)
@@ -238,13 +166,13 @@ def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
 
 def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     fields = _head_fields(path, ignore)
-    activation = fields.take("activation_function", "torch.nn.modules.activation.Tanh")
+    activation = str(fields.take("activation_function", "torch.nn.modules.activation.Tanh"))
     config = HeadConfig(
         kind="dense",
         in_features=fields.take_count("in_features"),
         out_features=fields.take_count("out_features"),
         use_bias=fields.take("bias", default=True, kind=bool),
-        activation=_activation(activation, fields.file),
+        activation=torch_activation(activation, fields.file),
         residual=fields.take("use_residual", default=False, kind=bool),
     )
     fields.done()
@@ -357,13 +285,4 @@ def _score_activation(paths: Sequence[object], labels: int, file: str) -> Activa
     path = next((path for path in paths if path is not None), None)
     if path is None:
         return "sigmoid" if labels == 1 else "identity"
-    return _activation(path, file)
-
-
-def _activation(path: object, file: str) -> Activation:
-    """Our name of a class of torch.nn."""
-    module, _, name = str(path).rpartition(".")
-    if not module.startswith("torch.nn") or name not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ConversionError(f"{file}: activation {path!r} is not supported; of torch.nn, known: {known}")
-    return ACTIVATIONS[name]
+    return torch_activation(str(path), file)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TsjaxError,
     )
     from tsjax.quantization import quantize_embeddings
+    from tsjax.router import RoutedEmbedder
     from tsjax.temperature import Temperature
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "MissingExtraError",
     "ModelNotFoundError",
     "OutputError",
+    "RoutedEmbedder",
     "Temperature",
     "TruncationWarning",
     "TsjaxError",
@@ -54,6 +56,7 @@ __all__ = [
 _HOME = {
     "CrossEncoder": "tsjax.cross_encoder",
     "Embedder": "tsjax.embedder",
+    "RoutedEmbedder": "tsjax.router",
     "Temperature": "tsjax.temperature",
     "embed": "tsjax.api",
     "load": "tsjax.api",

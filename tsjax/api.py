@@ -12,6 +12,8 @@ from tsjax.checkpoint import read_header
 from tsjax.cross_encoder import CrossEncoder
 from tsjax.embedder import Embedder
 from tsjax.errors import InputError
+from tsjax.routed_checkpoint import is_routed
+from tsjax.router import RoutedEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -40,7 +42,10 @@ def load(
     similarity_fn_name: Similarity | None = None,
     token_budget: int | None = None,
 ) -> Any:
-    """Load a model: an `Embedder`, or for a sequence classification model, such as a reranker, a `CrossEncoder`.
+    """Load a model.
+
+    It is an `Embedder`; a `RoutedEmbedder` for a model with a Router, of several encoders; or for a sequence
+    classification model, such as a reranker, a `CrossEncoder`.
 
     Args:
         model: a directory (a converted checkpoint, or one of Hugging Face or sentence-transformers, which is converted
@@ -82,6 +87,8 @@ def load(
         "token_budget": token_budget,
     }
     of_vectors: dict[str, Any] = {"truncate_dim": truncate_dim, "similarity_fn_name": similarity_fn_name}
+    if is_routed(directory):
+        return RoutedEmbedder(directory, **options, **of_vectors)
     if read_header(directory).metadata.kind == "embedder":
         return Embedder(directory, **options, **of_vectors)
     for name, value in of_vectors.items():
@@ -123,9 +130,9 @@ class _Kept:
     def __init__(self, name: str | None) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._embedder: Embedder | None = None
+        self._embedder: Embedder | RoutedEmbedder | None = None
 
-    def get(self) -> Embedder:
+    def get(self) -> Embedder | RoutedEmbedder:
         with self._lock:
             if self._embedder is None:
                 self._embedder = load(self._name)

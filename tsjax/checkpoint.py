@@ -181,7 +181,10 @@ def read_header(path: Path) -> Header:
     file = path / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        content, files, fingerprint = config["tsjax"], config["files"], config["fingerprint"]
+        content = config["tsjax"]
+        if "router" in content:
+            raise CheckpointError(f"{path} has several routes, each a checkpoint of its own; tsjax.load takes them all")
+        files, fingerprint = config["files"], config["fingerprint"]
         if content["format"] != FORMAT:
             raise CheckpointError(f"{file} has format {content['format']}; this version of tsjax reads format {FORMAT}")
         if fingerprint != _fingerprint(content, files):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from tsjax.checkpoint import Header
     from tsjax.embedder import Embedder
+    from tsjax.routed_checkpoint import RoutedHeader
+    from tsjax.router import RoutedEmbedder
 
 _BLOCK = 4096
 
@@ -101,7 +104,7 @@ def _embed(options: argparse.Namespace) -> None:
         raise InputError("standard input can be read once only")
     for file in options.files:
         check_readable(file)
-    embedder = _load(options)
+    embedder = _load(options).route(options.prompt_type)
     total = None
     if _on_terminal():
         counts = [count_texts(file, options.input_format) for file in options.files]
@@ -182,28 +185,51 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from tsjax.checkpoint import parameter_count, read_header, verify_files
+    from tsjax.checkpoint import read_header, verify_files
     from tsjax.hub import resolve
+    from tsjax.routed_checkpoint import is_routed, read_routed_header
 
-    header = read_header(
-        resolve(
-            options.model,
-            **_source(options),
-        )
-    )
-    verify_files(header)
-    parameters = parameter_count(header)
+    path = resolve(options.model, **_source(options))
+    routed = read_routed_header(path) if is_routed(path) else None
+    headers = [read_header(path)] if routed is None else list(routed.headers.values())
+    for header in headers:
+        verify_files(header)
     if options.json:
-        content = {**header.metadata.to_json(), "parameters": parameters, "fingerprint": header.fingerprint}
+        content = _content(headers[0]) if routed is None else _routed_content(routed)
         print(json.dumps(content, indent=2, ensure_ascii=False))
         return
-    rows = list(_describe(header, parameters))
+    rows = [] if routed is None else list(_describe_routed(routed))
+    for header in headers:
+        rows += _describe(header)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
 
 
-def _describe(header: Header, parameters: int) -> Iterator[tuple[str, str]]:
+def _content(header: Header) -> dict[str, Any]:
+    from tsjax.checkpoint import parameter_count
+
+    return {**header.metadata.to_json(), "parameters": parameter_count(header), "fingerprint": header.fingerprint}
+
+
+def _routed_content(routed: RoutedHeader) -> dict[str, Any]:
+    folders = {folder: _content(header) for folder, header in routed.headers.items()}
+    return {"router": dataclasses.asdict(routed.config), "folders": folders, "fingerprint": routed.fingerprint}
+
+
+def _describe_routed(routed: RoutedHeader) -> Iterator[tuple[str, str]]:
+    """Which task takes which route; what each folder holds comes after."""
+    config = routed.config
+    for task, route in config.tasks.items():
+        yield f"task {task!r}", f"route {route!r}, in {config.routes[route]}"
+    yield "other tasks", "an error" if config.other_tasks is None else f"route {config.other_tasks!r}"
+    yield "without a task", "an error" if config.default_route is None else f"route {config.default_route!r}"
+    yield "all routes", f"{routed.fingerprint} (the fingerprint of them together)"
+
+
+def _describe(header: Header) -> Iterator[tuple[str, str]]:
+    from tsjax.checkpoint import parameter_count
+
     metadata, encoder = header.metadata, header.metadata.model.encoder
     yield "model", metadata.source
     yield "directory", str(header.path)
@@ -213,7 +239,7 @@ def _describe(header: Header, parameters: int) -> Iterator[tuple[str, str]]:
         f"feed-forward {encoder.intermediate_size} ({encoder.activation}), {encoder.norm_placement}-norm, "
         f"{encoder.positions} positions",
     )
-    yield "parameters", f"{parameters:,}"
+    yield "parameters", f"{parameter_count(header):,}"
     yield "vocabulary", f"{encoder.vocab_size:,} tokens"
     yield "longest text", f"{metadata.max_seq_length} tokens (the positions allow {encoder.max_length or 'any'})"
     pooling = metadata.model.pooling
@@ -243,7 +269,7 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _load(options: argparse.Namespace) -> Embedder:
+def _load(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
     from tsjax.api import load
 
     return load(
@@ -300,7 +326,9 @@ def _add_embed(commands: Any) -> None:
     command.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
     command.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
     command.add_argument(
-        "--prompt-type", choices=("query", "document"), help="use the model's prompt for queries or for documents"
+        "--prompt-type",
+        choices=("query", "document"),
+        help="use the model's prompt, and its encoder if it has several, for queries or for documents",
     )
     command.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
     command.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")

@@ -145,6 +145,10 @@ class Embedder(Settings):
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length)
 
+    def route(self, task: str | None = None) -> Embedder:
+        """The embedder that texts of a task go to: this one, whatever the task."""
+        return self
+
     # -- what it is for -----------------------------------------------------------------------------------------------
 
     def encode(
@@ -165,6 +169,7 @@ class Embedder(Settings):
         chunk_size: None = None,
         *,
         temperature: TemperatureLike | None = None,
+        task: str | None = None,
         sentences: str | Iterable[str] | None = None,
     ) -> Any:
         """Embed texts.
@@ -187,6 +192,7 @@ class Embedder(Settings):
             pool: only None; there are no worker processes.
             chunk_size: only None, likewise.
             temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
+            task: what the texts are for; chooses among several encoders (see `RoutedEmbedder`), and this is one.
             sentences: the old name of ``inputs``.
 
         Returns:
@@ -236,7 +242,8 @@ class Embedder(Settings):
         **options: Any,
     ) -> Any:
         """`encode` with the prompt named ``query``, unless a prompt is given; the model's default where it has none."""
-        return self.encode(inputs, self._name_for(("query",), prompt_name, prompt), prompt, *positional, **options)
+        name = self._name_for(("query",), prompt_name, prompt)
+        return self.encode(inputs, name, prompt, *positional, task="query", **options)
 
     def encode_document(
         self,
@@ -248,7 +255,7 @@ class Embedder(Settings):
     ) -> Any:
         """`encode` with the prompt named ``document``, else ``passage``, else ``corpus``, unless a prompt is given."""
         name = self._name_for(("document", "passage", "corpus"), prompt_name, prompt)
-        return self.encode(inputs, name, prompt, *positional, **options)
+        return self.encode(inputs, name, prompt, *positional, task="document", **options)
 
     def stream(
         self, inputs: Iterable[str], *, block_size: int = 4096, precision: Precision = "float32", **options: Any

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
 from tsjax.errors import CheckpointError, ConversionError, InputError, ModelNotFoundError, OutputError
 from tsjax.options import Options
+from tsjax.routed_checkpoint import is_routed, read_routed_header, save_routed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tsjax.checkpoint import Header
+    from tsjax.checkpoint import FlatWeights, Header, Metadata
+    from tsjax.routed_checkpoint import RoutedHeader
     from tsjax.temperature import Temperature
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -100,7 +102,7 @@ def convert_to(
     task: str | None = None,
     position_stride: int | None = None,
     overwrite: bool = False,
-) -> Header:
+) -> Header | RoutedHeader:
     """Convert a model to a directory of the user's choice; the arguments are those of `resolve`.
 
     Raises:
@@ -125,7 +127,7 @@ def _check_nothing_chosen(source: Path, options: Options) -> None:
             )
 
 
-def _convert(source: Path, destination: Path, options: Options, **more: Any) -> Header:
+def _convert(source: Path, destination: Path, options: Options, **more: Any) -> Header | RoutedHeader:
     """The only way to `conversion`; the default model's weights are checked to be the published ones first."""
     from conversion.convert import convert
 
@@ -136,8 +138,10 @@ def _convert(source: Path, destination: Path, options: Options, **more: Any) -> 
     return convert(source, destination, **dataclasses.asdict(options), **more)
 
 
-def _resave(source: Path, destination: Path, temperature: Temperature | None, *, overwrite: bool) -> Header:
-    """Copy a checkpoint of ours with another temperature."""
+def _resave(
+    source: Path, destination: Path, temperature: Temperature | None, *, overwrite: bool
+) -> Header | RoutedHeader:
+    """Copy a checkpoint of ours, of one route or several, with another temperature."""
     if temperature is None:
         raise CheckpointError(
             f"{source} is a tsjax checkpoint already; there is nothing to convert but its temperature"
@@ -146,10 +150,14 @@ def _resave(source: Path, destination: Path, temperature: Temperature | None, *,
         raise OutputError(f"{destination} is the source itself; choose another name")
     from tsjax.model.forward import weight_shapes
 
-    header = read_header(source)
-    metadata = dataclasses.replace(header.metadata, temperature=temperature)
-    weights = read_weights(header, weight_shapes(metadata.model))
-    return save(destination, metadata, weights, read_tokenizer(header), overwrite=overwrite)
+    def changed(header: Header) -> tuple[Metadata, FlatWeights, str]:
+        metadata = dataclasses.replace(header.metadata, temperature=temperature)
+        return metadata, read_weights(header, weight_shapes(metadata.model)), read_tokenizer(header)
+
+    if not is_routed(source):
+        return save(destination, *changed(read_header(source)), overwrite=overwrite)
+    routed = read_routed_header(source)
+    return save_routed(destination, routed.config, map(changed, routed.headers.values()), overwrite=overwrite)
 
 
 def _clear(destination: Path) -> None:
@@ -257,8 +265,9 @@ def _why(error: Exception, local_files_only: bool) -> str:
 def _cache_key(source: Path, options: Options) -> str:
     """A name for the conversion of a directory that changes whenever a file that it reads does, or what it writes."""
     read = {pattern.removeprefix("*") for pattern in _WANTED} | {".bin"}
-    # Modules lie in folders of the checkpoint; what is deeper, like the checkpoints of a training run, is not read.
-    files = sorted(f for f in (*source.glob("*"), *source.glob("*/*")) if f.suffix in read and f.is_file())
+    # Modules lie in folders of the checkpoint, those of a Router in folders of its folder; what is deeper is not read.
+    candidates = (file for depth in ("*", "*/*", "*/*/*") for file in source.glob(depth))
+    files = sorted(f for f in candidates if f.suffix in read and f.is_file())
     seen = [(str(f.relative_to(source)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     chosen = [sorted(options.ignore_config_fields), options.task, options.position_stride]
     key = json.dumps([str(source.resolve()), seen, chosen, FORMAT, _CONVERSION])

@@ -121,6 +121,10 @@ class Settings:
             _check_prompt(prompt, f"prompt {name!r}")
         self._prompts = dict(value)
 
+    def share_prompts(self, other: Settings) -> None:
+        """Take another's prompts for one's own: what is added to either is added to both."""
+        self._prompts = other.prompts
+
     @property
     def default_prompt_name(self) -> str | None:
         """The prompt used where a call names none. Settable."""

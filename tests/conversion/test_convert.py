@@ -343,7 +343,11 @@ def test_spoilt_module_configs_are_explained(tmp_path, file, content, message):
     ("change", "message"),
     [
         ({"activation_function": "my.code.Swish"}, "activation 'my.code.Swish' is not supported"),
-        ({"activation_function": "torch.nn.modules.activation.Hardtanh"}, "is not supported"),
+        (
+            {"activation_function": "torch.nn.modules.activation.PReLU"},
+            "PReLU' is not supported; of torch.nn, known: CELU",
+        ),
+        ({"activation_function": "torch.nn_evil.Tanh"}, "'torch.nn_evil.Tanh' is not supported"),
         ({"in_features": 35}, "takes 35 features but the step before gives 36"),
         ({"module_input_name": "token_embeddings"}, "module_input_name"),
         ({"weights": {"linear.weight": np.ones((5, 36), "f4")}}, "'linear.bias' is missing"),

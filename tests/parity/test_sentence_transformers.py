@@ -57,7 +57,7 @@ def test_prompts_in_and_out_of_the_pooling(both, modes):
         np.testing.assert_allclose(ours.encode_query(TEXTS), theirs.encode_query(TEXTS), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("activation", ["Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "Identity"])
+@pytest.mark.parametrize("activation", ["Tanh", "Identity"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense(both, activation, bias):
     dense = lambda: Dense(36, 13, bias=bias, activation_function=getattr(torch.nn, activation)())  # noqa: E731

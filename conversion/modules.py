@@ -1,0 +1,111 @@
+"""Which modules a sentence-transformers directory consists of: modules.json, and the order in which they can stand.
+
+What each of them says is read elsewhere: `conversion.sentence_transformers`, and `conversion.router` for a Router.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from conversion.source import read_json, subfolder
+from tsjax.errors import ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+_MODULES = "modules.json"
+_OFFICIAL = "sentence_transformers."
+
+# Foreign code that may do what sentence-transformers' Transformer does; `check_classes` has the last word.
+_FOREIGN = ("custom_st.Transformer",)
+
+HEADS = ("Dense", "LayerNorm", "Normalize")
+# Asym is what a Router was called before version 5.
+ROUTERS = ("Router", "Asym")
+# Changes nothing outside of training.
+_IDLE = ("Dropout",)
+_KNOWN = ("Transformer", "Pooling", *HEADS, *_IDLE, *ROUTERS)
+
+
+class Module(NamedTuple):
+    """A module: the last part of its type, its folder, the file that names it, and its whole type."""
+
+    kind: str
+    path: Path
+    file: Path
+    type: str
+
+
+def read_modules(directory: Path) -> tuple[Module, ...]:
+    """The modules that a checkpoint consists of; none where it is a bare encoder.
+
+    Raises:
+        ConversionError: modules.json names a foreign or unknown module, or a path that leads out.
+    """
+    file = directory / _MODULES
+    if not file.exists():
+        return ()
+    listed = read_json(file)
+    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
+        raise ConversionError(f"{file} is not a list of modules")
+    modules = tuple(known_module(module.get("type"), module.get("path", ""), directory, file) for module in listed)
+    if not modules:
+        raise ConversionError(f"{file}: expected a Transformer and then a Pooling module, found none")
+    return modules
+
+
+def known_module(kind: object, path: object, directory: Path, file: Path) -> Module:
+    """A module that ``file`` names, known to be one that tsjax can run.
+
+    Args:
+        kind: the dotted path of its class, or of the file of that name.
+        path: its folder in the directory.
+        directory: the one that the file speaks of.
+        file: for messages.
+
+    Raises:
+        ConversionError: it is foreign code, not supported, or its path leads out.
+    """
+    full = str(kind)
+    last = full.rpartition(".")[2]
+    if not full.startswith(_OFFICIAL) and full not in _FOREIGN:
+        raise _foreign(file, full)
+    if last not in _KNOWN:
+        raise ConversionError(f"{file}: module {full!r} is not supported; supported are {', '.join(_KNOWN)}")
+    return Module(last, subfolder(directory, path, file), file, full)
+
+
+def check_classes(modules: Sequence[Module], known: Collection[str]) -> None:
+    """Check that every module is sentence-transformers' own, or foreign code that is known for this family.
+
+    Raises:
+        ConversionError: names the first that is not.
+    """
+    for module in modules:
+        if not module.type.startswith(_OFFICIAL) and module.type not in known:
+            raise _foreign(module.file, module.type)
+
+
+def _foreign(file: Path, full: str) -> ConversionError:
+    return ConversionError(f"{file}: module {full!r} is foreign code, which tsjax does not run")
+
+
+def in_order(modules: Sequence[Module]) -> tuple[Module, ...]:
+    """One after the other, without those that do nothing: an encoder, and its pooling and heads.
+
+    Raises:
+        ConversionError: they stand in another order.
+    """
+    modules = tuple(module for module in modules if module.kind not in _IDLE)
+    kinds = [module.kind for module in modules]
+    # A Transformer alone is a cross-encoder.
+    if kinds != ["Transformer"] and kinds[:2] != ["Transformer", "Pooling"]:
+        raise ConversionError(
+            f"{modules[0].file if modules else _MODULES}: expected a Transformer and then a Pooling module, "
+            f"found {', '.join(kinds) or 'none'}"
+        )
+    for module in modules[2:]:
+        if module.kind not in HEADS:
+            raise ConversionError(f"{module.file}: module {module.kind} cannot stand after the pooling")
+    return modules
