@@ -117,6 +117,37 @@ def convert_to(
     return _convert(source, destination, options, temperature=temperature, overwrite=overwrite, name=label)
 
 
+def export_to(
+    name: str | os.PathLike[str],
+    destination: Path,
+    *,
+    temperature: Temperature | None = None,
+    **options: Any,
+) -> Temperature:
+    """Write a model as a Hugging Face directory, with a temperature folded into its weights.
+
+    Args:
+        name: as for `resolve`.
+        destination: the directory to make.
+        temperature: τ to fold in; None for the one saved with the model.
+        options: the others of `resolve`.
+
+    Returns:
+        the temperature that was folded in.
+
+    Raises:
+        OutputError: the destination exists, or cannot be written.
+        InputError, ModelNotFoundError, ConversionError: as for `resolve`, or it cannot be exported.
+    """
+    from conversion.export import export
+
+    source = resolve(name, **options)
+    if is_routed(source):
+        raise ConversionError(f"{source} has several routes; export the folder of one of them")
+    export(source, destination, temperature=temperature)
+    return read_header(source).metadata.temperature if temperature is None else temperature
+
+
 def _check_nothing_chosen(source: Path, options: Options) -> None:
     """Refuse choices that come too late."""
     for name in ("task", "position_stride"):
@@ -170,6 +201,13 @@ def _clear(destination: Path) -> None:
                 moved.rename(destination)  # and have put a good one there in the same moment
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def locate(
+    name: str | os.PathLike[str] | None = None, *, revision: str | None = None, local_files_only: bool = False
+) -> Path:
+    """The directory of a model as its authors published it, downloaded if need be; the arguments are `resolve`'s."""
+    return _locate(name, revision, local_files_only=local_files_only)[0]
 
 
 def cache_directory() -> Path:

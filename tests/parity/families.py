@@ -88,3 +88,19 @@ CASES = {
         scales=-0.3,
     ),
 }
+
+# The cross-encoders of those families that have such a head.
+HEADS = {
+    "BERT": hf.BertForSequenceClassification,
+    "RoBERTa": hf.RobertaForSequenceClassification,
+    "CamemBERT": hf.CamembertForSequenceClassification,
+    "XLM-RoBERTa": hf.XLMRobertaForSequenceClassification,
+    "DistilBERT": hf.DistilBertForSequenceClassification,
+    "MPNet": hf.MPNetForSequenceClassification,
+    "ELECTRA": hf.ElectraForSequenceClassification,
+    "ALBERT": hf.AlbertForSequenceClassification,
+    "ModernBERT": hf.ModernBertForSequenceClassification,
+    "NomicBert": hf.NomicBertForSequenceClassification,
+    "GTE": hf.GteForSequenceClassification,
+    "Jina v3": hf.JinaEmbeddingsV3ForSequenceClassification,
+}

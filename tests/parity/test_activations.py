@@ -9,7 +9,7 @@ import torch
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.util import fullname
 
-from conversion.activations import _ACTIVATIONS, torch_activation
+from conversion.activations import ACTIVATIONS, torch_activation
 from tsjax.errors import ConversionError
 from tsjax.model.activations import _FUNCTIONS, activate
 
@@ -18,7 +18,7 @@ REFUSED = {"PReLU", "GLU", "Softmax2d", "Threshold", "MultiheadAttention"}
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
-@pytest.mark.parametrize("name", _ACTIVATIONS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_the_same_function(name):
     module = getattr(torch.nn, name)().eval()
     ours = torch_activation(fullname(module), "config.json")
@@ -30,8 +30,8 @@ def test_the_same_function(name):
 
 def test_every_activation_of_torch_is_thought_of():
     known = {name for name in torch.nn.modules.activation.__all__ if inspect.isclass(getattr(torch.nn, name))}
-    assert {*_ACTIVATIONS, *REFUSED} == {*known, "Identity"}
-    assert set(_ACTIVATIONS.values()) == set(_FUNCTIONS) - {"gelu_tanh"}
+    assert {*ACTIVATIONS, *REFUSED} == {*known, "Identity"}
+    assert set(ACTIVATIONS.values()) == set(_FUNCTIONS) - {"gelu_tanh"}
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

@@ -6,8 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import transformers as hf
-from families import CASES, Case
+from families import CASES, HEADS, Case
 from real_texts import real_texts
 from sentence_transformers import CrossEncoder
 
@@ -16,20 +15,6 @@ from conversion.originals import tempered
 
 pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
 
-HEADS = {
-    "BERT": hf.BertForSequenceClassification,
-    "RoBERTa": hf.RobertaForSequenceClassification,
-    "CamemBERT": hf.CamembertForSequenceClassification,
-    "XLM-RoBERTa": hf.XLMRobertaForSequenceClassification,
-    "DistilBERT": hf.DistilBertForSequenceClassification,
-    "MPNet": hf.MPNetForSequenceClassification,
-    "ELECTRA": hf.ElectraForSequenceClassification,
-    "ALBERT": hf.AlbertForSequenceClassification,
-    "ModernBERT": hf.ModernBertForSequenceClassification,
-    "NomicBert": hf.NomicBertForSequenceClassification,
-    "GTE": hf.GteForSequenceClassification,
-    "Jina v3": hf.JinaEmbeddingsV3ForSequenceClassification,
-}
 WORDS = [text.lower().split() for text in real_texts(12, seed=3)]
 PAIRS = [
     ("the cat", "of it"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import CASES, Case
+from families import CASES, HEADS, Case
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from test_cross_encoders import HEADS, PAIRS
+from test_cross_encoders import PAIRS
 from test_families import LENGTHS, ids, mean_vectors, ours
 
 import tsjax

@@ -1,0 +1,146 @@
+"""``tsjax embed``: texts in files to vectors in a file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsjax.commands.options import add_source_options, add_temperature, load_model, on_terminal
+from tsjax.errors import InputError, TruncationWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tsjax.embedder import Embedder
+
+_BLOCK = 4096
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "embed",
+        help="texts in a file to vectors in a file",
+        description="Embed the texts of one or several files, in order, into one file of vectors.",
+        epilog="example: tsjax embed scripts/demo.jsonl -o vectors.npy --temperature 0.9",
+    )
+    command.set_defaults(command=run)
+    command.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="one text a line (an empty line is an empty text), or .jsonl, .csv, .tsv, .parquet with --column; "
+        "- for standard input",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help=".npy, .npz (array embeddings), .jsonl or .parquet (text, embedding); - for JSONL to standard output",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    command.add_argument("--column", metavar="NAME", default="text", help="key or column of the text (default: text)")
+    command.add_argument(
+        "--input-format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="instead of going by the suffix"
+    )
+    command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
+    add_source_options(command)
+    add_temperature(command, "of the attention softmax (default: the one saved with the model, usually 1)")
+    command.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
+    command.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
+    command.add_argument(
+        "--prompt-type",
+        choices=("query", "document"),
+        help="use the model's prompt, and its encoder if it has several, for queries or for documents",
+    )
+    command.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
+    command.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")
+    command.add_argument("--max-seq-length", metavar="N", type=int, help="cut texts at so many tokens")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
+    command.add_argument(
+        "--precision", choices=("float32", "binary", "ubinary"), default="float32", help="to store (default: float32)"
+    )
+    command.add_argument("--batch-size", metavar="N", type=int, help="the most texts in a batch")
+    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens in a batch, padding included")
+
+
+def run(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from tsjax.files import check_absent
+    from tsjax.jobs.texts import STDIN, check_readable, count_texts, read_texts
+    from tsjax.jobs.vectors import STDOUT, check_output, open_vectors
+
+    check_output(options.output)
+    if options.output != STDOUT:
+        check_absent(Path(options.output), overwrite=options.overwrite)
+    if options.files.count(STDIN) > 1:
+        raise InputError("standard input can be read once only")
+    for file in options.files:
+        check_readable(file)
+    embedder = load_model(options).route(options.prompt_type)
+    total = None
+    if on_terminal():
+        counts = [count_texts(file, options.input_format) for file in options.files]
+        total = None if None in counts else sum(count for count in counts if count is not None)
+
+    texts = itertools.chain.from_iterable(
+        read_texts(file, options.column, options.input_format) for file in options.files
+    )
+    binary = options.precision in ("binary", "ubinary")
+    dimension = -(-embedder.embedding_dimension // 8) if binary else embedder.embedding_dimension
+    dtype = np.dtype({"float32": "f4", "binary": "i1", "ubinary": "u1"}[options.precision])
+    encode = embedder.encode if options.prompt_type is None else getattr(embedder, f"encode_{options.prompt_type}")
+    done, seconds = 0, 0.0
+    with (
+        open_vectors(options.output, dimension, dtype, overwrite=options.overwrite) as writer,
+        _progress(total) as progress,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", TruncationWarning)  # the summary says how many
+        while block := list(itertools.islice(texts, _BLOCK)):
+            start = time.perf_counter()
+            vectors = encode(
+                block,
+                prompt_name=options.prompt_name,
+                prompt=options.prompt,
+                batch_size=options.batch_size,
+                precision=options.precision,
+                normalize_embeddings=options.normalize,
+                show_progress_bar=False,
+            )
+            seconds += time.perf_counter() - start
+            writer.write(block, vectors)
+            done += len(block)
+            progress(len(block))
+    _summarise(embedder, done, seconds, options.output)
+
+
+def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> None:
+    done = embedder.statistics
+    rate = done.tokens / seconds if seconds else 0.0
+    print(
+        f"tsjax: {texts:,} {'text' if texts == 1 else 'texts'}, {done.tokens:,} tokens in {seconds:.1f} s "
+        f"({rate:,.0f} tokens/s, compiling included; {done.padding_share:.0%} of the computed tokens were padding)",
+        file=sys.stderr,
+    )
+    cut = {0: "no text was", 1: "1 text was"}.get(done.truncated, f"{done.truncated:,} texts were")
+    where = "standard output" if output == "-" else output
+    print(f"tsjax: {cut} cut at {embedder.max_seq_length} tokens; written to {where}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
+    if not on_terminal():
+        yield lambda texts: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" texts", file=sys.stderr) as bar:
+        yield bar.update

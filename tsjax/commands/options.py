@@ -1,0 +1,90 @@
+"""Options that several commands have, and what they mean to the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from tsjax.embedder import Embedder
+    from tsjax.router import RoutedEmbedder
+
+
+def source(options: argparse.Namespace) -> dict[str, Any]:
+    """What `_add_source_options` asked for, as the library names it."""
+    return {
+        "revision": options.revision,
+        "local_files_only": options.local_files_only,
+        "ignore_config_fields": options.ignore_config_field,
+        "task": options.task,
+        "position_stride": options.position_stride,
+    }
+
+
+def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
+    """The embedding model that the options ask for."""
+    from tsjax.api import load
+    from tsjax.cross_encoder import CrossEncoder
+
+    model: Embedder | RoutedEmbedder | CrossEncoder = load(
+        options.model,
+        **source(options),
+        temperature=options.temperature,
+        dtype=options.dtype,
+        max_seq_length=options.max_seq_length,
+        truncate_dim=options.truncate_dim,
+        token_budget=options.token_budget,
+    )
+    if isinstance(model, CrossEncoder):
+        raise InputError(f"{options.model} scores pairs of texts and has no vectors; it has predict and rank in Python")
+    return model
+
+
+def add_source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--revision", metavar="R", help="branch, tag or commit on the hub")
+    command.add_argument("--local-files-only", action="store_true", help="never use the network")
+    command.add_argument(
+        "--ignore-config-field",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="accept a field of config.json that tsjax does not know; may be repeated",
+    )
+    command.add_argument("--task", metavar="NAME", help="merge the model's adapter for this task (default: none)")
+    command.add_argument(
+        "--position-stride",
+        metavar="N",
+        type=int,
+        help="short texts use every N-th row of the position table (default: what the model is known for, usually 1)",
+    )
+
+
+def add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument(
+        "--temperature",
+        metavar="τ",
+        type=_temperature,
+        help=f"temperature {purpose}: one number, or JSON: a list of one a layer, a list of lists of one a head, or "
+        '{"value": 0.9, "reference_length": 128} for τ · log 128 / log n',
+    )
+
+
+def _temperature(text: str) -> Any:
+    from tsjax.temperature import Temperature
+
+    try:
+        value = json.loads(text)
+        return Temperature.from_json(value) if isinstance(value, dict) else value
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is neither a number nor a JSON list") from None
+
+
+def on_terminal() -> bool:
+    """Whether somebody watches standard error."""
+    return sys.stderr is not None and sys.stderr.isatty()
