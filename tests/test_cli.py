@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import write_bert, write_json
+from checkpoints import BERT_CONFIG, bert_weights, write_bert, write_json
 
 import tsjax
 from tsjax.cli import main
@@ -317,3 +317,40 @@ def test_every_help_has_an_example(capsys, command):
         main([*command, "--help"])
     assert stop.value.code == 0
     assert ("example: tsjax " in capsys.readouterr().out) == bool(command)
+
+
+def test_export_folds_the_temperature_in(model, tmp_path, capsys):
+    assert main(["export", str(model), str(tmp_path / "out"), "--temperature", "0.8"]) == 0
+    assert "temperature 0.8 folded in" in capsys.readouterr().err
+    texts = ["the cat", "what he had to be"]
+    folded = tsjax.load(tmp_path / "out").encode(texts)
+    np.testing.assert_allclose(folded, tsjax.load(model).encode(texts, temperature=0.8), rtol=0, atol=2e-5)
+    assert main(["export", str(model), str(tmp_path / "out")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_info_lists_the_families(capsys):
+    assert main(["info", "--families"]) == 0
+    assert "ModernBERT" in capsys.readouterr().out
+    assert main(["info", "--families", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["families"]) > 20
+
+
+def test_embedding_with_a_cross_encoder_is_refused(tmp_path, capsys):
+    labels = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "x"}}
+    weights = bert_weights({**BERT_CONFIG, **labels})
+    weights |= {"pooler.dense.weight": np.eye(36, dtype="f4"), "pooler.dense.bias": np.zeros(36, "f4")}
+    weights |= {"classifier.weight": np.ones((1, 36), "f4"), "classifier.bias": np.zeros(1, "f4")}
+    source = write_bert(tmp_path / "scorer", weights=weights, **labels)
+    (tmp_path / "texts.txt").write_text("the\n")
+    arguments = ["embed", str(tmp_path / "texts.txt"), "-o", str(tmp_path / "out.npy"), "--model", str(source)]
+    assert main(arguments) == 2
+    assert "scores pairs of texts" in capsys.readouterr().err
+    assert main(["info", str(source)]) == 0
+    assert "a cross-encoder" in capsys.readouterr().out
+    scorer = tsjax.load(source)
+    assert repr(scorer).startswith("CrossEncoder(")
+    with pytest.raises(tsjax.InputError, match="truncate_dim has no meaning"):
+        tsjax.load(source, truncate_dim=3)
+    with pytest.raises(tsjax.CheckpointError, match="holds a cross-encoder"):
+        tsjax.Embedder(tsjax.hub.resolve(source))
