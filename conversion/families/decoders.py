@@ -68,7 +68,7 @@ _SPELLINGS = (Spelling(_rules, Names(prefixes=("model.",), ignored=("lm_head.*",
 
 def _eurobert(fields: Fields) -> dict[str, Any]:
     bias = fields.take("mlp_bias", default=False, kind=bool)
-    return {"up_bias": bias, "down_bias": bias, **take_rope(fields, 250_000.0)}
+    return {"up_bias": bias, "down_bias": bias, **take_rope(fields, 10_000.0)}
 
 
 EUROBERT = Family(
@@ -87,7 +87,10 @@ EUROBERT = Family(
     read=_eurobert,
     write=lambda config: {"mlp_bias": config.up_bias, **write_rope(config)},
     spellings=_SPELLINGS,
-    harmless=TRAINING | {"auto_map", "classifier_pooling", "clf_pooling", "mask_token_id", "pad_token_id"},
+    # The published config names its special tokens too.
+    harmless=TRAINING
+    | {"auto_map", "classifier_pooling", "clf_pooling", "mask_token_id", "pad_token_id"}
+    | {"bos_token", "eos_token", "mask_token", "pad_token"},
     required={"pretraining_tp": (1,)},
 )
 
@@ -120,6 +123,9 @@ QWEN3 = Family(
 
 
 def _gemma(fields: Fields) -> dict[str, Any]:
+    theta = float(fields.take("rope_theta", 1e6, (int, float)))
+    local_theta = float(fields.take("rope_local_base_freq", 1e4, (int, float)))
+    fields.require("rope_scaling")
     pattern = fields.take_count("sliding_window_pattern", fields.take_count("_sliding_window_pattern", 6))
     local = take_layer_types(fields, pattern, last=True)
     scale = fields.take("query_pre_attn_scalar", 256, (int, float))
@@ -130,7 +136,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
         "local_window": fields.take_count("sliding_window", 512) // 2 if local else None,
         "attention_scale": float(scale) ** -0.5,
         "embedding_scale": float(width) ** 0.5,
-        **take_two_ropes(fields, float(fields.take("rope_theta", 1e6, (int, float))), 10_000.0),
+        **take_two_ropes(fields, theta, local_theta),
     }
 
 

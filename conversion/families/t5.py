@@ -31,9 +31,9 @@ def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
     )
 
 
-def _feed_forward(fields: Fields) -> dict[str, Any]:
+def _feed_forward(fields: Fields, default: str) -> dict[str, Any]:
     """``feed_forward_proj`` is an activation, perhaps after "gated-"; the two other fields repeat it."""
-    said = fields.take("feed_forward_proj", "relu", str)
+    said = fields.take("feed_forward_proj", default, str)
     gated, name = said.startswith("gated-"), said.removeprefix("gated-")
     name = "gelu_new" if said == "gated-gelu" else name
     fields.require("is_gated_act", gated)
@@ -83,7 +83,7 @@ def _t5(name: str, model_type: str, model_class: str, default_projection: str) -
             "up_bias": False,
             "down_bias": False,
         },
-        read=_feed_forward,
+        read=lambda fields: _feed_forward(fields, default_projection),
         write=_write,
         spellings=(
             Spelling(
@@ -98,7 +98,7 @@ def _t5(name: str, model_type: str, model_class: str, default_projection: str) -
         harmless=frozenset(
             "classifier_dropout decoder_layers dropout_rate initializer_factor n_positions num_decoder_layers "
             "pad_token_id scale_decoder_outputs output_past gradient_checkpointing max_new_tokens "
-            "is_encoder_decoder is_decoder num_hidden_layers".split()
+            "is_encoder_decoder".split()
         ),
     )
 

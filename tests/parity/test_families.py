@@ -10,6 +10,7 @@ from families import CASES
 
 from conversion.convert import convert
 from conversion.families import FAMILIES, family_of
+from conversion.families.family import HARMLESS
 from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
 from tsjax.checkpoint import read_header, read_weights
@@ -81,8 +82,52 @@ def test_every_field_of_the_config_class_is_accounted_for(name):
     config = case.config(**case.sizes).to_dict()
     family = family_of(config, "config.json")
     family.translate(Fields(config, "config.json"))
-    # And what is used is used: another value of it gives another architecture, or an error.
     assert set(family.fields) <= set(config)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_field_that_is_called_harmless_changes_nothing_in_transformers(name):
+    case = CASES[name]
+    model = case.make()
+    model.set_attn_implementation("eager")
+    expected, mask = hidden_states(model, ids(1), LENGTHS)
+    config = case.config(**case.sizes).to_dict()
+    changed = []
+    for field in sorted({*HARMLESS, *family_of(config, "config.json").harmless} & set(config)):
+        other = another(config[field])
+        if other is None or field in MEANT:
+            continue
+        try:
+            again = case.model(case.config(**{**case.sizes, field: other})).eval()
+        except Exception:  # transformers' own check of the value
+            continue
+        again.load_state_dict(model.state_dict())
+        again.set_attn_implementation("eager")
+        states, _ = hidden_states(again, ids(1), LENGTHS)
+        np.testing.assert_array_equal(states[mask], expected[mask], err_msg=field)
+        changed.append(field)
+    assert len(changed) >= 5
+
+
+# What is looked up rather than computed with: how to run, and what the converter reads in another place.
+MEANT = {"attn_implementation", "dtype", "output_hidden_states", "output_attentions", "return_dict"}
+
+
+def another(value):
+    """Another value of the same kind; None where there is no telling."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return min(1.0, value + 0.25) if isinstance(value, float) else None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_absent_field_has_the_value_that_transformers_gives_it(name):
+    case = CASES[name]
+    whole, sizes = case.config(**case.sizes).to_dict(), {"model_type": case.config.model_type, **case.sizes}
+    family = family_of(whole, "config.json")
+    assert family.translate(Fields(sizes, "config.json")) == family.translate(Fields(whole, "config.json"))
 
 
 def test_every_family_has_a_case():
