@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from conversion.families.family import Family
+    from conversion.families.family import Family, Spelling
+    from conversion.rules import Rule
     from conversion.source import Tensors
     from tsjax.model.config import EncoderConfig
 
@@ -260,11 +261,15 @@ class _Targets:
         spelling = family.spelling(tensors.read)
         self._files = {spelling.names.canonical(name): name for name in tensors.read}
         layers = encoder.num_layers
-        self._places = {
-            (row.ours, row.layer): row for rows in expand(spelling.rules(encoder), layers).values() for row in rows
-        }
+        # The pooler is kept for the way back, so an adapter of it is not lost.
+        pooler = family.pooler_rules() if family.has_pooler(tensors.read, spelling) else ()
+
+        def rules(of: Spelling) -> tuple[Rule, ...]:
+            return (*of.rules(encoder), *pooler)
+
+        self._places = {(row.ours, row.layer): row for rows in expand(rules(spelling), layers).values() for row in rows}
         self._native = family.spellings[0]
-        self._rows = expand(self._native.rules(encoder), layers)
+        self._rows = expand(rules(self._native), layers)
 
     def ignored(self, weight: str) -> bool:
         """Whether it is of a part of the model that the encoder does not use, such as the pooler."""

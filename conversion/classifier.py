@@ -6,9 +6,10 @@ It is the same as what may stand after pooling in a sentence-transformers model:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from conversion.fields import Fields
 from conversion.rules import Rule
 from tsjax.errors import ConversionError
 from tsjax.model.config import EncoderConfig, HeadConfig
@@ -21,14 +22,21 @@ _TASK = "ForSequenceClassification"
 
 @dataclass(frozen=True)
 class Classifier:
-    """A head: how tokens are pooled, and the steps after it with the rules of their weights."""
+    """A head.
+
+    Attributes:
+        pooling: how tokens are pooled.
+        steps: what follows, with the rules of its weights.
+        config: the fields of config.json that say so, where the family's head varies.
+    """
 
     pooling: PoolingMode
     steps: tuple[tuple[HeadConfig, tuple[Rule, ...]], ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 # From the encoder, config.json and the number of labels.
-MakeClassifier: TypeAlias = Callable[[EncoderConfig, Mapping[str, Any], int], Classifier]
+MakeClassifier: TypeAlias = Callable[[EncoderConfig, Fields, int], Classifier]
 
 
 def dense(
@@ -50,8 +58,8 @@ def layer_norm(torch: str, size: int, eps: float, *, bias: bool = True) -> tuple
 def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:
     """The commonest head: a square layer on the first token, and a layer to the labels."""
 
-    def make(encoder: EncoderConfig, config: Mapping[str, Any], labels: int) -> Classifier:
-        del config  # it says nothing about this head
+    def make(encoder: EncoderConfig, fields: Fields, labels: int) -> Classifier:
+        del fields  # they say nothing about this head
         width = encoder.hidden_size
         return Classifier("cls", (dense(first, width, width, activation), dense(last, width, labels)))
 
@@ -60,7 +68,8 @@ def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
     """Whether config.json is that of a sequence classification model."""
-    return any(str(name).endswith(_TASK) for name in config.get("architectures") or ())
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith(_TASK) for name in names)
 
 
 def label_count(config: Mapping[str, Any], file: str) -> int:

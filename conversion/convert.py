@@ -11,11 +11,11 @@ from conversion.families import family_of
 from conversion.fields import Fields
 from conversion.modules import check_classes, in_order, read_modules
 from conversion.router import read_router
-from conversion.rules import Names, apply, expand, match
+from conversion.rules import Names, apply, check_copies, expand, match
 from conversion.sentence_transformers import read_scorer, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
-from tsjax.checkpoint import Metadata, save
+from tsjax.checkpoint import Metadata, kept_shapes, save
 from tsjax.errors import CheckpointError, ConfigError, ConversionError, InputError
 from tsjax.files import check_absent
 from tsjax.model.config import ModelConfig
@@ -73,7 +73,6 @@ def convert(
         OutputError: the destination exists, or cannot be written.
     """
     options = Options(tuple(ignore_config_fields), task, position_stride).for_source(name or "", source.resolve().name)
-    options = Options(tuple(ignore_config_fields), task, position_stride).for_source(name or "", source.resolve().name)
     check_absent(destination, directory=True, overwrite=overwrite)
     if not source.is_dir():
         raise ConversionError(f"{source} is not a directory")
@@ -120,11 +119,12 @@ def _translate(
     if is_classifier(config) and len(modules) <= 1:
         if family.classifier is None:
             raise ConversionError(f"{config_file}: {family.name} has no classification head that tsjax knows")
-        classifier = family.classifier(encoder, config, label_count(config, str(config_file)))
+        fields = Fields(config, str(config_file))
+        classifier = family.classifier(encoder, fields, label_count(config, str(config_file)))
         stack = read_scorer(source, modules, classifier, config, ignore)
     else:
         stack = read_stack(source, modules, encoder.hidden_size, ignore)
-        encoder = dataclasses.replace(encoder, pooler=family.has_pooler(tensors.read, spelling))
+    pooler = stack.kind == "embedder" and family.has_pooler(tensors.read, spelling)
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
     tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case)
@@ -133,7 +133,7 @@ def _translate(
         metadata = Metadata(
             model=model,
             max_seq_length=min(said, encoder.max_length or said),
-            pad_token_id=_pad_token_id(config, encoder),
+            pad_token_id=_pad_token_id(config, encoder, tokenizer.pad_token_id),
             prompts=stack.prompts,
             default_prompt_name=stack.default_prompt_name,
             similarity_fn_name=stack.similarity_fn_name,
@@ -143,6 +143,7 @@ def _translate(
             activation=stack.activation,
             token_types=stack.kind == "cross_encoder" and tokenizer.token_types and encoder.type_vocab_size > 1,
             family=family.name,
+            pooler=pooler,
             source=name.encode(errors="backslashreplace").decode(),
         )
         ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
@@ -153,13 +154,14 @@ def _translate(
             f"{directory}: the tokenizer gives ids up to {ids - 1}, but the embedding has {encoder.vocab_size} rows"
         )
 
-    rules = [dataclasses.replace(rule, ours=f"encoder.{rule.ours}") for rule in family.rules(encoder, spelling)]
+    rules = [dataclasses.replace(rule, ours=f"encoder.{rule.ours}") for rule in spelling.rules(encoder)]
+    rules += family.pooler_rules() if pooler else ()
     apart: dict[Path, list[Rule]] = {}
     for index, head in enumerate(stack.heads):
         if head.directory is not None:
             where = rules if stack.kind == "cross_encoder" else apart.setdefault(head.directory, [])
             where += [dataclasses.replace(rule, ours=f"heads.{index}.{rule.ours}") for rule in head.rules]
-    shapes = weight_shapes(model)
+    shapes = weight_shapes(model) | kept_shapes(metadata)
     weights = _read(tensors, rules, spelling.names, encoder, shapes)
     for folder, head_rules in apart.items():
         weights |= _read(open_tensors(folder), head_rules, Names(), encoder, shapes)
@@ -193,11 +195,14 @@ def _read(
     """The weights that rules make of a file; ``shapes`` may hold more than these."""
     table = expand(rules, encoder.num_layers)
     rows = match(tensors.read, table, names, tensors.where)
+    check_copies(tensors.read, names, tensors.where)
     wanted = {row.ours: shapes[row.ours] for packed in table.values() for row in packed if row.ours in shapes}
     return apply(rows, lambda name: tensors.read[name](), wanted, axes(encoder), tensors.where)
 
 
-def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig) -> int:
+def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig, of_tokenizer: int | None) -> int:
     """The id that fills up batches; any will do, since it is masked, so an unusable one becomes 0."""
-    pad = config.get("pad_token_id")
-    return pad if isinstance(pad, int) and 0 <= pad < encoder.vocab_size else 0
+    for pad in (config.get("pad_token_id"), of_tokenizer, encoder.position_padding_id):
+        if isinstance(pad, int) and not isinstance(pad, bool) and 0 <= pad < encoder.vocab_size:
+            return pad
+    return 0

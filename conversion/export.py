@@ -8,7 +8,7 @@ the projection, the scale of that norm takes τ.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -17,6 +17,8 @@ from conversion.classifier import Classifier
 from conversion.convert import axes
 from conversion.export_modules import modules
 from conversion.families import FAMILIES
+from conversion.families.family import ACTIVATION_NAMES
+from conversion.fields import Fields
 from conversion.rules import Rule, invert
 from tsjax.checkpoint import read_header, read_tokenizer, read_weights, write_tensors
 from tsjax.errors import ConversionError
@@ -58,15 +60,18 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
         ConversionError: its architecture has no class in transformers, or τ cannot be folded into it.
         OutputError: the destination exists, or cannot be written.
     """
-    check_absent(destination, directory=True, overwrite=False)
+    check_absent(destination, directory=True, overwrite=None)
     header = read_header(source)
     metadata, encoder = header.metadata, header.metadata.model.encoder
     family = _family(header)
     weights = read_weights(header, weight_shapes(metadata.model))
     fold(weights, encoder, metadata.temperature if temperature is None else temperature)
-    below = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
-    theirs = invert(family.rules(encoder, family.spellings[0]), encoder.num_layers, below, axes(encoder))
-    config = {**family.config(encoder), "pad_token_id": metadata.pad_token_id, "dtype": "float32"}
+    below = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
+    rules = (*family.spellings[0].rules(encoder), *(family.pooler_rules() if metadata.pooler else ()))
+    theirs = invert(rules, encoder.num_layers, below, axes(encoder))
+    tokenizer_json = read_tokenizer(header)
+    special = special_tokens(Tokenizer.from_str(tokenizer_json), metadata.pad_token_id)
+    config = {**special.ids, "pad_token_id": metadata.pad_token_id, "dtype": "float32", **family.config(encoder)}
     if metadata.kind == "cross_encoder":
         classifier = _classifier(family, metadata)
         for index, (_, rules) in enumerate(classifier.steps):
@@ -78,12 +83,12 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
             "architectures": [family.classifier_class],
             "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
             "label2id": {f"LABEL_{i}": i for i in range(labels)},
-            **({"classifier_pooling": classifier.pooling} if family.model_type == "modernbert" else {}),
+            **classifier.config,
         }
     with replacing(destination, directory=True) as directory:
         write_tensors(directory / "model.safetensors", theirs)
         _write_json(directory / "config.json", config)
-        _write_tokenizer(directory, read_tokenizer(header), metadata)
+        _write_tokenizer(directory, tokenizer_json, special, metadata)
         folders, files = modules(metadata)
         for name, content in files.items():
             _write_json(directory / name, content)
@@ -143,10 +148,10 @@ def _classifier(family: Family, metadata: Metadata) -> Classifier:
     heads = metadata.model.heads
     config = {
         "classifier_pooling": metadata.model.pooling.modes[0],
-        "classifier_activation": heads[0].activation,
+        "classifier_activation": ACTIVATION_NAMES[heads[0].activation],
         "classifier_bias": heads[0].use_bias,
     }
-    return family.classifier(metadata.model.encoder, config, heads[-1].out_features)
+    return family.classifier(metadata.model.encoder, Fields(config, str(metadata.source)), heads[-1].out_features)
 
 
 def _full_name(name: str, classifier: Classifier, family: Family) -> str:
@@ -161,16 +166,33 @@ def _head(weights: Weights, index: int, rules: tuple[Rule, ...], encoder: Encode
     return invert(rules, 1, own, axes(encoder))
 
 
-def _write_tokenizer(directory: Path, content: str, metadata: Metadata) -> None:
+class SpecialTokens(NamedTuple):
+    """Special tokens by transformers' names for them, and their ids by config.json's names."""
+
+    tokens: dict[str, str]
+    ids: dict[str, int]
+
+
+def special_tokens(tokenizer: Tokenizer, pad_token_id: int) -> SpecialTokens:
+    """Those that a tokenizer has.
+
+    Named as padding, a token is no longer text. So only one that is special already is, and if the padding's own is
+    not (where any id did, since it is masked), another special one.
+    """
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    tokens = {name: next((s for s in spellings if s in known), None) for name, spellings in _SPECIAL.items()}
+    found = {name: token for name, token in tokens.items() if token is not None}
+    added = tokenizer.get_added_tokens_decoder()
+    special = [index for index in (pad_token_id, *sorted(added)) if index in added and added[index].special]
+    if special:
+        found["pad_token"] = added[special[0]].content
+    ends = {"bos": "cls_token", "cls": "cls_token", "eos": "sep_token", "sep": "sep_token"}
+    return SpecialTokens(found, {f"{name}_token_id": known[found[as_]] for name, as_ in ends.items() if as_ in found})
+
+
+def _write_tokenizer(directory: Path, content: str, special: SpecialTokens, metadata: Metadata) -> None:
     """tokenizer.json as it is, and beside it what the class of tokenizers that takes it as it is wants to know."""
     (directory / "tokenizer.json").write_text(content, encoding="utf-8")
-    tokenizer = Tokenizer.from_str(content)
-    known = tokenizer.get_vocab(with_added_tokens=True)
-    special = {
-        name: token
-        for name, spellings in _SPECIAL.items()
-        if (token := next((s for s in spellings if s in known), None))
-    }
     names = (
         ["input_ids", "token_type_ids", "attention_mask"] if metadata.token_types else ["input_ids", "attention_mask"]
     )
@@ -179,9 +201,8 @@ def _write_tokenizer(directory: Path, content: str, metadata: Metadata) -> None:
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": metadata.max_seq_length,
-            "pad_token": tokenizer.id_to_token(metadata.pad_token_id),
             "model_input_names": names,
-            **special,
+            **special.tokens,
         },
     )
 

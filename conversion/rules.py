@@ -143,6 +143,20 @@ def match(available: Iterable[str], table: Mapping[str, list[Row]], names: Names
     return {name: table[meant] for meant, name in found.items()}
 
 
+def check_copies(read: Mapping[str, Callable[[], NDArray[Any]]], names: Names, where: str) -> None:
+    """Check that what a file holds twice is the same both times; which one is meant cannot be known otherwise.
+
+    Raises:
+        ConversionError: names the two.
+    """
+    by_name = {names.canonical(name): name for name in read}
+    for copy, original in names.copies.items():
+        if copy in by_name and original in by_name:
+            first, second = by_name[original], by_name[copy]
+            if not np.array_equal(read[first](), read[second]()):
+                raise ConversionError(f"{where}: {first!r} and {second!r} should be the same weight, but differ")
+
+
 def apply(
     rows: Mapping[str, list[Row]],
     read: Callable[[str], NDArray[Any]],

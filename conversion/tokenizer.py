@@ -10,6 +10,7 @@ plain in every respect, or has no tokenizer.json, goes through transformers, onc
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from conversion.fields import Fields
@@ -41,11 +42,13 @@ class TokenizerSource(NamedTuple):
     Attributes:
         json: the content of tokenizer.json.
         model_max_length: the most tokens that a text may have; None if it does not say.
+        pad_token_id: the id of the token that it names for padding; None if it names none.
         token_types: whether the model is told which of a pair's two texts a token belongs to.
     """
 
     json: str
     model_max_length: int | None
+    pad_token_id: int | None
     token_types: bool
 
 
@@ -81,8 +84,17 @@ def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> 
     if not isinstance(longest, int | float) or isinstance(longest, bool) or not 0 < longest < 1e9:
         longest = None
     return TokenizerSource(
-        json.dumps(content, ensure_ascii=False), None if longest is None else int(longest), token_types
+        json.dumps(content, ensure_ascii=False),
+        None if longest is None else int(longest),
+        _id_of(content, _text(config.get("pad_token"))),
+        token_types,
     )
+
+
+def _id_of(content: Json, token: object) -> int | None:
+    """The id of an added token."""
+    added = (one for one in content.get("added_tokens") or [] if isinstance(one, dict))
+    return next((one.get("id") for one in added if token is not None and one.get("content") == token), None)
 
 
 def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | None:
@@ -181,6 +193,7 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
         # transformers would make a tokenizer without words, for which every text is [UNK].
         known = ", ".join(" with ".join(names) for names in _VOCABULARIES)
         raise ConversionError(f"{directory} holds no tokenizer: none of {known}")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch is as it should be
     from transformers import AutoTokenizer, utils  # noqa: PLC0415  # slow to import, and rarely needed
 
     readable = utils.is_sentencepiece_available() and utils.is_protobuf_available()
@@ -194,7 +207,7 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
         content = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # many kinds, and all mean that there is no usable tokenizer
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConversionError(f"{directory} holds no tokenizer that transformers can read: {reason:.200}") from error
     wanted = tuple(name for name in tokenizer.vocab_files_names.values() if name != _WHOLE)
     if not any(names in ((_WHOLE,), wanted, ("tokenizer.model",)) for names in found):

@@ -3,8 +3,8 @@
     python scripts/verify_parity.py BAAI/bge-base-en-v1.5 --temperature 1,0.8
     python scripts/verify_parity.py --all
 
-It prints the greatest differences and exits with status 1 if one exceeds its tolerance. It needs torch and
-sentence-transformers (pip install 'tsjax[test]').
+It prints the greatest differences; the exit status is 1 if one exceeds its tolerance, 2 for an error. It needs torch
+and sentence-transformers (from a checkout: pip install -e '.[test]').
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
-from sentence_transformers import CrossEncoder, SentenceTransformer
+
+try:
+    import torch
+    import transformers
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+except ImportError as error:
+    sys.exit(
+        f"verify_parity.py needs {error.name}; from a checkout: pip install torch==2.13.0 && pip install -e '.[test]'"
+    )
 
 import tsjax
 from conversion.convert import convert
 from conversion.originals import hidden_states, tempered
-from tsjax.checkpoint import read_header, read_weights
+from tsjax.checkpoint import is_checkpoint, read_header, read_weights
 from tsjax.hub import locate
 from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
 
@@ -71,13 +77,19 @@ def main() -> int:
     if not options.models and not options.all:
         parser.error("name a MODEL, or say --all")
     warnings.simplefilter("ignore", tsjax.TruncationWarning)
-    texts = options.texts.read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
-    taus = [float(tau) for tau in options.temperature.split(",")]
+    try:
+        texts = options.texts.read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
+    except (OSError, UnicodeError) as error:
+        parser.error(str(error))
     good = True
-    for model in options.models:
-        good &= check_model(model, texts, taus, options)
-    if options.all:
-        good &= check_families(write=options.write)
+    try:
+        taus = [tsjax.Temperature(float(tau)).value for tau in options.temperature.split(",")]
+        for model in options.models:
+            good &= check_model(model, texts, taus, options)
+        if options.all:
+            good &= check_families(write=options.write)
+    except (tsjax.TsjaxError, OSError, ValueError) as error:
+        parser.error(" ".join(str(error).split()))
     print("within the tolerances" if good else "NOT within the tolerances", file=sys.stderr)
     return 0 if good else 1
 
@@ -85,6 +97,8 @@ def main() -> int:
 def check_model(name: str, texts: list[str], taus: list[float], options: argparse.Namespace) -> bool:
     """Compare one checkpoint on texts; whether it is within the tolerances."""
     directory = locate(name)
+    if is_checkpoint(directory):
+        raise tsjax.InputError(f"{name} is a checkpoint of tsjax; name the original that it was converted from")
     ours = tsjax.load(name, task=options.task)
     settings: dict[str, Any] = {
         "device": "cpu",
@@ -163,8 +177,10 @@ def measure(original: Any, converted: Path) -> dict[str, Any]:
     """Greatest differences by temperature, and the worst cosine of bfloat16 to float32."""
     header = read_header(converted)
     model, encoder = header.metadata.model, header.metadata.model.encoder
-    params = jax.device_put(unflatten(read_weights(header, weight_shapes(model))))
-    ids = np.random.default_rng(1).integers(2, encoder.vocab_size, (len(LENGTHS), LENGTHS.max()))
+    shapes = weight_shapes(model)
+    weights = {name: weight for name, weight in read_weights(header, shapes).items() if name in shapes}
+    params = jax.device_put(unflatten(weights))
+    ids = np.random.default_rng(1).integers(0, encoder.vocab_size, (len(LENGTHS), LENGTHS.max()))
     mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
 
     def states_of(tau: float, dtype: str = "float32") -> np.ndarray:

@@ -51,6 +51,8 @@ class Metadata:
         temperature: τ used unless the user gives another.
         kind: an embedder gives vectors of texts, a cross-encoder scores of pairs of texts.
         activation: what a cross-encoder applies to its logits, unless the user gives another.
+        pooler: whether the file keeps the layer that the family puts on the first token. No vector depends on it, so
+            that the network has none; it is kept for the way back.
         token_types: whether a cross-encoder is told which of a pair's texts a token belongs to.
         family: which architecture it was converted from; what `tsjax export` goes back to.
         source: where the weights came from, for people to read.
@@ -67,6 +69,7 @@ class Metadata:
     kind: Kind = "embedder"
     activation: Activation = "identity"
     token_types: bool = False
+    pooler: bool = False
     family: str = ""
     source: str = ""
 
@@ -97,6 +100,7 @@ class Metadata:
             "kind": self.kind,
             "activation": self.activation,
             "token_types": self.token_types,
+            "pooler": self.pooler,
             "family": self.family,
         }
 
@@ -181,6 +185,8 @@ def read_header(path: Path) -> Header:
     file = path / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and "tsjax" not in config:
+            raise CheckpointError(f"{path} is not a checkpoint of tsjax; tsjax.load converts those of other kinds")
         content = config["tsjax"]
         if "router" in content:
             raise CheckpointError(f"{path} has several routes, each a checkpoint of its own; tsjax.load takes them all")
@@ -204,18 +210,25 @@ def read_tokenizer(header: Header) -> str:
     return (header.path / TOKENIZER).read_text(encoding="utf-8")
 
 
+def kept_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that a checkpoint keeps though the network has no use for them."""
+    width = metadata.model.encoder.hidden_size
+    return {"pooler.kernel": (width, width), "pooler.bias": (width,)} if metadata.pooler else {}
+
+
 def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
     """The weights by dotted name, checked to be those that were written and those that the architecture asks for.
 
     Args:
         header: from `read_header`.
-        shapes: the shape of every weight that the architecture has.
+        shapes: the shape of every weight that the architecture has; `kept_shapes` come on top.
 
     Raises:
         CheckpointError: the file is missing or is not the one whose SHA-256 was recorded, or a weight is missing,
             unexpected, misshapen, not float32 or not finite.
     """
     _verify(header, WEIGHTS)
+    shapes = {**shapes, **kept_shapes(header.metadata)}
     file = header.path / WEIGHTS
     weights: FlatWeights = {}
     try:

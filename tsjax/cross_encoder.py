@@ -20,23 +20,23 @@ from tsjax.engine import Engine, Statistics
 from tsjax.errors import CheckpointError, InputError, TruncationWarning
 from tsjax.model.activations import activate
 from tsjax.model.config import Activation
-from tsjax.settings import Dtype, Settings, positive
+from tsjax.settings import Dtype, ModelSettings, check_unused, positive
 from tsjax.text.batching import Shape
-from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
+from tsjax.text.pairs import PairTokenizer
+from tsjax.text.tokenizer import check_texts, listed
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from jaxtyping import Array
-    from numpy.typing import NDArray
 
     from tsjax.temperature import TemperatureLike
 
     Scoring: TypeAlias = Activation | Callable[[Array], Array]
 
 
-class CrossEncoder(Settings):
+class CrossEncoder(ModelSettings[PairTokenizer]):
     """A model ready to score pairs; made by `tsjax.load`. Safe to use from many threads.
 
     Args:
@@ -71,14 +71,12 @@ class CrossEncoder(Settings):
             raise CheckpointError(f"{header.path} holds an embedding model, not a cross-encoder")
         super().__init__(
             header,
-            TextTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length, pairs=True),
+            PairTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length),
             dtype,
             temperature=temperature,
             max_seq_length=max_seq_length,
             prompts=prompts,
             default_prompt_name=default_prompt_name,
-            truncate_dim=None,
-            similarity_fn_name=None,
         )
         self.activation = header.metadata.activation if activation is None else activation
         self._engine = Engine.load(header, dtype, token_budget)
@@ -104,6 +102,10 @@ class CrossEncoder(Settings):
     def activation(self, value: Scoring) -> None:
         self._activation = _checked(value)
 
+    def _decisive(self) -> list[Any]:
+        named = self.activation if isinstance(self.activation, str) else "a function"
+        return [*super()._decisive(), named]
+
     @property
     def statistics(self) -> Statistics:
         """What this cross-encoder has done so far, as a copy; a text there is a pair."""
@@ -125,6 +127,9 @@ class CrossEncoder(Settings):
         apply_softmax: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        device: None = None,
+        pool: None = None,
+        chunk_size: None = None,
         *,
         temperature: TemperatureLike | None = None,
     ) -> Any:
@@ -140,6 +145,9 @@ class CrossEncoder(Settings):
             apply_softmax: with several labels, make each pair's scores sum to 1.
             convert_to_numpy: False gives a list of JAX arrays, one a pair.
             convert_to_tensor: True gives one JAX array.
+            device: only None; JAX places the model.
+            pool: only None; there are no worker processes.
+            chunk_size: only None, likewise.
             temperature: τ for this call; None for the model's own. No value of it causes a compilation.
 
         Returns:
@@ -151,6 +159,7 @@ class CrossEncoder(Settings):
         Warns:
             TruncationWarning: some pairs were longer than `max_seq_length` and were cut.
         """
+        check_unused(device=device, pool=pool, chunk_size=chunk_size)
         single, pairs = _pairs(inputs)
         before = self._prompt_text(prompt_name, prompt)
         used = self.activation if activation_fn is None else _checked(activation_fn)
@@ -173,7 +182,7 @@ class CrossEncoder(Settings):
                 tokenized, tau, max_length=tokenizer.max_length, max_rows=max_rows, progress=progress
             ):
                 logits[computed.indices] = computed.embeddings
-        scores = used(jnp.asarray(logits)) if callable(used) else activate(jnp.asarray(logits), used)
+        scores = _scored(jnp.asarray(logits), used)
         if apply_softmax and self.num_labels > 1:
             scores = jax.nn.softmax(scores, axis=-1)
         if self.num_labels == 1:
@@ -212,7 +221,8 @@ class CrossEncoder(Settings):
         if self.num_labels != 1:
             raise InputError(f"rank needs one score a pair; this model gives {self.num_labels}: use predict")
         count = None if top_k is None else positive("top_k", top_k)
-        texts: NDArray[Any] | list[str] = check_texts(listed(documents))
+        check_texts([query])
+        texts = check_texts(listed(documents))
         scores = self.predict([(query, text) for text in texts], *positional, **options)
         best = np.argsort(-np.asarray(scores), kind="stable")[:count]
         return [
@@ -241,12 +251,14 @@ def _pairs(inputs: Any) -> tuple[bool, list[tuple[str, str]]]:
     """Whether one pair was given, and the pairs."""
     if isinstance(inputs, str):
         raise InputError("expected pairs of texts, not one string")
-    given = listed(inputs)
+    given = inputs.tolist() if isinstance(inputs, np.ndarray) else listed(inputs)
     single = bool(given) and isinstance(given[0], str)
-    pairs = [given] if single else given
-    for index, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(listed(pair)) != 2:
+    pairs = []
+    for index, pair in enumerate([given] if single else given):
+        texts = [pair] if isinstance(pair, str) else listed(pair)  # once: it may be an iterator
+        if len(texts) != 2:
             raise InputError(f"pair {index} is {pair!r:.60}, not two texts")
+        pairs.append(texts)
     flat = check_texts([text for pair in pairs for text in pair])
     return single, list(zip(flat[::2], flat[1::2], strict=True))
 
@@ -257,3 +269,18 @@ def _checked(activation: Scoring) -> Scoring:
             f"activation {activation!r} does not exist; it can be a function, or {', '.join(get_args(Activation))}"
         )
     return activation
+
+
+def _scored(logits: Array, activation: Scoring) -> Array:
+    """What the activation makes of the logits, checked to be a score for each of them."""
+    if isinstance(activation, str):
+        return activate(logits, activation)
+    try:
+        scores = jnp.asarray(activation(logits))
+    except Exception as error:  # whatever a function of the user's may raise
+        raise InputError(
+            f"activation_fn {activation!r} failed on a JAX array: {error}; activations also go by name, as 'sigmoid'"
+        ) from error
+    if scores.shape != logits.shape or not jnp.isfinite(scores).all():
+        raise InputError(f"activation_fn {activation!r} must give one finite number for each logit")
+    return scores.astype(jnp.float32)

@@ -22,7 +22,7 @@ from tsjax import checkpoint
 from tsjax.engine import Engine, Statistics
 from tsjax.errors import CheckpointError, InputError, TruncationWarning
 from tsjax.quantization import Precision, check_precision, quantize_embeddings
-from tsjax.settings import Dtype, Settings, positive
+from tsjax.settings import Dtype, Settings, check_unused, positive
 from tsjax.similarity import Similarity, normalize, similarity, similarity_pairwise
 from tsjax.temperature import Temperature
 from tsjax.text.batching import Shape
@@ -113,11 +113,6 @@ class Embedder(Settings):
     # -- what a user may read -----------------------------------------------------------------------------------------
 
     @property
-    def dtype(self) -> Dtype:
-        """What the encoder computes in."""
-        return self._dtype
-
-    @property
     def token_budget(self) -> int:
         """The most tokens of a batch, padding included."""
         return self._engine.token_budget
@@ -206,9 +201,7 @@ class Embedder(Settings):
         """
         if (inputs is None) == (sentences is None):
             raise InputError("give the texts: as inputs, or under their old name sentences, and not both")
-        for name, value in {"device": device, "pool": pool, "chunk_size": chunk_size}.items():
-            if value is not None:
-                raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
+        check_unused(device=device, pool=pool, chunk_size=chunk_size)
         check_precision(precision)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")

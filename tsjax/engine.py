@@ -113,7 +113,8 @@ class Engine:
         if token_budget is not None:
             positive("token_budget", token_budget)
         model = header.metadata.model
-        weights = read_weights(header, weight_shapes(model))
+        shapes = weight_shapes(model)
+        weights = {name: weight for name, weight in read_weights(header, shapes).items() if name in shapes}
         params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
         return cls(model, params, header.metadata.pad_token_id, token_budget)
 

@@ -68,12 +68,16 @@ def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: b
             temporary.rename(destination)
 
 
-def check_absent(path: Path, *, directory: bool = False, overwrite: bool) -> None:
-    """Raise an OutputError if there is something at the path that a file (or directory) may not overwrite."""
+def check_absent(path: Path, *, directory: bool = False, overwrite: bool | None) -> None:
+    """Raise an OutputError if there is something at the path that a file (or directory) may not overwrite.
+
+    ``overwrite`` is None where there is no way to ask for it.
+    """
     if not directory and path.is_dir():
         raise OutputError(f"{path} exists already and is a directory; choose another name")
     if not overwrite and (path.exists() or path.is_symlink()):
-        raise OutputError(f"{path} exists already; choose another name or overwrite it (--overwrite)")
+        how = "" if overwrite is None else " or overwrite it (--overwrite)"
+        raise OutputError(f"{path} exists already; choose another name{how}")
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def convert_to(
 
 def export_to(
     name: str | os.PathLike[str],
-    destination: Path,
+    destination: str | os.PathLike[str],
     *,
     temperature: Temperature | None = None,
     **options: Any,
@@ -144,7 +144,7 @@ def export_to(
     source = resolve(name, **options)
     if is_routed(source):
         raise ConversionError(f"{source} has several routes; export the folder of one of them")
-    export(source, destination, temperature=temperature)
+    export(source, Path(destination), temperature=temperature)
     return read_header(source).metadata.temperature if temperature is None else temperature
 
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.similarity import Similarity
 from tsjax.temperature import Temperature
+from tsjax.text.pairs import PairTokenizer
+from tsjax.text.tokenizer import TextTokenizer
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from tsjax.checkpoint import Header, Metadata
     from tsjax.temperature import TemperatureLike
-    from tsjax.text.tokenizer import TextTokenizer
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+AnyTokenizer = TypeVar("AnyTokenizer", TextTokenizer, PairTokenizer)
 
 
-class Settings:
-    """The settings of an `Embedder`; those that are not given are the checkpoint's.
+class ModelSettings(Generic[AnyTokenizer]):
+    """The settings of whatever reads texts; those that are not given are the checkpoint's.
 
     Args:
         header: what the checkpoint says.
@@ -33,8 +35,6 @@ class Settings:
         max_seq_length: in tokens.
         prompts: added to the checkpoint's.
         default_prompt_name: one of them.
-        truncate_dim: in dimensions.
-        similarity_fn_name: one of four.
 
     Raises:
         InputError: a value that cannot be used.
@@ -43,31 +43,23 @@ class Settings:
     def __init__(
         self,
         header: Header,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         dtype: Dtype,
         *,
         temperature: TemperatureLike | None,
         max_seq_length: int | None,
         prompts: Mapping[str, str] | None,
         default_prompt_name: str | None,
-        truncate_dim: int | None,
-        similarity_fn_name: Similarity | None,
     ) -> None:
         self._header = header
         self._config = header.metadata.model
-        self._tokenizer = tokenizer
+        self._tokenizer: AnyTokenizer = tokenizer
         self._dtype: Dtype = dtype
         self._default_prompt_name: str | None = None
-
-        def given(value: Any, saved: Any) -> Any:
-            return saved if value is None else value
-
-        self.temperature = given(temperature, header.metadata.temperature)
-        self.max_seq_length = given(max_seq_length, header.metadata.max_seq_length)
-        self.prompts = {**header.metadata.prompts, **given(prompts, {})}
-        self.default_prompt_name = given(default_prompt_name, header.metadata.default_prompt_name)
-        self.truncate_dim = given(truncate_dim, header.metadata.truncate_dim)
-        self.similarity_fn_name = given(similarity_fn_name, header.metadata.similarity_fn_name)
+        self.temperature = _given(temperature, header.metadata.temperature)
+        self.max_seq_length = _given(max_seq_length, header.metadata.max_seq_length)
+        self.prompts = {**header.metadata.prompts, **_given(prompts, {})}
+        self.default_prompt_name = _given(default_prompt_name, header.metadata.default_prompt_name)
 
     @property
     def metadata(self) -> Metadata:
@@ -75,16 +67,22 @@ class Settings:
         return self._header.metadata
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that decides the vectors, to stamp them with.
+    def dtype(self) -> Dtype:
+        """What the encoder computes in."""
+        return self._dtype
 
-        The checkpoint, the dtype, and the present settings: temperature, ``max_seq_length``, prompts and
-        ``truncate_dim``. What a single call overrides is not in it.
+    def _decisive(self) -> list[Any]:
+        """The present settings that decide what comes out, as JSON values; subclasses have more of them."""
+        prompts = [self._prompt_text(None, None), *sorted(self.prompts.items())]
+        return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what comes out, to stamp it with.
+
+        The checkpoint, the dtype, and the present settings. What a single call overrides is not in it.
         """
-        prompt = self._prompt_text(None, None)
-        prompts = [prompt, *sorted(self.prompts.items())]
-        settings = [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts, self.truncate_dim]
-        return hashlib.sha256(json.dumps([self._header.fingerprint, *settings]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self._header.fingerprint, *self._decisive()]).encode()).hexdigest()
 
     @property
     def temperature(self) -> Temperature:
@@ -136,6 +134,55 @@ class Settings:
             self._prompt_text(value, None)
         self._default_prompt_name = value
 
+    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
+        temperature = Temperature.of(value)
+        temperature.per_head(self._config.encoder.num_layers, self._config.encoder.num_heads)
+        return temperature
+
+    def _prompt_text(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return _check_prompt(prompt, "a prompt")
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if not isinstance(name, str) or name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InputError(f"there is no prompt named {name!r}; this model has {known}")
+        return self.prompts[name]
+
+
+class Settings(ModelSettings[TextTokenizer]):
+    """The settings of an `Embedder`: besides those of `ModelSettings`, how its vectors are cut and compared.
+
+    Args:
+        header: what the checkpoint says.
+        tokenizer: its tokenizer.
+        dtype: what the encoder computes in.
+        truncate_dim: in dimensions.
+        similarity_fn_name: one of four.
+        options: the others of `ModelSettings`.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    def __init__(
+        self,
+        header: Header,
+        tokenizer: TextTokenizer,
+        dtype: Dtype,
+        *,
+        truncate_dim: int | None,
+        similarity_fn_name: Similarity | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(header, tokenizer, dtype, **options)
+        self.truncate_dim = _given(truncate_dim, header.metadata.truncate_dim)
+        self.similarity_fn_name = _given(similarity_fn_name, header.metadata.similarity_fn_name)
+
+    def _decisive(self) -> list[Any]:
+        return [*super()._decisive(), self.truncate_dim]
+
     @property
     def truncate_dim(self) -> int | None:
         """Leading dimensions kept where a call does not say; None for all. Settable."""
@@ -156,11 +203,6 @@ class Settings:
             raise InputError(f"similarity {value!r} does not exist; it can be {', '.join(get_args(Similarity))}")
         self._similarity_fn_name = value
 
-    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
-        temperature = Temperature.of(value)
-        temperature.per_head(self._config.encoder.num_layers, self._config.encoder.num_heads)
-        return temperature
-
     def _checked_dim(self, value: int | None) -> int | None:
         if value is not None and positive("truncate_dim", value) > self._config.embedding_dimension:
             raise InputError(
@@ -168,16 +210,9 @@ class Settings:
             )
         return value
 
-    def _prompt_text(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return _check_prompt(prompt, "a prompt")
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if not isinstance(name, str) or name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise InputError(f"there is no prompt named {name!r}; this model has {known}")
-        return self.prompts[name]
+
+def _given(value: Any, saved: Any) -> Any:
+    return saved if value is None else value
 
 
 def _check_prompt(prompt: object, what: str) -> str:
@@ -193,3 +228,10 @@ def positive(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
     return int(value)
+
+
+def check_unused(**arguments: object) -> None:
+    """Refuse what sentence-transformers' methods take and ours have no use for, unless it is None."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")

@@ -16,8 +16,9 @@ from conversion.families.family import (
     take_rope,
     write_rope,
 )
-from conversion.families.modernbert import layer_types, take_layer_types, take_two_ropes, write_two_ropes
+from conversion.families.layer_types import layer_types, take_layer_types, take_two_ropes, write_two_ropes
 from conversion.rules import Names
+from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
     from conversion.fields import Fields
@@ -90,7 +91,7 @@ EUROBERT = Family(
     # The published config names its special tokens too.
     harmless=TRAINING
     | {"auto_map", "classifier_pooling", "clf_pooling", "mask_token_id", "pad_token_id"}
-    | {"bos_token", "eos_token", "mask_token", "pad_token"},
+    | {"bos_token", "eos_token", "hidden_dropout", "mask_token", "pad_token"},
     required={"pretraining_tp": (1,)},
 )
 
@@ -123,12 +124,19 @@ QWEN3 = Family(
 
 
 def _gemma(fields: Fields) -> dict[str, Any]:
+    # Absent means false: the blocks of a causal language model, which gives other vectors.
+    if not fields.take("use_bidirectional_attention", default=False, kind=bool):
+        raise ConversionError(
+            f"{fields.file}: use_bidirectional_attention is not true: this is a language model, not an encoder"
+        )
     theta = float(fields.take("rope_theta", 1e6, (int, float)))
     local_theta = float(fields.take("rope_local_base_freq", 1e4, (int, float)))
     fields.require("rope_scaling")
     pattern = fields.take_count("sliding_window_pattern", fields.take_count("_sliding_window_pattern", 6))
     local = take_layer_types(fields, pattern, last=True)
     scale = fields.take("query_pre_attn_scalar", 256, (int, float))
+    if scale <= 0 or scale != round(scale):
+        raise ConversionError(f"{fields.file}: query_pre_attn_scalar = {scale!r} is not a whole number above 0")
     width = fields.take_count("hidden_size")
     return {
         "local_layers": local,
@@ -173,10 +181,5 @@ GEMMA = Family(
     write=_write_gemma,
     spellings=_SPELLINGS,
     harmless=TRAINING | {"pad_token_id"},
-    # Without it the blocks are a causal language model.
-    required={
-        "use_bidirectional_attention": (True,),
-        "attn_logit_softcapping": (),
-        "final_logit_softcapping": (),
-    },
+    required={"attn_logit_softcapping": (), "final_logit_softcapping": ()},
 )

@@ -150,9 +150,9 @@ class Family:
     modules: frozenset[str] = frozenset()
     exportable: bool = True
 
-    def rules(self, encoder: EncoderConfig, spelling: Spelling) -> tuple[Rule, ...]:
-        """A rule for every weight of an architecture."""
-        return (*spelling.rules(encoder), *(linear(self.pooler, "pooler") if encoder.pooler else ()))
+    def pooler_rules(self) -> tuple[Rule, ...]:
+        """The weights of the pooler."""
+        return tuple(linear(self.pooler, "pooler"))
 
     def has_pooler(self, names: Collection[str], spelling: Spelling) -> bool:
         """Whether a file that holds weights of these names has the pooler."""
@@ -169,14 +169,15 @@ class Family:
         for name, allowed in {**REQUIRED, **self.required}.items():
             if name not in self.harmless:
                 fields.require(name, *allowed)
-        values = dict(self.constants)
-        for theirs, ours in self.fields.items():
-            values[ours] = _take(fields, theirs, ours, self.defaults.get(theirs, Ellipsis))
-        values |= self.read(fields)
         try:
-            encoder = EncoderConfig(**values)
+            values = dict(self.constants)
+            for theirs, ours in self.fields.items():
+                values[ours] = _take(fields, theirs, ours, self.defaults.get(theirs, Ellipsis))
+            encoder = EncoderConfig(**{**values, **self.read(fields)})
         except ConfigError as error:
             raise ConversionError(f"{fields.file}: {error}") from error
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ConversionError(f"{fields.file} has fields that make no sense together: {error}") from error
         fields.done()
         return encoder
 
@@ -219,7 +220,10 @@ def _take(fields: Fields, theirs: str, ours: str, default: Any) -> Any:
     if bool in kinds:
         return fields.take(theirs, kind=bool, **given)
     if int in kinds and ours in _MAY_BE_ZERO:
-        return fields.take(theirs, kind=int, **given)
+        value = fields.take(theirs, kind=int, **given)
+        if value is not None and not 0 <= value <= _MOST:
+            raise ConversionError(f"{fields.file}: field {theirs!r} is {value!r:.40}, not a number of at least 0")
+        return value
     if int in kinds:
         return fields.take_count(theirs, most=MOST_LAYERS if ours == "num_layers" else _MOST, **given)
     value = fields.take(theirs, kind=(int, float), **given)
@@ -232,7 +236,7 @@ def activation(name: str, file: str) -> Activation:
     Raises:
         ConversionError: there is none.
     """
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ConversionError(f"{file}: activation {name!r} is not supported; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 

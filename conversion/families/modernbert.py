@@ -15,21 +15,17 @@ from conversion.families.family import (
     linear,
     norm,
     packed_attention,
-    rope,
-    rope_parameters,
 )
+from conversion.families.layer_types import layer_types, take_layer_types, take_two_ropes, write_two_ropes
 from conversion.rules import Names
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from conversion.fields import Fields
     from conversion.rules import Rule
     from tsjax.model.config import EncoderConfig, PoolingMode
 
 _POOLING: dict[str, PoolingMode] = {"cls": "cls", "mean": "mean"}
-_KINDS = ("full_attention", "sliding_attention")
 
 
 def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
@@ -45,41 +41,6 @@ def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
         *norm(f"{layer}.mlp_norm", f"{ours}.feed_forward_norm", bias=bias),
         *norm("final_norm", "final_norm", bias=bias),
     )
-
-
-def take_layer_types(fields: Fields, every: int, *, last: bool = False) -> tuple[int, ...]:
-    """The layers that see a window: as listed, or all but the first (or the last) of each ``every``."""
-    layers = fields.take_count("num_hidden_layers")
-    kinds = fields.take("layer_types", None, list)
-    if kinds is None:
-        kinds = [_KINDS[(i + last) % every != 0] for i in range(layers)]
-    if len(kinds) != layers or not set(kinds) <= set(_KINDS):
-        raise ConversionError(f"{fields.file}: layer_types must name {layers} kinds of {_KINDS}, not {kinds!r:.80}")
-    return tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
-
-
-def layer_types(config: EncoderConfig) -> list[str]:
-    """The inverse of `take_layer_types`."""
-    return [_KINDS[i in config.local_layers] for i in range(config.num_layers)]
-
-
-def take_two_ropes(fields: Fields, theta: float, local_theta: float) -> dict[str, float]:
-    """The rotations of layers that see all and of those that see a window."""
-    given = fields.take("rope_parameters", {}, dict)
-    both = []
-    for kind, default in zip(_KINDS, (theta, local_theta), strict=True):
-        parameters = given.get(kind) or {}
-        both.append(rope({"rope_theta": default, **parameters}, fields.file))
-    everywhere, nearby = both
-    if nearby["rope_factor"] != 1 or everywhere["rope_factor"] != 1 or set(given) - set(_KINDS):
-        raise ConversionError(f"{fields.file}: rope_parameters = {given!r} are not supported")
-    return {"rope_theta": everywhere["rope_theta"], "local_rope_theta": nearby["rope_theta"]}
-
-
-def write_two_ropes(config: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `take_two_ropes`."""
-    thetas = (config.rope_theta, config.local_rope_theta)
-    return {"rope_parameters": {kind: rope_parameters(theta) for kind, theta in zip(_KINDS, thetas, strict=True)}}
 
 
 def _read(fields: Fields) -> dict[str, Any]:
@@ -107,19 +68,21 @@ def _write(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def _classifier(encoder: EncoderConfig, config: Mapping[str, Any], labels: int) -> Classifier:
-    """A layer without bias, its norm, and a layer to the labels, on the first token or on the mean."""
-    said = config.get("classifier_pooling") or "cls"
+def _classifier(encoder: EncoderConfig, fields: Fields, labels: int) -> Classifier:
+    """A layer, usually without bias, its norm, and a layer to the labels, on the first token or on the mean."""
+    said = fields.take("classifier_pooling", "cls", str)
     if said not in _POOLING:
-        raise ConversionError(f"classifier_pooling = {said!r} is not supported; known: {', '.join(_POOLING)}")
+        raise ConversionError(f"{fields.file}: classifier_pooling = {said!r} is not supported; known: cls, mean")
+    act = fields.take("classifier_activation", "gelu", str)
+    bias = fields.take("classifier_bias", default=False, kind=bool)
     width = encoder.hidden_size
-    act = activation(config.get("classifier_activation") or "gelu", "config.json")
     steps = (
-        dense("head.dense", width, width, act, bias=bool(config.get("classifier_bias"))),
+        dense("head.dense", width, width, activation(act, fields.file), bias=bias),
         layer_norm("head.norm", width, encoder.norm_eps, bias=encoder.norm_bias),
         dense("classifier", width, labels),
     )
-    return Classifier(_POOLING[said], steps)
+    config = {"classifier_pooling": said, "classifier_activation": act, "classifier_bias": bias}
+    return Classifier(_POOLING[said], steps, config)
 
 
 MODERNBERT = Family(

@@ -37,22 +37,21 @@ MPNET = Family(
         **SIZES,
         "layer_norm_eps": "norm_eps",
         "hidden_act": "activation",
-        "pad_token_id": "position_padding_id",
         "relative_attention_num_buckets": "relative_buckets",
     },
     defaults={
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
-        "pad_token_id": 1,
         "relative_attention_num_buckets": 32,
     },
-    constants={"relative_max_distance": 128},
+    # Both are written into transformers' class, whatever the config says.
+    constants={"relative_max_distance": 128, "position_padding_id": 1},
     spellings=(
         Spelling(_rules, Names(prefixes=("mpnet.",), ignored=("pooler.*", "lm_head.*", "embeddings.position_ids"))),
     ),
     # transformers computes 32 buckets whatever the config says.
     required={"relative_attention_num_buckets": (32,)},
-    harmless=TRAINING,
+    harmless=TRAINING | {"pad_token_id"},
     pooler="pooler.dense",
     classifier=two_layers("classifier.dense", "classifier.out_proj", "tanh"),
 )

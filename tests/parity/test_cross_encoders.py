@@ -113,3 +113,53 @@ def test_token_types_are_used_only_where_the_tokenizer_gives_them(both):
     typed, plain = both("BERT")[1], both("BERT", tokenizer="PreTrainedTokenizerFast")
     np.testing.assert_allclose(plain[1].predict(PAIRS), plain[0].predict(PAIRS), rtol=0, atol=1e-5)
     assert np.abs(plain[1].predict(PAIRS) - typed.predict(PAIRS)).max() > 1e-3
+
+
+def test_pairs_of_every_kind_that_holds_two_texts(both):
+    _, ours = both("RoBERTa")
+    expected = ours.predict(PAIRS[:2])
+    for given in ([iter(p) for p in PAIRS[:2]], np.array(PAIRS[:2]), iter(PAIRS[:2]), [list(p) for p in PAIRS[:2]]):
+        np.testing.assert_array_equal(ours.predict(given), expected)
+    for bad in ("the", ["the"], [("a",)], [("a", "b", "c")], [("a", None)], [None], None, 3, [PAIRS[0], "ab"]):
+        with pytest.raises(tsjax.InputError):
+            ours.predict(bad)
+    with pytest.raises(tsjax.InputError):
+        ours.rank(None, [])
+    assert ours.rank("the", []) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[:1],
+        lambda x: jnp.concatenate([x, x]),
+        lambda x: x[:, 0],
+        lambda x: None,
+        lambda x: x * jnp.nan,
+        torch.nn.Sigmoid(),
+        "nonsense",
+    ],
+)
+def test_an_activation_that_gives_no_score_for_each_logit_is_refused(both, function):
+    with pytest.raises(tsjax.InputError, match="activation"):
+        both("RoBERTa")[1].rank("the", ["a", "of"], activation_fn=function)
+
+
+def test_an_activation_of_the_users(both):
+    _, ours = both("RoBERTa")
+    logits = ours.predict(PAIRS, activation_fn="identity")
+    np.testing.assert_allclose(ours.predict(PAIRS, activation_fn=lambda x: 2 * x), 2 * logits, rtol=1e-6)
+    before = ours.fingerprint
+    ours.activation = "identity"
+    try:
+        assert ours.fingerprint != before
+    finally:
+        ours.activation = "sigmoid"
+
+
+def test_long_pairs_take_no_longer_than_their_tokens(both):
+    """The Rust tokenizer would join every cut-off piece of one text with every one of the other: minutes, gigabytes."""
+    _, ours = both("RoBERTa")
+    (long,) = ours.predict([("the a " * 200_000, "of " * 200_000)])
+    (short,) = ours.predict([("the a " * 200, "of " * 200)])
+    assert long == short

@@ -1,11 +1,13 @@
 """What is exported loads in transformers with no missing or unexpected key, and computes the same."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from checkpoints import write_json
 from families import CASES, HEADS, Case
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from test_cross_encoders import PAIRS
@@ -122,6 +124,35 @@ def test_sentence_transformers_gives_the_same_vectors(exported, name):
     np.testing.assert_allclose(theirs.encode(TEXTS, normalize_embeddings=True), vectors, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["RoBERTa", "MPNet"])
+def test_positions_come_back_where_the_padding_is_unsaid(name, tmp_path):
+    CASES[name].save(tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    del config["pad_token_id"]
+    write_json(tmp_path / "theirs" / "config.json", config)
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "back")
+    expected, mask = hidden_states(load_original(tmp_path / "theirs"), ids(1), LENGTHS)
+    states, _ = hidden_states(load_original(tmp_path / "back"), ids(1), LENGTHS)
+    np.testing.assert_array_equal(states[mask], expected[mask])
+
+
+def test_no_token_of_text_becomes_padding(tmp_path):
+    """Named as padding, a token would be special, and texts that hold it would get other ids."""
+    CASES["EuroBERT"].save(tmp_path / "theirs")
+    tokenizer = json.loads((tmp_path / "theirs" / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] != "[PAD]"]
+    tokenizer["padding"] = None
+    write_json(tmp_path / "theirs" / "tokenizer.json", tokenizer)
+    write_json(tmp_path / "theirs" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "back")
+    texts = ["the [PAD] cat", "[PAD]", "of"]
+    saved, back = (transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("theirs", "back"))
+    assert back(texts)["input_ids"] == saved(texts)["input_ids"]
+    assert back.pad_token == "[UNK]"
+
+
 def test_a_whole_stack_comes_back(tmp_path):
     from sentence_transformers.base.modules import Dense, Transformer
     from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling
@@ -149,10 +180,14 @@ def test_a_whole_stack_comes_back(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", [*HEADS, "ModernBERT with another head"])
 def test_cross_encoders_come_back(name, tmp_path):
-    case = CASES[name]
-    scorer = Case(case.config, HEADS[name], {**case.sizes, "num_labels": 2}, case.spread)
+    name, _, other = name.partition(" with ")
+    case, options = CASES[name], {"num_labels": 2}
+    if other:
+        options = {"num_labels": 3, "classifier_bias": True, "classifier_activation": "silu"}
+        options |= {"classifier_pooling": "mean", "norm_bias": True}
+    scorer = Case(case.config, HEADS[name], {**case.sizes, **options}, case.spread)
     typed = getattr(case.config(**case.sizes), "type_vocab_size", 0) > 1
     original = scorer.save(tmp_path / "theirs", tokenizer="BertTokenizer" if typed else "PreTrainedTokenizerFast")
     convert(tmp_path / "theirs", tmp_path / "ours")

@@ -1,12 +1,16 @@
 """Every family against its class in transformers: hidden states, vectors, temperatures, half precision, fields."""
 
+import contextlib
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import CASES
+from checkpoints import write_json
+from families import CASES, Case
+from safetensors.numpy import load_file, save_file
 
 from conversion.convert import convert
 from conversion.families import FAMILIES, family_of
@@ -14,6 +18,7 @@ from conversion.families.family import HARMLESS
 from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
 from tsjax.checkpoint import read_header, read_weights
+from tsjax.errors import ConversionError
 from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
 
 LENGTHS = np.array([80, 3, 41, 17])
@@ -36,16 +41,22 @@ def saved(tmp_path_factory):
 
 def ids(seed, vocabulary=101):
     """Random tokens, in which the padding's ids 0 and 1 stand too."""
-    return np.random.default_rng(seed).integers(2, vocabulary, (len(LENGTHS), LENGTHS.max()))
+    return np.random.default_rng(seed).integers(0, vocabulary, (len(LENGTHS), LENGTHS.max()))
 
 
 def ours(path, input_ids, temperature, dtype="float32"):
     header = read_header(path)
     model, encoder = header.metadata.model, header.metadata.model.encoder
-    params = cast_params(jax.device_put(unflatten(read_weights(header, weight_shapes(model)))), jnp.dtype(dtype))
+    params = cast_params(jax.device_put(unflatten(network_weights(header))), jnp.dtype(dtype))
     tau = jnp.full((encoder.num_layers, 1, encoder.num_heads), temperature, jnp.float32)
     output = apply(model, params, jnp.asarray(input_ids), jnp.asarray(LENGTHS), tau)
     return np.asarray(output.tokens, np.float64)
+
+
+def network_weights(header):
+    """Without what a checkpoint only keeps."""
+    shapes = weight_shapes(header.metadata.model)
+    return {name: weight for name, weight in read_weights(header, shapes).items() if name in shapes}
 
 
 def mean_vectors(states, mask):
@@ -83,6 +94,77 @@ def test_every_field_of_the_config_class_is_accounted_for(name):
     family = family_of(config, "config.json")
     family.translate(Fields(config, "config.json"))
     assert set(family.fields) <= set(config)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_used_is_used(name):
+    """Another value of a field that is translated gives another architecture, or an error."""
+    case = CASES[name]
+    config = case.config(**case.sizes).to_dict()
+    family = family_of(config, "config.json")
+    plain = family.translate(Fields(config, "config.json"))
+    for field in family.fields:
+        other = {"hidden_act": "relu", "hidden_activation": "relu", "activation": "relu"}.get(
+            field, another(config[field])
+        )
+        try:
+            changed = family.translate(Fields({**config, field: other}, "config.json"))
+        except ConversionError:
+            continue
+        assert changed != plain, field
+
+
+def test_a_causal_gemma_is_refused(tmp_path):
+    """Said or unsaid: transformers takes it for a language model then."""
+    CASES["EmbeddingGemma"].save(tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    for value in (False, None):
+        write_json(tmp_path / "theirs" / "config.json", {**config, "use_bidirectional_attention": value})
+        with pytest.raises(ConversionError, match="language model, not an encoder"):
+            convert(tmp_path / "theirs", tmp_path / "ours")
+
+
+def test_a_published_gemma_is_read(tmp_path):
+    """In the words of the version that published it, the second base stands apart."""
+    CASES["EmbeddingGemma"].save(tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    del config["rope_parameters"]
+    old = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None, "_sliding_window_pattern": 6}
+    family = family_of(config, "config.json")
+    encoder = family.translate(Fields({**config, **old}, "config.json"))
+    assert (encoder.rope_theta, encoder.local_rope_theta) == (1e6, 1e4)
+
+
+def test_two_tables_of_t5_that_differ_are_refused(tmp_path):
+    CASES["T5"].save(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, file)
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    save_file({**weights, "encoder.embed_tokens.weight": weights["shared.weight"] + 1}, file)
+    with pytest.raises(ConversionError, match="should be the same weight, but differ"):
+        convert(tmp_path / "theirs", tmp_path / "again")
+
+
+@pytest.mark.parametrize("pad", [0, 5, None])
+def test_mpnet_counts_from_1_whatever_the_padding(tmp_path, pad):
+    case = CASES["MPNet"]
+    Case(case.config, case.model, {**case.sizes, "pad_token_id": pad}).save(tmp_path / "theirs")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    expected, mask = hidden_states(load_original(tmp_path / "theirs"), ids(1), LENGTHS)
+    states = ours(tmp_path / "ours", ids(1), 1.0)
+    np.testing.assert_allclose(states[mask], expected[mask], rtol=0, atol=2e-6 * np.abs(expected[mask]).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_absurd_values_are_an_error_with_a_sentence(name):
+    case = CASES[name]
+    config = case.config(**case.sizes).to_dict()
+    family = family_of(config, "config.json")
+    for field in config:
+        for value in (0, -1, 10**9, 10**400, 0.5, float("nan"), "x", [], [["x"]], {"full_attention": "x"}, True):
+            with contextlib.suppress(ConversionError):
+                family.translate(Fields({**config, field: value}, "config.json"))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax.commands.options import add_source_options, source
+from tsjax.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.families and options.model is not None:
+        raise InputError("--families lists all families; leave the model out")
     if options.families:
         _print_families(as_json=options.json)
         return

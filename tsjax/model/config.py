@@ -74,6 +74,15 @@ class _Facts:
             raise ConfigError(f"{cls.__name__}: {str(error).replace(f'{cls.__name__}.__init__()', 'it')}") from error
 
 
+# The fields of an encoder that count something, and what they are at least; those required cannot be None.
+_REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
+_LEAST = {
+    **dict.fromkeys((*_REQUIRED, "position_stride", "max_positions", "head_size", "num_key_value_heads"), 1),
+    **dict.fromkeys(("embedding_size", "relative_buckets", "relative_max_distance"), 1),
+    **dict.fromkeys(("type_vocab_size", "position_stride_up_to", "position_padding_id", "local_window"), 0),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(_Facts):
     """What the network of an encoder is.
@@ -125,8 +134,6 @@ class EncoderConfig(_Facts):
         up_bias: whether the matrices from D to F have biases.
         down_bias: whether the matrix from F to D has one.
         shared_layers: whether all layers have the same weights.
-        pooler: whether the checkpoint keeps the layer that its family puts on the first token. No vector depends on
-            it; it is kept for the way back.
     """
 
     vocab_size: int
@@ -169,20 +176,12 @@ class EncoderConfig(_Facts):
     up_bias: bool = True
     down_bias: bool = True
     shared_layers: bool = False
-    pooler: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "position_stride"):
-            _check_count(self, name, least=1)
-        for name in ("type_vocab_size", "position_stride_up_to"):
-            _check_count(self, name, least=0)
-        if self.position_padding_id is not None:
-            _check_count(self, "position_padding_id", least=0)
-        optional = ("max_positions", "head_size", "num_key_value_heads", "embedding_size", "relative_buckets")
-        for name in (*optional, "local_window"):
-            if getattr(self, name) is not None:
-                _check_count(self, name, least=1)
+        for name, least in _LEAST.items():
+            if getattr(self, name) is not None or name in _REQUIRED:
+                _check_count(self, name, least)
         for name in ("norm_eps", "attention_scale", "rope_theta", "local_rope_theta", "rope_factor", "embedding_scale"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, float | int) and 0 < value < math.inf):

@@ -232,8 +232,6 @@ class Encoder(nnx.Module):
             self.layers = nnx.merge(one_layer, stacked)
         if config.final_norm:
             self.final_norm = Norm(config.hidden_size, config, rngs=rngs)
-        if config.pooler:
-            self.pooler = nnx.Linear(config.hidden_size, config.hidden_size, rngs=rngs)
 
     def __call__(
         self,

@@ -43,19 +43,18 @@ class TextTokenizer:
     Args:
         tokenizer_json: the content of a tokenizer.json file.
         max_length: the most tokens a text may have, special ones included; what follows is cut and reported.
-        pairs: whether it is for pairs of texts, which have more special tokens.
 
     Raises:
         CheckpointError: the JSON is not a tokenizer.
         InputError: ``max_length`` leaves no room for text.
     """
 
-    def __init__(self, tokenizer_json: str, max_length: int, *, pairs: bool = False) -> None:
+    def __init__(self, tokenizer_json: str, max_length: int) -> None:
         try:
             tokenizer = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the Rust side raises plain Exception
             raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
-        special = tokenizer.num_special_tokens_to_add(is_pair=pairs)
+        special = tokenizer.num_special_tokens_to_add(is_pair=False)
         if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
             raise InputError(
                 f"max_seq_length must be a whole number of at least {special + 1} tokens "
@@ -66,12 +65,11 @@ class TextTokenizer:
         tokenizer.enable_truncation(int(max_length))
         self._tokenizer = tokenizer
         self._json = tokenizer_json
-        self._pairs = pairs
         self.max_length = int(max_length)
 
     def with_max_length(self, max_length: int) -> TextTokenizer:
         """The same tokenizer with another maximum length."""
-        return TextTokenizer(self._json, max_length, pairs=self._pairs)
+        return TextTokenizer(self._json, max_length)
 
     @property
     def vocab_size(self) -> int:
@@ -83,8 +81,8 @@ class TextTokenizer:
         special = max((int(ids.max()) for ids in self.encode(["", "a"]).ids if len(ids)), default=-1)
         return max(special, *self._tokenizer.get_vocab(with_added_tokens=True).values(), -1) + 1
 
-    def encode(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Tokenized:
-        """Token ids of each text, or of each pair of texts, in order; of a pair, the longer one is cut first."""
+    def encode(self, texts: Sequence[str]) -> Tokenized:
+        """Token ids of each text, in order."""
         try:
             encodings = self._tokenizer.encode_batch_fast(list(texts))
         except Exception as error:  # the Rust side raises plain Exception
@@ -92,9 +90,7 @@ class TextTokenizer:
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(ids))
-        paired = bool(texts) and not isinstance(texts[0], str)
-        types = [np.array(encoding.type_ids, np.int32) for encoding in encodings] if paired else None
-        return Tokenized(ids, lengths, truncated, types)
+        return Tokenized(ids, lengths, truncated)
 
     def prompt_length(self, prompt: str) -> int:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""

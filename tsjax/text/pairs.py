@@ -1,0 +1,117 @@
+"""Pairs of texts to token ids, as a cross-encoder takes them: both in one sequence, the longer one cut first.
+
+The Rust tokenizer could do it in one call. But it keeps what it cuts off, in pieces, and joins every piece of one text
+with every piece of the other: two long texts take minutes and gigabytes. So each text is tokenised alone, cut as the
+Rust tokenizer would cut it, and put between the special tokens, which a small pair shows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tsjax.errors import CheckpointError, InputError
+from tsjax.text.tokenizer import Tokenized
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class PairTokenizer:
+    """A tokenizer of pairs with a fixed maximum length.
+
+    Args:
+        tokenizer_json: the content of a tokenizer.json file.
+        max_length: the most tokens a pair may have, special ones included.
+
+    Raises:
+        CheckpointError: the JSON is not a tokenizer, or does not put pairs together from first to last.
+        InputError: ``max_length`` leaves no room for text.
+    """
+
+    def __init__(self, tokenizer_json: str, max_length: int) -> None:
+        try:
+            tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the Rust side raises plain Exception
+            raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        special = tokenizer.num_special_tokens_to_add(is_pair=True)
+        if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
+            raise InputError(
+                f"max_seq_length must be a whole number of at least {special + 1} tokens "
+                f"({special} special ones and one of text), not {max_length!r}"
+            )
+        self.max_length = int(max_length)
+        self._json = tokenizer_json
+        self._tokenizer = tokenizer
+        self._room = self.max_length - special
+        self._frame = _frame(tokenizer)
+
+    def with_max_length(self, max_length: int) -> PairTokenizer:
+        """The same tokenizer with another maximum length."""
+        return PairTokenizer(self._json, max_length)
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> Tokenized:
+        """Token ids and token types of each pair, in order."""
+        sides = [self._ids([pair[side] for pair in pairs]) for side in (0, 1)]
+        ids, types, truncated = [], [], []
+        for texts in zip(*sides, strict=True):
+            kept = cut_longest_first(len(texts[0]), len(texts[1]), self._room)
+            parts = [text[:count] for text, count in zip(texts, kept, strict=True)]
+            row, row_types = self._join(parts)
+            ids.append(row)
+            types.append(row_types)
+            truncated.append(sum(kept) < len(texts[0]) + len(texts[1]))
+        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+        return Tokenized(ids, lengths, np.array(truncated, np.bool_), types)
+
+    def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
+        try:
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the Rust side raises plain Exception
+            raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def _join(self, parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        before, between, after, kinds = self._frame
+        rows = [before[0], parts[0], between[0], parts[1], after[0]]
+        types = [before[1], np.full(len(parts[0]), kinds[0]), between[1], np.full(len(parts[1]), kinds[1]), after[1]]
+        return np.concatenate(rows).astype(np.int32), np.concatenate(types).astype(np.int32)
+
+
+def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text are kept where both together may have ``room``: the strategy ``longest_first``.
+
+    Of the shorter text all, and of the longer what is left; where that would make the longer the shorter, half each.
+    Of an odd room the longer text gets the larger half; of equal ones the second.
+    """
+    shorter, longer = sorted((first, second))
+    if shorter + longer > room:
+        longer = max(shorter, room - shorter)
+        if shorter + longer > room:
+            shorter, longer = room // 2, room - room // 2
+    return (longer, shorter) if first > second else (shorter, longer)
+
+
+def _frame(
+    tokenizer: Tokenizer,
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], list[NDArray[np.int32]], list[int]]:
+    """The ids and types of the special tokens before, between and after two texts, and the types of the texts."""
+    encoding = tokenizer.encode("a", "a")
+    of_text = [index for index, side in enumerate(encoding.sequence_ids) if side is not None]
+    sides = [side for side in encoding.sequence_ids if side is not None]
+    if set(sides) != {0, 1} or sides != sorted(sides):
+        raise CheckpointError("tokenizer.json does not put a pair together from its first text to its second")
+    middle = sides.index(1)
+    first, last = of_text[:middle], of_text[middle:]
+
+    def special(start: int, stop: int) -> list[NDArray[np.int32]]:
+        return [np.array(encoding.ids[start:stop], np.int32), np.array(encoding.type_ids[start:stop], np.int32)]
+
+    kinds = [encoding.type_ids[first[0]], encoding.type_ids[last[0]]]
+    return special(0, first[0]), special(first[-1] + 1, last[0]), special(last[-1] + 1, len(encoding.ids)), kinds
