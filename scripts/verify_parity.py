@@ -34,7 +34,7 @@ except ImportError as error:
 import tsjax
 from conversion.convert import convert
 from conversion.originals import hidden_states, tempered
-from tsjax.checkpoint import is_checkpoint, read_header, read_weights
+from tsjax.checkpoint import is_checkpoint, read_header, read_network_weights
 from tsjax.hub import locate
 from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
 
@@ -177,9 +177,7 @@ def measure(original: Any, converted: Path) -> dict[str, Any]:
     """Greatest differences by temperature, and the worst cosine of bfloat16 to float32."""
     header = read_header(converted)
     model, encoder = header.metadata.model, header.metadata.model.encoder
-    shapes = weight_shapes(model)
-    weights = {name: weight for name, weight in read_weights(header, shapes).items() if name in shapes}
-    params = jax.device_put(unflatten(weights))
+    params = jax.device_put(unflatten(read_network_weights(header, weight_shapes(model))))
     ids = np.random.default_rng(1).integers(0, encoder.vocab_size, (len(LENGTHS), LENGTHS.max()))
     mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
 

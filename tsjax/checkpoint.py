@@ -249,6 +249,12 @@ def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatW
     return weights
 
 
+def read_network_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
+    """`read_weights` without what the checkpoint only keeps: the weights that ``shapes`` name."""
+    weights = read_weights(header, shapes)
+    return {name: weights[name] for name in shapes}
+
+
 def parameter_count(header: Header) -> int:
     """How many numbers the weights are, without reading them."""
     file = header.path / WEIGHTS

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsjax.checkpoint import read_weights
+from tsjax.checkpoint import read_network_weights
 from tsjax.errors import InputError
 from tsjax.model.forward import Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
 from tsjax.settings import Dtype, positive
@@ -113,8 +113,7 @@ class Engine:
         if token_budget is not None:
             positive("token_budget", token_budget)
         model = header.metadata.model
-        shapes = weight_shapes(model)
-        weights = {name: weight for name, weight in read_weights(header, shapes).items() if name in shapes}
+        weights = read_network_weights(header, weight_shapes(model))
         params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
         return cls(model, params, header.metadata.pad_token_id, token_budget)
 

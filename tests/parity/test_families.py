@@ -17,7 +17,7 @@ from conversion.families import FAMILIES, family_of
 from conversion.families.family import HARMLESS
 from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
-from tsjax.checkpoint import read_header, read_weights
+from tsjax.checkpoint import read_header, read_network_weights
 from tsjax.errors import ConversionError
 from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
 
@@ -49,16 +49,12 @@ def ids(seed, vocabulary=101):
 def ours(path, input_ids, temperature, dtype="float32"):
     header = read_header(path)
     model, encoder = header.metadata.model, header.metadata.model.encoder
-    params = cast_params(jax.device_put(unflatten(network_weights(header))), jnp.dtype(dtype))
+    params = cast_params(
+        jax.device_put(unflatten(read_network_weights(header, weight_shapes(model)))), jnp.dtype(dtype)
+    )
     tau = jnp.full((encoder.num_layers, 1, encoder.num_heads), temperature, jnp.float32)
     output = apply(model, params, jnp.asarray(input_ids), jnp.asarray(LENGTHS), tau)
     return np.asarray(output.tokens, np.float64)
-
-
-def network_weights(header):
-    """Without what a checkpoint only keeps."""
-    shapes = weight_shapes(header.metadata.model)
-    return {name: weight for name, weight in read_weights(header, shapes).items() if name in shapes}
 
 
 def mean_vectors(states, mask):

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from tsjax.errors import CheckpointError, InputError
-from tsjax.text.tokenizer import Tokenized
+from tsjax.errors import CheckpointError
+from tsjax.text.tokenizer import Tokenized, encode_batch, open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
 
 
 class PairTokenizer:
@@ -34,18 +34,9 @@ class PairTokenizer:
     """
 
     def __init__(self, tokenizer_json: str, max_length: int) -> None:
-        try:
-            tokenizer = Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # the Rust side raises plain Exception
-            raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
+        tokenizer, special = open_tokenizer(tokenizer_json, max_length, pairs=True)
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        special = tokenizer.num_special_tokens_to_add(is_pair=True)
-        if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
-            raise InputError(
-                f"max_seq_length must be a whole number of at least {special + 1} tokens "
-                f"({special} special ones and one of text), not {max_length!r}"
-            )
         self.max_length = int(max_length)
         self._json = tokenizer_json
         self._tokenizer = tokenizer
@@ -71,10 +62,7 @@ class PairTokenizer:
         return Tokenized(ids, lengths, np.array(truncated, np.bool_), types)
 
     def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        try:
-            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the Rust side raises plain Exception
-            raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
+        encodings = encode_batch(self._tokenizer, texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def _join(self, parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

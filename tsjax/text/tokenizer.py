@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from tsjax.errors import CheckpointError, InputError
 from tsjax.text.unicode import lone_surrogate
@@ -50,16 +50,7 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer_json: str, max_length: int) -> None:
-        try:
-            tokenizer = Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # the Rust side raises plain Exception
-            raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
-        special = tokenizer.num_special_tokens_to_add(is_pair=False)
-        if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
-            raise InputError(
-                f"max_seq_length must be a whole number of at least {special + 1} tokens "
-                f"({special} special ones and one of text), not {max_length!r}"
-            )
+        tokenizer, _ = open_tokenizer(tokenizer_json, max_length, pairs=False)
         # A tokenizer.json may carry the padding and truncation of whoever saved it.
         tokenizer.no_padding()
         tokenizer.enable_truncation(int(max_length))
@@ -83,10 +74,7 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> Tokenized:
         """Token ids of each text, in order."""
-        try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
-        except Exception as error:  # the Rust side raises plain Exception
-            raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
+        encodings = encode_batch(self._tokenizer, list(texts))
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(ids))
@@ -96,6 +84,38 @@ class TextTokenizer:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
         (encoding,) = self._tokenizer.encode_batch_fast([prompt])
         return len(encoding.ids) - bool(encoding.special_tokens_mask[-1:] == [1])
+
+
+def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tuple[Tokenizer, int]:
+    """The Rust tokenizer, and the special tokens that it adds to a text or to a pair; checks that more fit in.
+
+    Raises:
+        CheckpointError: the JSON is not a tokenizer.
+        InputError: ``max_length`` leaves no room for text.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the Rust side raises plain Exception
+        raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
+    special = tokenizer.num_special_tokens_to_add(is_pair=pairs)
+    if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
+        raise InputError(
+            f"max_seq_length must be a whole number of at least {special + 1} tokens "
+            f"({special} special ones and one of text), not {max_length!r}"
+        )
+    return tokenizer, special
+
+
+def encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens: bool = True) -> list[Encoding]:
+    """What the Rust tokenizer makes of texts.
+
+    Raises:
+        CheckpointError: it cannot encode.
+    """
+    try:
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+    except Exception as error:  # the Rust side raises plain Exception
+        raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
 
 
 def listed(inputs: object) -> list[Any]:
