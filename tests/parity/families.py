@@ -67,9 +67,9 @@ CASES = {
     "MPNet": Case(hf.MPNetConfig, hf.MPNetModel),
     "ELECTRA": Case(hf.ElectraConfig, hf.ElectraModel, {**SIZES, "embedding_size": 20}),
     "ALBERT": Case(hf.AlbertConfig, hf.AlbertModel, {**SIZES, "embedding_size": 20}),
-    "T5": Case(hf.T5Config, hf.T5EncoderModel, T5_SIZES, spread=0.1),
-    "T5 v1.1": Case(hf.T5Config, hf.T5EncoderModel, {**T5_SIZES, "feed_forward_proj": "gated-gelu"}, spread=0.1),
-    "mT5": Case(hf.MT5Config, hf.MT5EncoderModel, T5_SIZES, spread=0.1),
+    "T5": Case(hf.T5Config, hf.T5EncoderModel, T5_SIZES, spread=0.08),
+    "T5 v1.1": Case(hf.T5Config, hf.T5EncoderModel, {**T5_SIZES, "feed_forward_proj": "gated-gelu"}, spread=0.08),
+    "mT5": Case(hf.MT5Config, hf.MT5EncoderModel, T5_SIZES, spread=0.08),
     "ModernBERT": Case(
         hf.ModernBertConfig,
         hf.ModernBertModel,
