@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from conversion.fields import Fields
 from conversion.rules import Rule
+from conversion.sentence_transformers import dense_rules, layer_norm_rules
 from tsjax.errors import ConversionError
 from tsjax.model.config import EncoderConfig, HeadConfig
 
@@ -44,15 +45,13 @@ def dense(
 ) -> tuple[HeadConfig, tuple[Rule, ...]]:
     """A linear layer with an activation."""
     config = HeadConfig(kind="dense", in_features=inputs, out_features=outputs, use_bias=bias, activation=activation)
-    rules = [Rule(f"{torch}.weight", "linear.kernel", "o i -> i o")]
-    return config, (*rules, Rule(f"{torch}.bias", "linear.bias")) if bias else tuple(rules)
+    return config, dense_rules(config, torch)
 
 
 def layer_norm(torch: str, size: int, eps: float, *, bias: bool = True) -> tuple[HeadConfig, tuple[Rule, ...]]:
     """A LayerNorm."""
     config = HeadConfig(kind="layer_norm", in_features=size, out_features=size, use_bias=bias, norm_eps=eps)
-    rules = [Rule(f"{torch}.weight", "norm.scale")]
-    return config, (*rules, Rule(f"{torch}.bias", "norm.bias")) if bias else tuple(rules)
+    return config, layer_norm_rules(config, torch)
 
 
 def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:

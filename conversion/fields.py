@@ -52,11 +52,11 @@ class Fields:
             raise ConversionError(f"{self.file}: field {name!r} is {value!r}, which is not what belongs there")
         return value
 
-    def take_count(self, name: str, default: Any = _REQUIRED, most: int = _MOST) -> Any:
-        """A field that counts something: a whole number of at least 1, and one that an array can have."""
+    def take_count(self, name: str, default: Any = _REQUIRED, most: int = _MOST, least: int = 1) -> Any:
+        """A field that counts something: a whole number, usually of at least 1, and one that an array can have."""
         value = self.take(name, default, int)
-        if value is not default and not 1 <= value <= most:
-            raise ConversionError(f"{self.file}: field {name!r} is {value!r}, not a number of at least 1")
+        if value is not default and not least <= value <= most:
+            raise ConversionError(f"{self.file}: field {name!r} is {value!r}, not a number of at least {least}")
         return value
 
     def require(self, name: str, *allowed: object) -> None:

@@ -180,11 +180,11 @@ def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     return HeadSource(config, path, dense_rules(config))
 
 
-def dense_rules(config: HeadConfig) -> tuple[Rule, ...]:
-    """The weights of a Dense module."""
-    rules = [Rule("linear.weight", "linear.kernel", "o i -> i o")]
+def dense_rules(config: HeadConfig, torch: str = "linear") -> tuple[Rule, ...]:
+    """The weights of a Dense module, or of a linear layer that goes by another name in PyTorch."""
+    rules = [Rule(f"{torch}.weight", "linear.kernel", "o i -> i o")]
     if config.use_bias:
-        rules.append(Rule("linear.bias", "linear.bias"))
+        rules.append(Rule(f"{torch}.bias", "linear.bias"))
     if config.residual and config.in_features != config.out_features:
         rules.append(Rule("residual.weight", "residual.kernel", "o i -> i o"))
     return tuple(rules)
@@ -199,10 +199,10 @@ def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     return HeadSource(config, path, layer_norm_rules(config))
 
 
-def layer_norm_rules(config: HeadConfig) -> tuple[Rule, ...]:
-    """The weights of a LayerNorm module, which always has a bias."""
-    del config  # nothing varies
-    return (Rule("norm.weight", "norm.scale"), Rule("norm.bias", "norm.bias"))
+def layer_norm_rules(config: HeadConfig, torch: str = "norm") -> tuple[Rule, ...]:
+    """The weights of a LayerNorm module, or of a norm that goes by another name in PyTorch."""
+    scale, bias = Rule(f"{torch}.weight", "norm.scale"), Rule(f"{torch}.bias", "norm.bias")
+    return (scale, bias) if config.use_bias else (scale,)
 
 
 def _normalize(path: Path, width: int, ignore: Collection[str]) -> HeadSource:

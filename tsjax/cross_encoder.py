@@ -239,12 +239,8 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         Returns:
             seconds by shape.
         """
-        seconds = {}
-        for shape, took in self._engine.warmup(self.max_seq_length, self._temperature, typed=self.metadata.token_types):
-            seconds[shape] = took
-            if verbose:
-                print(f"{shape.rows:4d} × {shape.tokens:<5d} {took:6.2f} s")  # noqa: T201  # asked for
-        return seconds
+        typed = self.metadata.token_types
+        return self._engine.warmup(self.max_seq_length, self._temperature, typed=typed, verbose=verbose)
 
 
 def _pairs(inputs: Any) -> tuple[bool, list[tuple[str, str]]]:

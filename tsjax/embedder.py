@@ -300,12 +300,7 @@ class Embedder(Settings):
         Returns:
             seconds by shape; near 0 for one that was compiled before.
         """
-        seconds = {}
-        for shape, took in self._engine.warmup(self.max_seq_length, self._temperature):
-            seconds[shape] = took
-            if verbose:
-                print(f"{shape.rows:4d} × {shape.tokens:<5d} {took:6.2f} s")  # noqa: T201  # asked for
-        return seconds
+        return self._engine.warmup(self.max_seq_length, self._temperature, verbose=verbose)
 
     # -- how ----------------------------------------------------------------------------------------------------------
 

@@ -162,9 +162,10 @@ class Engine:
             yield self._fetch(batch, output, tokenized, progress)
 
     def warmup(
-        self, max_length: int, temperature: Temperature, *, typed: bool = False
-    ) -> Iterator[tuple[Shape, float]]:
-        """Compile and run every shape once, with token types or without; yields each with the seconds it took."""
+        self, max_length: int, temperature: Temperature, *, typed: bool = False, verbose: bool = False
+    ) -> dict[Shape, float]:
+        """Compile and run every shape once, with token types or without; gives (and prints) the seconds of each."""
+        seconds = {}
         for shape in self.shapes(max_length):
             start = time.perf_counter()
             ids = [np.full(shape.tokens, self._pad_token_id, np.int32)] * shape.rows
@@ -173,7 +174,10 @@ class Engine:
             tokenized = Tokenized(ids, lengths, cut, types)
             output = self._launch(tokenized, Batch(np.arange(shape.rows), shape), 0, temperature, with_tokens=False)
             output.embeddings.block_until_ready()
-            yield shape, time.perf_counter() - start
+            seconds[shape] = time.perf_counter() - start
+            if verbose:
+                print(f"{shape.rows:4d} × {shape.tokens:<5d} {seconds[shape]:6.2f} s")  # noqa: T201  # asked for
+        return seconds
 
     def _launch(
         self,

@@ -208,7 +208,6 @@ class Family:
 
 _KINDS = get_type_hints(EncoderConfig)
 _MAY_BE_ZERO = {"type_vocab_size", "position_padding_id"}
-_MOST = 2**31 - 1
 
 
 def _take(fields: Fields, theirs: str, ours: str, default: Any) -> Any:
@@ -219,13 +218,9 @@ def _take(fields: Fields, theirs: str, ours: str, default: Any) -> Any:
     kinds = {_KINDS[ours], *get_args(_KINDS[ours])}
     if bool in kinds:
         return fields.take(theirs, kind=bool, **given)
-    if int in kinds and ours in _MAY_BE_ZERO:
-        value = fields.take(theirs, kind=int, **given)
-        if value is not None and not 0 <= value <= _MOST:
-            raise ConversionError(f"{fields.file}: field {theirs!r} is {value!r:.40}, not a number of at least 0")
-        return value
     if int in kinds:
-        return fields.take_count(theirs, most=MOST_LAYERS if ours == "num_layers" else _MOST, **given)
+        bounds = {"most": MOST_LAYERS} if ours == "num_layers" else {"least": 0} if ours in _MAY_BE_ZERO else {}
+        return fields.take_count(theirs, **given, **bounds)
     value = fields.take(theirs, kind=(int, float), **given)
     return None if value is None else float(value)
 

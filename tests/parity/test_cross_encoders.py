@@ -163,3 +163,15 @@ def test_long_pairs_take_no_longer_than_their_tokens(both):
     (long,) = ours.predict([("the a " * 200_000, "of " * 200_000)])
     (short,) = ours.predict([("the a " * 200, "of " * 200)])
     assert long == short
+
+
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
+def test_nothing_is_compiled_after_a_warmup(both, name, capsys):
+    """With token types and without."""
+    _, ours = both(name)
+    seconds = ours.warmup()
+    assert set(seconds) == set(ours.shapes)
+    assert capsys.readouterr().out.count(" s\n") == len(seconds)
+    before = ours.statistics.compilations
+    ours.predict(PAIRS)
+    assert ours.statistics.compilations == before
