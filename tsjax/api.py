@@ -16,8 +16,9 @@ from tsjax.routed_checkpoint import is_routed
 from tsjax.router import RoutedEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    import jax
     from numpy.typing import NDArray
 
     from tsjax.settings import Dtype
@@ -41,6 +42,8 @@ def load(
     truncate_dim: int | None = None,
     similarity_fn_name: Similarity | None = None,
     token_budget: int | None = None,
+    devices: int | Sequence[jax.Device] | None = None,
+    shard_parameters: bool = False,
 ) -> Any:
     """Load a model.
 
@@ -63,7 +66,9 @@ def load(
         default_prompt_name: the prompt used where a call names none.
         truncate_dim: leading dimensions to keep.
         similarity_fn_name: cosine, dot, euclidean or manhattan.
-        token_budget: the most tokens of a batch, padding included; None for what suits the device.
+        token_budget: the most tokens of a batch on each device, padding included; None for what suits the device.
+        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
+        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
 
     Raises:
         ModelNotFoundError: the name leads to nothing.
@@ -85,6 +90,8 @@ def load(
         "prompts": prompts,
         "default_prompt_name": default_prompt_name,
         "token_budget": token_budget,
+        "devices": devices,
+        "shard_parameters": shard_parameters,
     }
     of_vectors: dict[str, Any] = {"truncate_dim": truncate_dim, "similarity_fn_name": similarity_fn_name}
     if is_routed(directory):

@@ -46,7 +46,9 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         max_seq_length: tokens at which pairs are cut, the longer text first; None for the model's own.
         prompts: more prompts, or others, by name.
         default_prompt_name: the prompt used where a call names none.
-        token_budget: the most tokens of a batch, padding included; None for what suits the device.
+        token_budget: the most tokens of a batch on each device, padding included; None for what suits the device.
+        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
+        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
         activation: what is applied to the logits, by name or as a function of a JAX array; None for the model's own.
 
     Raises:
@@ -64,6 +66,8 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         token_budget: int | None = None,
+        devices: int | Sequence[jax.Device] | None = None,
+        shard_parameters: bool = False,
         activation: Scoring | None = None,
     ) -> None:
         header = checkpoint.read_header(Path(directory))
@@ -79,7 +83,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
             default_prompt_name=default_prompt_name,
         )
         self.activation = header.metadata.activation if activation is None else activation
-        self._engine = Engine.load(header, dtype, token_budget)
+        self._engine = Engine.load(header, dtype, token_budget, devices, shard_parameters=shard_parameters)
 
     def __repr__(self) -> str:
         encoder = self._config.encoder
@@ -114,7 +118,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
-        return self._engine.shapes(self.max_seq_length)
+        return self._engine.ladder(self.max_seq_length).shapes
 
     def predict(
         self,
@@ -164,7 +168,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         before = self._prompt_text(prompt_name, prompt)
         used = self.activation if activation_fn is None else _checked(activation_fn)
         tau = self._temperature if temperature is None else self._checked_temperature(temperature)
-        max_rows = None if batch_size is None else positive("batch_size", batch_size)
+        max_texts = None if batch_size is None else positive("batch_size", batch_size)
         tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
         tokenized = tokenizer.encode([(before + first, second) for first, second in pairs])
         if not self.metadata.token_types:
@@ -179,7 +183,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         logits = np.empty((len(pairs), self.num_labels), np.float32)
         with progress_bar(len(pairs), show_progress_bar) as progress:
             for computed in self._engine.compute(
-                tokenized, tau, max_length=tokenizer.max_length, max_rows=max_rows, progress=progress
+                [tokenized], tau, max_length=tokenizer.max_length, max_texts=max_texts, progress=progress
             ):
                 logits[computed.indices] = computed.embeddings
         scores = _scored(jnp.asarray(logits), used)

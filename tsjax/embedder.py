@@ -25,18 +25,23 @@ from tsjax.quantization import Precision, check_precision, quantize_embeddings
 from tsjax.settings import Dtype, Settings, check_unused, positive
 from tsjax.similarity import Similarity, normalize, similarity, similarity_pairwise
 from tsjax.temperature import Temperature
+from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import Shape
-from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
+from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
+    import jax
     from numpy.typing import ArrayLike, NDArray
 
     from tsjax.engine import Computed
     from tsjax.temperature import TemperatureLike
     from tsjax.text.tokenizer import Tokenized
+
+# Characters of texts that are planned together: many batches' worth, and yet little memory as tokens.
+_CHARACTERS = 4_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ class _Request(NamedTuple):
 
     prompt: str
     temperature: Temperature
-    max_rows: int | None
+    max_texts: int | None
     truncate_dim: int | None
     normalize: bool
 
@@ -66,7 +71,9 @@ class Embedder(Settings):
         default_prompt_name: the prompt used where a call names none.
         truncate_dim: leading dimensions to keep.
         similarity_fn_name: cosine, dot, euclidean or manhattan.
-        token_budget: the most tokens of a batch, padding included; None for what suits the device.
+        token_budget: the most tokens of a batch on each device, padding included; None for what suits the device.
+        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
+        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
 
     Raises:
         CheckpointError: the directory is incomplete or damaged.
@@ -85,6 +92,8 @@ class Embedder(Settings):
         truncate_dim: int | None = None,
         similarity_fn_name: Similarity | None = None,
         token_budget: int | None = None,
+        devices: int | Sequence[jax.Device] | None = None,
+        shard_parameters: bool = False,
     ) -> None:
         header = checkpoint.read_header(Path(directory))
         if header.metadata.kind != "embedder":
@@ -100,7 +109,7 @@ class Embedder(Settings):
             truncate_dim=truncate_dim,
             similarity_fn_name=similarity_fn_name,
         )
-        self._engine = Engine.load(header, dtype, token_budget)
+        self._engine = Engine.load(header, dtype, token_budget, devices, shard_parameters=shard_parameters)
 
     def __repr__(self) -> str:
         encoder = self._config.encoder
@@ -138,7 +147,7 @@ class Embedder(Settings):
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
-        return self._engine.shapes(self.max_seq_length)
+        return self._engine.ladder(self.max_seq_length).shapes
 
     def route(self, task: str | None = None) -> Embedder:
         """The embedder that texts of a task go to: this one, whatever the task."""
@@ -208,7 +217,7 @@ class Embedder(Settings):
         request = _Request(
             prompt=self._prompt_text(prompt_name, prompt),
             temperature=self._temperature if temperature is None else self._checked_temperature(temperature),
-            max_rows=None if batch_size is None else positive("batch_size", batch_size),
+            max_texts=None if batch_size is None else positive("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
             # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
             normalize=normalize_embeddings and output_value == "sentence_embedding",
@@ -307,8 +316,9 @@ class Embedder(Settings):
     def _embed(self, texts: Sequence[str], request: _Request, progress: _Progress) -> NDArray[np.float32]:
         """One vector a text, in input order."""
         vectors = np.empty((len(texts), self._config.embedding_dimension), np.float32)
-        for computed in self._compute(texts, request, progress)[1]:
-            vectors[computed.indices] = computed.embeddings
+        order, blocks = self._blocks(texts)
+        for computed in self._compute(blocks, request, progress):
+            vectors[order[computed.indices]] = computed.embeddings
         return _finish(vectors, request)
 
     def _embed_tokens(
@@ -316,44 +326,60 @@ class Embedder(Settings):
     ) -> list[dict[str, NDArray[Any]]]:
         """Everything there is to know of each text, in input order."""
         items: list[dict[str, NDArray[Any]]] = [{} for _ in texts]
-        tokenized, batches = self._compute(texts, request, progress, with_tokens=True)
-        for computed in batches:
+        order, blocks = self._blocks(texts)
+        for computed in self._compute(blocks, request, progress, with_tokens=True):
             assert computed.tokens is not None  # asked for
             vectors = _finish(computed.embeddings, request)
-            for index, vector, tokens in zip(computed.indices, vectors, computed.tokens, strict=True):
-                ids = tokenized.ids[index]
-                items[index] = {
+            for place, vector, ids, tokens in zip(
+                order[computed.indices], vectors, computed.input_ids, computed.tokens, strict=True
+            ):
+                items[place] = {
                     "input_ids": ids,
                     "attention_mask": np.ones_like(ids),
-                    # Copies, lest one text's tokens keep the whole batch alive.
-                    "token_embeddings": tokens[: len(ids)].copy(),
-                    "sentence_embedding": vector.copy(),
+                    "token_embeddings": tokens,
+                    "sentence_embedding": vector.copy(),  # lest one text keep the whole batch alive
                 }
         return items
 
+    def _blocks(self, texts: Sequence[str]) -> tuple[NDArray[np.intp], Iterator[list[str]]]:
+        """The texts in the order to compute them in, some at a time, and that order.
+
+        Where each text has a row of its own, those of like length should come together; characters tell well enough.
+        """
+        if self._engine.ladder(self.max_seq_length).packed:
+            order = np.arange(len(texts))
+        else:
+            order = np.argsort([-len(text) for text in texts], kind="stable")
+        return order, pieces((texts[place] for place in order), _CHARACTERS)
+
     def _compute(
-        self, texts: Sequence[str], request: _Request, progress: _Progress, *, with_tokens: bool = False
-    ) -> tuple[Tokenized, Iterator[Computed]]:
+        self, blocks: Iterable[list[str]], request: _Request, progress: _Progress, *, with_tokens: bool = False
+    ) -> Iterator[Computed]:
+        """Tokenise block after block, each while the device works on the one before, and compute them."""
         tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
-        tokenized = tokenizer.encode([request.prompt + text for text in texts] if request.prompt else texts)
-        cut = int(tokenized.truncated.sum())
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(texts)} texts were longer than max_seq_length = {tokenizer.max_length} tokens "
-                "and were cut",
-                TruncationWarning,
-                stacklevel=4,  # the caller of encode
-            )
         leave_out_prompt = request.prompt and not self._config.pooling.include_prompt
-        return tokenized, self._engine.compute(
-            tokenized,
+        texts, cut = 0, 0
+
+        def tokenize(block: list[str]) -> Tokenized:
+            return tokenizer.encode([request.prompt + text for text in block] if request.prompt else block)
+
+        for computed in self._engine.compute(
+            one_ahead(tokenize, blocks),
             request.temperature,
             max_length=tokenizer.max_length,
             prompt_length=tokenizer.prompt_length(request.prompt) if leave_out_prompt else 0,
-            max_rows=request.max_rows,
+            max_texts=request.max_texts,
             with_tokens=with_tokens,
             progress=progress,
-        )
+        ):
+            texts, cut = texts + len(computed.indices), cut + computed.truncated
+            yield computed
+        if cut:
+            warnings.warn(
+                f"{cut} of {texts} texts were longer than max_seq_length = {tokenizer.max_length} tokens and were cut",
+                TruncationWarning,
+                stacklevel=4,  # the caller of encode
+            )
 
     def _name_for(self, names: Sequence[str], prompt_name: str | None, prompt: str | None) -> str | None:
         """The first of the names that there is a prompt for, unless the call says what it wants."""

@@ -6,6 +6,7 @@ dispatch belong here.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 import time
@@ -15,16 +16,21 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tsjax.checkpoint import read_network_weights
 from tsjax.errors import InputError
-from tsjax.model.forward import Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
+from tsjax.model.attention import kernel_for
+from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
+from tsjax.model.packing import Packing
+from tsjax.model.sharding import ROWS, mesh_of, partitions, place
 from tsjax.settings import Dtype, positive
-from tsjax.text.batching import Batch, Shape, ShapeLadder, pad, plan
+from tsjax.text import ladders
+from tsjax.text.batching import Batch, Ladder, Shape, fill, pack, plan
 from tsjax.text.tokenizer import Tokenized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,9 +39,13 @@ if TYPE_CHECKING:
     from tsjax.model.forward import Params
     from tsjax.temperature import Temperature
 
-# Tokens of a batch, padding included. On a processor a batch should fit the caches; an accelerator wants much work.
-_TOKEN_BUDGET = {"cpu": 4096}
+# Tokens of a batch on each device, padding included. On a processor a batch should fit the caches; an accelerator
+# wants much work.
+_TOKEN_BUDGET = {"cpu": 2048}
 _TOKEN_BUDGET_ACCELERATOR = 65536
+
+# Where attention knows the texts of a row, they are packed.
+_LADDERS = {"windows": ladders.flat, "splash": ladders.rows, "cudnn": ladders.padded, "xla": ladders.padded}
 
 # Batches on their way at a time: enough to keep a device busy, bounded in memory.
 _IN_FLIGHT = 3
@@ -74,48 +84,102 @@ class Computed(NamedTuple):
     Attributes:
         indices: their places in the input.
         embeddings: float32 (texts, E).
-        tokens: float32 (texts, T, D), padding included; None unless asked for.
+        truncated: how many of them had lost their end.
+        input_ids: the token ids of each.
+        tokens: float32 (tokens, D) of each; None unless asked for.
     """
 
     indices: NDArray[np.intp]
     embeddings: NDArray[np.float32]
-    tokens: NDArray[np.float32] | None
+    truncated: int
+    input_ids: list[NDArray[np.int32]]
+    tokens: list[NDArray[np.float32]] | None
+
+
+class _Launched(NamedTuple):
+    """A batch on its way."""
+
+    tokenized: Tokenized
+    batch: Batch
+    packing: Packing
+    output: Output
+    first: int  # the place of its piece's first text
 
 
 class Engine:
-    """A model's parameters on the device. Safe to use from many threads.
+    """A model's parameters on the devices. Safe to use from many threads.
 
     Args:
         config: the architecture.
         params: its parameters, in the compute dtype.
         pad_token_id: id that fills up a batch.
-        token_budget: the most tokens of a batch, padding included; None for the device's usual.
+        dtype: what the encoder computes in.
+        token_budget: the most tokens of a batch on each device, padding included; None for the device's usual.
+        devices: what to compute on, all of one kind; None for all that this process has.
+        shard_parameters: share the parameters out among the devices, rather than have them whole on each.
     """
 
-    def __init__(self, config: ModelConfig, params: Params, pad_token_id: int, token_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        pad_token_id: int,
+        *,
+        dtype: Dtype = "float32",
+        token_budget: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        shard_parameters: bool = False,
+    ) -> None:
         self.config = config
-        self.token_budget = token_budget or _TOKEN_BUDGET.get(jax.default_backend(), _TOKEN_BUDGET_ACCELERATOR)
-        self._params = params
+        self.devices = tuple(jax.local_devices() if devices is None else devices)
+        first = self.devices[0]
+        self.token_budget = token_budget or _TOKEN_BUDGET.get(first.platform, _TOKEN_BUDGET_ACCELERATOR)
+        self.kernel = kernel_for(first, config.encoder, dtype)
+        self.shard_parameters = shard_parameters and len(self.devices) > 1
         self._pad_token_id = pad_token_id
         self._statistics = Statistics()
         self._lock = threading.Lock()
+        if len(self.devices) == 1:
+            self._mesh = None
+            self._params = jax.device_put(params, first)
+        else:
+            self._mesh = mesh_of(self.devices)
+            parts = partitions(params, len(self.devices), shared_out=self.shard_parameters)
+            self._params = place(params, self._mesh, parts)
 
     @classmethod
-    def load(cls, header: Header, dtype: str, token_budget: int | None) -> Engine:
-        """The engine of a checkpoint; parameters go to the device.
+    def load(
+        cls,
+        header: Header,
+        dtype: Dtype,
+        token_budget: int | None,
+        devices: int | Sequence[jax.Device] | None,
+        *,
+        shard_parameters: bool,
+    ) -> Engine:
+        """The engine of a checkpoint; parameters go to the devices.
 
         Raises:
             CheckpointError: the weights are damaged, or not those of the architecture.
-            InputError: a dtype or a budget that cannot be used.
+            InputError: a dtype, a budget or devices that cannot be used.
         """
         if dtype not in get_args(Dtype):
             raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
         if token_budget is not None:
             positive("token_budget", token_budget)
+        chosen = _checked_devices(devices)
         model = header.metadata.model
         weights = read_network_weights(header, weight_shapes(model))
-        params = cast_params(jax.device_put(unflatten(weights)), jnp.dtype(dtype))
-        return cls(model, params, header.metadata.pad_token_id, token_budget)
+        params = cast_params(unflatten(weights), jnp.dtype(dtype))
+        return cls(
+            model,
+            params,
+            header.metadata.pad_token_id,
+            dtype=dtype,
+            token_budget=token_budget,
+            devices=chosen,
+            shard_parameters=shard_parameters,
+        )
 
     @property
     def statistics(self) -> Statistics:
@@ -123,57 +187,66 @@ class Engine:
         with self._lock:
             return dataclasses.replace(self._statistics, compilations=sum(trace_counts(self.config).values()))
 
-    def shapes(self, max_length: int) -> tuple[Shape, ...]:
-        """Every batch shape that texts of up to ``max_length`` tokens can need."""
-        return ShapeLadder(max_length, self.token_budget).shapes
+    def ladder(self, max_length: int) -> Ladder:
+        """The shapes of batches of texts of up to ``max_length`` tokens."""
+        return _LADDERS[self.kernel](max_length, self.token_budget, len(self.devices))
 
     def compute(
         self,
-        tokenized: Tokenized,
+        pieces: Iterable[Tokenized],
         temperature: Temperature,
         *,
         max_length: int,
         prompt_length: int = 0,
-        max_rows: int | None = None,
+        max_texts: int | None = None,
         with_tokens: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Computed]:
         """Run the model on every text; yields batch after batch, in no particular order.
 
         Args:
-            tokenized: token ids of each text.
+            pieces: token ids of texts, some at a time; each piece is planned by itself, and the next is asked for
+                while the device still works on the last.
             temperature: τ.
             max_length: the longest text that there may be; decides the set of shapes.
             prompt_length: leading tokens that pooling leaves out.
-            max_rows: a further bound on the texts in a batch.
+            max_texts: a further bound on the texts in a batch.
             with_tokens: whether to give token vectors too.
             progress: told the number of texts in each batch that is done.
 
         Raises:
             InputError: the vectors are not finite.
         """
-        waiting: list[tuple[Batch, Output]] = []
-        for batch in plan(tokenized.lengths, ShapeLadder(max_length, self.token_budget), max_rows):
-            output = self._launch(tokenized, batch, prompt_length, temperature, with_tokens=with_tokens)
-            waiting.append((batch, output))
-            if len(waiting) >= _IN_FLIGHT:
-                yield self._fetch(*waiting.pop(0), tokenized, progress)
-        for batch, output in waiting:
-            yield self._fetch(batch, output, tokenized, progress)
+        ladder = self.ladder(max_length)
+        waiting: collections.deque[_Launched] = collections.deque()
+        first = 0
+        for piece in pieces:
+            for batch in plan(piece.lengths, ladder, max_texts):
+                launched = self._launch(
+                    piece, batch, ladder, prompt_length, temperature, first=first, with_tokens=with_tokens
+                )
+                waiting.append(launched)
+                if len(waiting) >= _IN_FLIGHT:
+                    yield self._fetch(waiting.popleft(), progress)
+            first += len(piece.lengths)
+        while waiting:
+            yield self._fetch(waiting.popleft(), progress)
 
     def warmup(
         self, max_length: int, temperature: Temperature, *, typed: bool = False, verbose: bool = False
     ) -> dict[Shape, float]:
         """Compile and run every shape once, with token types or without; gives (and prints) the seconds of each."""
         seconds = {}
-        for shape in self.shapes(max_length):
+        ladder = self.ladder(max_length)
+        for shape in ladder.shapes:
             start = time.perf_counter()
-            ids = [np.full(shape.tokens, self._pad_token_id, np.int32)] * shape.rows
-            lengths, cut = np.full(shape.rows, shape.tokens, np.int32), np.zeros(shape.rows, np.bool_)
+            length = min(shape.tokens, max_length)
+            ids = [np.full(length, self._pad_token_id, np.int32)] * shape.rows
+            lengths, cut = np.full(shape.rows, length, np.int32), np.zeros(shape.rows, np.bool_)
             types = [np.zeros_like(row) for row in ids] if typed else None
-            tokenized = Tokenized(ids, lengths, cut, types)
-            output = self._launch(tokenized, Batch(np.arange(shape.rows), shape), 0, temperature, with_tokens=False)
-            output.embeddings.block_until_ready()
+            batch = Batch(tuple(np.arange(shape.rows)[:, None]), shape)
+            launched = self._launch(Tokenized(ids, lengths, cut, types), batch, ladder, 0, temperature)
+            launched.output.embeddings.block_until_ready()
             seconds[shape] = time.perf_counter() - start
             if verbose:
                 print(f"{shape.rows:4d} × {shape.tokens:<5d} {seconds[shape]:6.2f} s")  # noqa: T201  # asked for
@@ -183,45 +256,86 @@ class Engine:
         self,
         tokenized: Tokenized,
         batch: Batch,
+        ladder: Ladder,
         prompt_length: int,
         temperature: Temperature,
         *,
-        with_tokens: bool,
-    ) -> Output:
+        first: int = 0,
+        with_tokens: bool = False,
+    ) -> _Launched:
         """Start a batch; JAX returns before the device is done."""
-        input_ids, lengths = pad(tokenized.ids, batch, self._pad_token_id)
-        types = None if tokenized.type_ids is None else pad(tokenized.type_ids, batch, 0)[0]
+        packed = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
+        types = None if tokenized.type_ids is None else fill(tokenized.type_ids, batch, 0)
+        packing = Packing(*packed)  # of NumPy arrays; compiled_apply takes them as they are
+        inputs = Inputs(
+            fill(tokenized.ids, batch, self._pad_token_id),
+            packing,
+            np.full_like(packed.lengths, prompt_length),
+            types,
+        )
         encoder = self.config.encoder
+        per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
+        by_row = (inputs, temperature.factors(packed.lengths))
+        if self._mesh is not None:
+            by_row = jax.device_put(by_row, NamedSharding(self._mesh, PartitionSpec(ROWS)))
         output: Output = compiled_apply(
             self._params,
-            input_ids,
-            lengths,
-            np.full_like(lengths, prompt_length),
-            temperature.per_text(encoder.num_layers, encoder.num_heads, lengths),
-            types,
+            by_row[0],
+            per_head,
+            by_row[1],
             config=self.config,
+            kernel=self.kernel,
             with_tokens=with_tokens,
+            mesh=self._mesh,
+            shared_out=self.shard_parameters,
         )
-        return output
+        for array in jax.tree.leaves(output):
+            array.copy_to_host_async()
+        return _Launched(tokenized, batch, packing, output, first)
 
-    def _fetch(
-        self, batch: Batch, output: Output, tokenized: Tokenized, progress: Callable[[int], object] | None
-    ) -> Computed:
+    def _fetch(self, launched: _Launched, progress: Callable[[int], object] | None) -> Computed:
         """Wait for a batch, check it, count it."""
-        texts = len(batch.indices)
+        tokenized, batch, packing, output, first = launched
+        truncated = int(tokenized.truncated[batch.indices].sum())
         embeddings, tokens = jax.device_get(output)
-        embeddings = embeddings[:texts]
+        embeddings = np.concatenate([embeddings[row, : len(texts)] for row, texts in enumerate(batch.rows)])
         if not np.isfinite(embeddings).all():
             raise InputError(
                 "the vectors are not finite: the dtype cannot hold what the model computes at this temperature, "
                 "or pooling was left without tokens"
             )
         with self._lock:
-            self._statistics.texts += texts
-            self._statistics.tokens += int(tokenized.lengths[batch.indices].sum())
-            self._statistics.truncated += int(tokenized.truncated[batch.indices].sum())
+            self._statistics.texts += len(embeddings)
+            self._statistics.tokens += int(packing.lengths.sum())
+            self._statistics.truncated += truncated
             self._statistics.computed_tokens += batch.shape.rows * batch.shape.tokens
             self._statistics.batches += 1
         if progress is not None:
-            progress(texts)
-        return Computed(batch.indices, embeddings, None if tokens is None else tokens[:texts])
+            progress(len(embeddings))
+        if tokens is not None:
+            places = [
+                (row, packing.starts[row, slot], packing.lengths[row, slot])
+                for row, texts in enumerate(batch.rows)
+                for slot in range(len(texts))
+            ]
+            # Copies, lest one text's tokens keep the whole batch alive.
+            tokens = [tokens[row, start : start + length].copy() for row, start, length in places]
+        input_ids = [tokenized.ids[text] for text in batch.indices]
+        return Computed(batch.indices + first, embeddings, truncated, input_ids, tokens)
+
+
+def _checked_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Device]:
+    """What a user may ask for as devices; a number takes the first of this process's."""
+    local = jax.local_devices()
+    if devices is None:
+        return local
+    if isinstance(devices, int | np.integer):
+        if positive("devices", devices) > len(local):
+            raise InputError(f"devices is {devices}, but this process has {len(local)}")
+        return local[: int(devices)]
+    chosen = list(devices)
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+        raise InputError(f"devices must be a number or JAX's devices, not {devices!r}")
+    if len(set(chosen)) < len(chosen) or len({device.platform for device in chosen}) > 1:
+        raise InputError(f"devices must differ, and be of one kind: {devices!r}")
+    return chosen

@@ -77,12 +77,14 @@ class Temperature:
 
     def per_text(self, num_layers: int, num_heads: int, lengths: ArrayLike) -> NDArray[np.float32]:
         """The temperature of each text in a batch: float32 (L, B, N), from their lengths in tokens, int (B,)."""
+        return self.per_head(num_layers, num_heads)[:, None, :] * self.factors(lengths)[None, :, None]
+
+    def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
+        """What ``value`` is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
         lengths = np.asarray(lengths)
-        per_head = self.per_head(num_layers, num_heads)[:, None, :]
         if self.reference_length is None:
-            return np.broadcast_to(per_head, (num_layers, len(lengths), num_heads))
-        factor = np.log(self.reference_length) / np.log(np.maximum(lengths, 2))
-        return per_head * factor.astype(np.float32)[None, :, None]
+            return np.ones(lengths.shape, np.float32)
+        return (np.log(self.reference_length) / np.log(np.maximum(lengths, 2))).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `from_json` is the inverse."""

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsjax.errors import InputError
-from tsjax.model.attention import attention
+from tsjax.model.attention import View, attention
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
 from tsjax.model.forward import (
+    Inputs,
     abstract_params,
     apply,
     cast_params,
@@ -23,6 +24,8 @@ from tsjax.model.forward import (
     weight_shapes,
 )
 from tsjax.model.linear import PRECISION
+from tsjax.model.packing import one_a_row
+from tsjax.model.positions import by_pair
 
 ENCODER = EncoderConfig(
     vocab_size=100, hidden_size=36, num_layers=3, num_heads=3, intermediate_size=50, max_positions=40, type_vocab_size=2
@@ -36,38 +39,47 @@ def ids(lengths, total, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(5, 100, (len(lengths), total)), jnp.int32)
 
 
+def packed(lengths, total):
+    """A batch of one text a row."""
+    lengths = jnp.asarray(lengths, jnp.int32)
+    return Inputs(ids(lengths, total), one_a_row(lengths, total), jnp.zeros_like(lengths)[:, None])
+
+
 def run(input_ids, lengths, temperature=ONES, params=PARAMS, config=CONFIG):
     return np.asarray(apply(config, params, input_ids, jnp.asarray(lengths, jnp.int32), temperature).embeddings)
 
 
 def test_parameters_have_the_shapes_that_the_config_asks_for():
-    assert {name: value.shape for name, value in flatten(PARAMS).items()} == weight_shapes(CONFIG)
+    assert {name: value.shape for name, value in flatten(CONFIG, PARAMS).items()} == weight_shapes(CONFIG)
     assert jax.tree.structure(PARAMS) == jax.tree.structure(abstract_params(CONFIG))
     assert weight_shapes(CONFIG)["encoder.layers.attention.query.kernel"] == (3, 36, 3, 12)
-    assert jax.tree.structure(unflatten(flatten(PARAMS))) == jax.tree.structure(PARAMS)
+    assert jax.tree.structure(unflatten(flatten(CONFIG, PARAMS))) == jax.tree.structure(PARAMS)
 
 
 def test_layers_differ():
-    kernel = PARAMS["encoder"]["layers"]["attention"]["query"]["kernel"]
+    kernel = flatten(CONFIG, PARAMS)["encoder.layers.attention.query.kernel"]
     assert not np.allclose(kernel[0], kernel[1])
 
 
-def test_compile_time_does_not_grow_with_depth():
+@pytest.mark.parametrize("kernel", ["xla", "windows"])
+def test_compile_time_does_not_grow_with_depth(kernel):
     def size(layers):
         config = ModelConfig(encoder=dataclasses.replace(ENCODER, num_layers=layers))
-        arguments = (jnp.zeros((2, 8), jnp.int32), jnp.full(2, 8), jnp.zeros(2, jnp.int32), jnp.ones((layers, 2, 3)))
-        lowered = compiled_apply.lower(abstract_params(config), *arguments, config=config, with_tokens=False)
+        arguments = (packed([8, 8], 8), jnp.ones((layers, 3)), jnp.ones((2, 1)))
+        lowered = compiled_apply.lower(abstract_params(config), *arguments, config=config, kernel=kernel)
         return len(lowered.as_text().splitlines())
 
     assert size(24) == size(2)
 
 
 def test_temperature_one_is_bit_for_bit_no_temperature(monkeypatch):
-    def without(query, key, value, *, mask, temperature, scale, bias=None):
+    def without(query, key, value, view, *, temperature, scale, **_):
         del temperature
         query = query.astype(jnp.float32) * scale
         logits = jnp.einsum("btnh,bsnh->bnts", query, key, precision=PRECISION)
-        logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
+        segments = view.packing.segments
+        mask = segments[:, None, :, None] == segments[:, None, None, :]
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
         return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(logits, axis=-1), value, precision=PRECISION)
 
     lengths = [19, 7, 1]
@@ -77,25 +89,23 @@ def test_temperature_one_is_bit_for_bit_no_temperature(monkeypatch):
     np.testing.assert_array_equal(ours, plain)
 
 
-def test_attention_divides_the_logits_of_each_head_and_text():
+@pytest.mark.parametrize("kernel", ["xla", "windows"])
+def test_attention_divides_the_logits_of_each_head_and_text(kernel):
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.standard_normal((2, 5, 3, 4)), jnp.float32) for _ in range(3))
     temperature = np.array([[0.5, 1, 2], [0.7, 0.8, 0.9]], np.float32)
     mask = np.array([[True] * 5, [True] * 3 + [False] * 2])
-    bias = rng.standard_normal((1, 3, 5, 5)).astype("f4")
-    ours = attention(
-        query,
-        key,
-        value,
-        mask=jnp.asarray(mask[:, None]),
-        temperature=jnp.asarray(temperature),
-        scale=0.3,
-        bias=jnp.asarray(bias),
-    )
+    by_offset = rng.standard_normal((3, 9)).astype("f4")
+    bias = by_offset[:, np.arange(5)[None, :] - np.arange(5)[:, None] + 4]
+    packing = one_a_row(jnp.array([5, 3]), 5)
+    view = View(packing, by_offset=jnp.asarray(by_offset), by_pair=by_pair(jnp.asarray(by_offset), 0, 5, 5))
+    by_token = jnp.asarray(temperature)[:, None, :]
+    ours = attention(query, key, value, view, temperature=by_token, scale=0.3, kernel=kernel)
     logits = (np.einsum("btnh,bsnh->bnts", query, key) * 0.3 + bias) / temperature[:, :, None, None]
     weights = np.exp(np.where(mask[:, None, None], logits, -np.inf))
     weights /= weights.sum(-1, keepdims=True)
-    np.testing.assert_allclose(ours, np.einsum("bnts,bsnh->btnh", weights, value), atol=1e-6)
+    expected = np.einsum("bnts,bsnh->btnh", weights, value)
+    np.testing.assert_allclose(np.asarray(ours)[mask], expected[mask], atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 3), (3, 2, 3)])
@@ -161,16 +171,14 @@ def test_one_program_a_shape_whatever_the_temperature():
     config = dataclasses.replace(CONFIG, pooling=PoolingConfig(modes=("max",)))  # a config of this test's own
     for tau in (1.0, 0.5, 0.123):
         for rows in (2, 3):
-            lengths = jnp.full(rows, 8, jnp.int32)
-            arguments = (ids([8] * rows, 8), lengths, jnp.zeros_like(lengths), jnp.full((3, rows, 3), tau))
-            compiled_apply(PARAMS, *arguments, config=config, with_tokens=False)
+            compiled_apply(PARAMS, packed([8] * rows, 8), jnp.full((3, 3), tau), jnp.ones((rows, 1)), config=config)
     assert trace_counts(config) == {(2, 8): 1, (3, 8): 1}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
     half = cast_params(PARAMS, jnp.dtype(dtype))
-    flat = flatten(half)
+    flat = flatten(CONFIG, half)
     assert flat["encoder.layers.feed_forward.up.kernel"].dtype == dtype
     assert flat["encoder.layers.attention_norm.scale"].dtype == jnp.float32
     lengths = [19, 7, 1]
@@ -182,5 +190,5 @@ def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
 
 def test_heads_keep_float32_in_half_precision():
     config = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="dense", in_features=36, out_features=7),))
-    half = flatten(cast_params(init_params(config), jnp.dtype("bfloat16")))
+    half = flatten(config, cast_params(init_params(config), jnp.dtype("bfloat16")))
     assert half["heads.0.linear.kernel"].dtype == jnp.float32

@@ -20,7 +20,9 @@ from tsjax.hub import resolve
 from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Embeddings, FeedForward, Layer, View
 from tsjax.model.forward import apply, unflatten, weight_shapes
+from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.pooling import pool
+from tsjax.text.batching import Batch, Shape, pack
 
 ROWS, LONGEST = 4, 41
 temperatures = st.sampled_from([1.0, 0.9, 0.7, 0.5, 1.7])
@@ -146,8 +148,16 @@ def test_pooling(modes, lengths, prompt):
     if prompt:
         features["prompt_length"] = prompt
     expected = Pooling(5, tuple(modes), include_prompt=not prompt)(features)["sentence_embedding"]
-    pooled = pool(jnp.asarray(tokens), jnp.array(lengths), jnp.full(3, prompt), tuple(modes))
+    packing = one_a_row(jnp.array(lengths), 11)
+    pooled = pool(jnp.asarray(tokens), packing, jnp.full((3, 1), prompt), tuple(modes))[:, 0]
     np.testing.assert_allclose(pooled, expected, rtol=0, atol=1e-6)
+    # The same texts, one after the other in one row.
+    order = np.argsort(-np.array(lengths), kind="stable")
+    row = Batch((order,), Shape(1, 40))
+    together = Packing(*map(jnp.asarray, pack(np.array(lengths), row, 7)))
+    row_tokens = np.concatenate([tokens[i, : lengths[i]] for i in order] + [np.full((40 - sum(lengths), 5), 9)])
+    pooled = pool(jnp.asarray(row_tokens)[None], together, jnp.full((1, 7), prompt), tuple(modes))[0]
+    np.testing.assert_allclose(np.asarray(pooled)[:3][np.argsort(order)], expected, rtol=0, atol=1e-6)
 
 
 def test_the_config_of_the_model_is_a_plain_fact():

@@ -18,12 +18,16 @@ def _gelu_tanh(x: Array) -> Array:
     return x * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
 
 
+def _gelu(x: Array) -> Array:
+    """GELU with erf, as PyTorch writes it. By erfc, as JAX does, it takes three times as long on a processor."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
 # PyTorch's functions with PyTorch's default parameters.
 _FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
     "celu": jax.nn.celu,
     "elu": jax.nn.elu,
-    # jax.nn.gelu is the tanh form unless told otherwise: the classic way to silently wrong vectors.
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "hard_shrink": lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0),
     "hard_sigmoid": jax.nn.hard_sigmoid,

@@ -1,45 +1,126 @@
-"""Attention with a temperature, softmax(query·key · scale / τ)·value: one function; faster back ends go behind it."""
+"""Attention with a temperature, softmax(query·key · scale / τ)·value: what it is, and the kernels that compute it.
+
+A token attends to the tokens of its own text, of those only to earlier ones where attention is causal, and in local
+layers only to those nearby. Every kernel gives the same but for rounding; `kernel_for` says which one suits a device.
+"""
 
 from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from tsjax.model import cudnn, splash
+from tsjax.model.config import EncoderConfig
 from tsjax.model.linear import PRECISION
+from tsjax.model.packing import Packing
+from tsjax.model.positions import Rotation
+from tsjax.model.windows import Bias, windowed_attention
+
+Kernel: TypeAlias = Literal["xla", "windows", "cudnn", "splash"]
+
+
+def kernel_for(device: jax.Device, config: EncoderConfig, dtype: str) -> Kernel:
+    """The fastest kernel of those that can serve a model on a device.
+
+    Plain XLA serves the rest: on a GPU float32, and the GPUs that cuDNN's flash attention is not for; on either
+    accelerator models that add a bias to the logits.
+    """
+    biased = config.relative_buckets is not None or config.alibi
+    match device.platform:
+        case "cpu":
+            return "windows"
+        case "gpu" if _is_ampere(device) and cudnn.supports(config.head_dim, dtype, biased=biased):
+            return "cudnn"
+        case "tpu" if splash.supports(128, config.num_heads, config.head_dim, biased=biased):
+            return "splash"
+    return "xla"
+
+
+def _is_ampere(device: jax.Device) -> bool:
+    """Whether it is a GPU of NVIDIA's of that generation or a later one."""
+    version = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
+    return version is not None and int(version[1]) >= 8
+
+
+class View(NamedTuple):
+    """What a layer sees besides the vectors of the tokens.
+
+    Attributes:
+        packing: which tokens are of one text.
+        local: whether this layer sees a window only; None where no layer does.
+        rotation: how queries and keys are turned; None for not at all.
+        by_offset: what is added to the logits by the offset of key and query, from 1 − T to T − 1; None for nothing.
+        by_pair: the same for each query and key of a row, where the kernel wants it so.
+    """
+
+    packing: Packing
+    local: Bool[Array, ""] | None = None
+    rotation: Rotation | None = None
+    by_offset: Float[Array, "N offsets"] | None = None
+    by_pair: Float[Array, "N T T"] | None = None
 
 
 def attention(
-    query: Float[Array, "B T N H"],
-    key: Float[Array, "B S N H"],
-    value: Float[Array, "B S N H"],
+    query: Float[Array, "R T N H"],
+    key: Float[Array, "R T N H"],
+    value: Float[Array, "R T N H"],
+    view: View,
     *,
-    mask: Bool[Array, "B #T S"],
-    temperature: Float[Array, "#B N"],
+    temperature: Float[Array, "#R #T N"],
     scale: float,
-    bias: Float[Array, "#B N T S"] | None = None,
-) -> Float[Array, "B T N H"]:
+    causal: bool = False,
+    window: int | None = None,
+    kernel: Kernel = "xla",
+) -> Float[Array, "R T N H"]:
     """Mix the values of the keys that each query attends to.
 
-    The query is divided by the temperature, rather than the logits, because that serves every back end, also those
+    The query is divided by the temperature, rather than the logits, because that serves every kernel, also those
     whose scale is static; a bias is divided as well, as in the paper's own code. ``scale / τ`` is one float32 factor a
-    text and head, so τ = 1 gives the bits of no temperature at all. Logits and softmax are float32 whatever the
+    token and head, so τ = 1 gives the bits of no temperature at all. Logits and softmax are float32 whatever the
     operands are.
 
     Args:
         query: what asks.
         key: what is asked.
         value: what is mixed.
-        mask: which keys a query sees. One that sees none (in a padding row) gets the plain mean of the values, not NaN.
-        temperature: τ by text (or 1 for all alike) and head.
+        view: who sees whom.
+        temperature: τ by token (or 1 for all alike) and head.
         scale: factor on query·key, usually 1/√H.
-        bias: what is added to the scaled logits, for instance for relative positions.
+        causal: whether a token sees only those before it.
+        window: how many tokens to each side a local layer sees.
+        kernel: what computes it.
     """
-    factor = (scale / temperature.astype(jnp.float32))[:, None, :, None]
+    factor = (scale / temperature.astype(jnp.float32))[..., None]
     query = (query.astype(jnp.float32) * factor).astype(key.dtype)
-    logits = jnp.einsum("btnh,bsnh->bnts", query, key, precision=PRECISION, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = logits + bias / temperature[:, :, None, None]
-    logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
+    reach = None if view.local is None else jnp.where(view.local, window, query.shape[1])
+    if kernel == "windows":
+        inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
+        bias = None if view.by_offset is None else Bias(view.by_offset, inverse)
+        return windowed_attention(query, key, value, view.packing, bias=bias, causal=causal, reach=reach)
+    if kernel in ("cudnn", "splash"):
+        by_row = (
+            partial(cudnn.cudnn_attention, lengths=view.packing.lengths[:, 0], causal=causal)
+            if kernel == "cudnn"
+            else partial(splash.splash_attention, segments=view.packing.segments, causal=causal)
+        )
+        if view.local is None:
+            return by_row(query, key, value)
+        return jax.lax.cond(view.local, partial(by_row, window=window), by_row, query, key, value)
+    logits = jnp.einsum("rtnh,rsnh->rnts", query, key, precision=PRECISION, preferred_element_type=jnp.float32)
+    if view.by_pair is not None:
+        logits = logits + view.by_pair[None] / jnp.swapaxes(temperature, 1, 2)[..., None]
+    segments = view.packing.segments
+    seen = segments[:, :, None] == segments[:, None, :]
+    offset = jnp.arange(query.shape[1])[None, :] - jnp.arange(query.shape[1])[:, None]
+    if causal:
+        seen = seen & (offset <= 0)
+    if reach is not None:
+        seen = seen & (jnp.abs(offset) <= reach)
+    logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bnts,bsnh->btnh", weights, value, precision=PRECISION)
+    return jnp.einsum("rnts,rsnh->rtnh", weights, value, precision=PRECISION)

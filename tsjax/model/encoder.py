@@ -4,34 +4,27 @@ Written once for every family; what differs between families is in `EncoderConfi
 parameters only. The compute dtype is the dtype of the kernels; norms compute in float32, and so does the sum that runs
 from layer to layer.
 
-Shapes: B texts, T tokens, N heads, H head size, D model size, E embedding size, F feed-forward size, V vocabulary,
-L layers.
+Shapes: R rows, T tokens of a row, K places for texts in a row, N heads, H head size, D model size, E embedding size,
+F feed-forward size, V vocabulary, L layers.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from tsjax.errors import InputError
 from tsjax.model.activations import activate
-from tsjax.model.attention import attention
+from tsjax.model.attention import Kernel, View, attention
 from tsjax.model.config import EncoderConfig
-from tsjax.model.linear import PRECISION, Linear
-from tsjax.model.positions import (
-    Rotation,
-    alibi_bias,
-    not_later,
-    relative_bias,
-    rotate,
-    rotation,
-    table_rows,
-    within,
-)
+from tsjax.model.linear import Linear
+from tsjax.model.packing import Packing, by_token
+from tsjax.model.positions import Rotation, alibi_bias, by_pair, relative_bias, rotate, rotation, table_rows
+from tsjax.model.sharding import whole
 
 
 class Norm(nnx.Module):
@@ -73,10 +66,10 @@ class Embeddings(nnx.Module):
 
     def __call__(
         self,
-        input_ids: Int[Array, "B T"],
-        lengths: Int[Array, " B"],
-        token_type_ids: Int[Array, "B T"] | None,
-    ) -> Float[Array, "B T D"]:
+        input_ids: Int[Array, "R T"],
+        packing: Packing,
+        token_type_ids: Int[Array, "R T"] | None,
+    ) -> Float[Array, "R T D"]:
         config = self.config
         x = self.token(input_ids).astype(jnp.float32)
         if config.embedding_scale != 1:
@@ -85,7 +78,7 @@ class Embeddings(nnx.Module):
             types = jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids
             x = x + self.token_type(types)
         if config.absolute_positions:
-            x = x + self.position(table_rows(config, input_ids, lengths))
+            x = x + self.position(table_rows(config, input_ids, packing))
         if config.embedding_norm:
             x = self.norm(x)
         if config.embedding_size is not None:
@@ -100,41 +93,26 @@ class RelativeBias(nnx.Module):
         self.embedding = nnx.Param(0.1 * jax.random.normal(rngs.params(), (buckets, heads)))
 
 
-class View(NamedTuple):
-    """What a layer sees of a text besides the vectors of its tokens.
-
-    Attributes:
-        mask: which keys a query sees.
-        bias: what is added to the logits; None for nothing.
-        rotation: how queries and keys are turned; None for not at all.
-    """
-
-    mask: Bool[Array, "B #T T"]
-    bias: Float[Array, "1 N T T"] | None
-    rotation: Rotation | None
-
-
 class Attention(nnx.Module):
     """Multi-head self-attention with a temperature."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
-        model, heads = (config.hidden_size,), (config.num_heads, config.head_dim)
-        key_value = (config.key_value_heads, config.head_dim)
+        heads = config.num_heads + 2 * config.key_value_heads
         bias = config.attention_bias
-        self.query = Linear(model, heads, use_bias=bias, rngs=rngs)
-        self.key = Linear(model, key_value, use_bias=bias, rngs=rngs)
-        self.value = Linear(model, key_value, use_bias=bias, rngs=rngs)
-        self.out = Linear(heads, model, use_bias=bias, rngs=rngs)
+        # One product instead of three; a file has the three apart (see `tsjax.model.forward.flatten`).
+        self.query_key_value = Linear((config.hidden_size,), (heads, config.head_dim), use_bias=bias, rngs=rngs)
+        self.out = Linear((config.num_heads, config.head_dim), (config.hidden_size,), use_bias=bias, rngs=rngs)
         if config.query_key_norm:
             self.query_norm = Norm(config.head_dim, config, rngs=rngs)
             self.key_norm = Norm(config.head_dim, config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], view: View, temperature: Float[Array, "#B N"]
-    ) -> Float[Array, "B T D"]:
+        self, x: Float[Array, "R T D"], view: View, temperature: Float[Array, "#R #T N"], kernel: Kernel
+    ) -> Float[Array, "R T D"]:
         config = self.config
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        borders = [config.num_heads, config.num_heads + config.key_value_heads]
+        query, key, value = jnp.split(self.query_key_value(x), borders, axis=2)
         if config.query_key_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if view.rotation is not None:
@@ -145,10 +123,12 @@ class Attention(nnx.Module):
             query.astype(x.dtype),
             key.astype(x.dtype),
             value,
-            mask=view.mask,
+            view,
             temperature=temperature,
             scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
-            bias=view.bias,
+            causal=config.causal,
+            window=config.local_window,
+            kernel=kernel,
         )
         return self.out(mixed)
 
@@ -162,12 +142,9 @@ class FeedForward(nnx.Module):
         if config.feed_forward == "gated":
             self.gate = Linear(*widths, use_bias=config.up_bias, rngs=rngs)
         self.up = Linear(*widths, use_bias=config.up_bias, rngs=rngs)
-        # Summing this one, the widest, in blocks too would cost more than it gains.
-        self.down = nnx.Linear(
-            config.intermediate_size, config.hidden_size, use_bias=config.down_bias, precision=PRECISION, rngs=rngs
-        )
+        self.down = Linear(*reversed(widths), use_bias=config.down_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
         if hasattr(self, "gate"):
             return self.down(activate(self.gate(x), self.activation) * self.up(x))
         return self.down(activate(self.up(x), self.activation))
@@ -187,15 +164,20 @@ class Layer(nnx.Module):
             self.feed_forward_post_norm = Norm(config.hidden_size, config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], view: View, temperature: Float[Array, "#B N"], first: Bool[Array, ""]
-    ) -> Float[Array, "B T D"]:
+        self,
+        x: Float[Array, "R T D"],
+        view: View,
+        temperature: Float[Array, "#R #T N"],
+        first: Bool[Array, ""],
+        kernel: Kernel,
+    ) -> Float[Array, "R T D"]:
         compute = self.feed_forward.up.kernel[...].dtype
 
-        def attend(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        def attend(x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
             with jax.named_scope("attention"):
-                return self.attention(x.astype(compute), view, temperature)
+                return self.attention(x.astype(compute), view, temperature, kernel)
 
-        def feed(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        def feed(x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
             with jax.named_scope("feed_forward"):
                 return self.feed_forward(x.astype(compute))
 
@@ -210,6 +192,13 @@ class Layer(nnx.Module):
             case "sandwich":
                 x = x + self.attention_post_norm(attend(self.attention_norm(x)))
                 return x + self.feed_forward_post_norm(feed(self.feed_forward_norm(x)))
+
+
+@functools.lru_cache(maxsize=32)
+def _layer_shapes(config: EncoderConfig) -> nnx.State[Any, Any]:
+    """The shape of every parameter of a layer, whatever share of it this device has."""
+    _, state = nnx.split(nnx.eval_shape(lambda: Layer(config, rngs=nnx.Rngs(0))))
+    return jax.tree.map(lambda leaf: leaf.shape, state)
 
 
 class Encoder(nnx.Module):
@@ -235,65 +224,62 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
-        input_ids: Int[Array, "B T"],
-        lengths: Int[Array, " B"],
-        temperature: Float[Array, "L #B N"],
-        token_type_ids: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"]:
+        input_ids: Int[Array, "R T"],
+        packing: Packing,
+        temperature: Float[Array, "L #R #K N"],
+        token_type_ids: Int[Array, "R T"] | None = None,
+        kernel: Kernel = "xla",
+    ) -> Float[Array, "R T D"]:
         """Hidden states of the last layer, float32.
 
         Args:
-            input_ids: token ids; what stands after a text's length is not attended to.
-            lengths: tokens of each text, special ones included; 0 for a padding row.
+            input_ids: token ids.
+            packing: which text each is of; a token attends to those of its own text.
             temperature: τ by layer, text (or 1 for all texts alike) and head.
             token_type_ids: which segment a token belongs to; None means all in segment 0.
+            kernel: what computes attention.
         """
-        config, length = self.config, input_ids.shape[1]
-        if config.max_length is not None and length > config.max_length:
-            raise InputError(f"the input has {length} tokens; this model has positions for {config.max_length}")
+        config = self.config
         with jax.named_scope("embeddings"):
-            x = self.embeddings(input_ids, lengths, token_type_ids)
-        everywhere, nearby = self._views(lengths, length)
+            x = self.embeddings(input_ids, packing, token_type_ids)
+        view, nearby = self._view(packing, kernel)
         layers = jnp.arange(config.num_layers)
         local = jnp.isin(layers, jnp.array(config.local_layers)) if config.local_layers else None
         one_layer, stacked = nnx.split(self.layers)
+        shapes = _layer_shapes(config)
 
         def step(
-            x: Float[Array, "B T D"],
-            layer: tuple[nnx.State[Any, Any] | None, Float[Array, "#B N"], Int[Array, ""], Bool[Array, ""] | None],
-        ) -> tuple[Float[Array, "B T D"], None]:
+            x: Float[Array, "R T D"],
+            layer: tuple[nnx.State[Any, Any] | None, Float[Array, "#R #K N"], Int[Array, ""], Bool[Array, ""] | None],
+        ) -> tuple[Float[Array, "R T D"], None]:
             parameters, temperature, index, local = layer
-            view = (
-                everywhere if local is None else jax.tree.map(lambda a, b: jnp.where(local, a, b), nearby, everywhere)
-            )
-            module = self.layers if parameters is None else nnx.merge(one_layer, parameters)
-            return module(x, view, temperature, index == 0), None
+            rotation = view.rotation
+            if local is not None:
+                rotation = jax.tree.map(lambda a, b: jnp.where(local, a, b), nearby, rotation)
+            seen = view._replace(local=local, rotation=rotation)
+            parameters = jax.tree.map(whole, stacked if parameters is None else parameters, shapes)
+            module = nnx.merge(one_layer, parameters)
+            return module(x, seen, by_token(temperature, packing), index == 0, kernel), None
 
         x, _ = jax.lax.scan(step, x, (None if config.shared_layers else stacked, temperature, layers, local))
         return self.final_norm(x) if config.final_norm else x
 
-    def _views(self, lengths: Int[Array, " B"], length: int) -> tuple[View, View]:
-        """What layers that see everything see, and what layers that see a window see."""
+    def _view(self, packing: Packing, kernel: Kernel) -> tuple[View, Rotation | None]:
+        """What all layers see, and the rotation of those that see a window."""
         config = self.config
-        mask = (jnp.arange(length)[None, :] < lengths[:, None])[:, None, :]
-        if config.causal:
-            mask = mask & not_later(length)
-        bias = None
+        length = packing.segments.shape[1]
+        by_offset = None
         if config.relative_buckets is not None:
             table = self.relative_bias.embedding[...].astype(jnp.float32)
-            bias = relative_bias(table, length, config.relative_max_distance)
+            by_offset = relative_bias(table, length, config.relative_max_distance)
         if config.alibi:
             slopes = alibi_bias(config.num_heads, length)
-            bias = slopes if bias is None else bias + slopes
+            by_offset = slopes if by_offset is None else by_offset + slopes
 
         def turned(theta: float | None) -> Rotation | None:
-            return None if theta is None else rotation(length, config.head_dim, theta, config.rope_factor)
+            return None if theta is None else rotation(packing.positions, config.head_dim, theta, config.rope_factor)
 
-        everywhere = View(mask, bias, turned(config.rope_theta))
-        if config.local_window is None:
-            return everywhere, everywhere
-        nearby = View(
-            mask & within(config.local_window, length), bias, turned(config.local_rope_theta or config.rope_theta)
-        )
-        # Both alike in shape, since a scan chooses between them.
-        return everywhere._replace(mask=jnp.broadcast_to(mask, nearby.mask.shape)), nearby
+        # Here, lest each layer spread them anew.
+        pairs = by_pair(by_offset, 0, length, length) if by_offset is not None and kernel == "xla" else None
+        view = View(packing, rotation=turned(config.rope_theta), by_offset=by_offset, by_pair=pairs)
+        return view, turned(config.local_rope_theta or config.rope_theta)

@@ -9,27 +9,52 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from tsjax.errors import InputError
+from tsjax.model.attention import Kernel
 from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Encoder
 from tsjax.model.heads import make_head
+from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.pooling import pool
+from tsjax.model.sharding import ROWS, partitions, whole
 
 Params: TypeAlias = dict[str, Any]
 
 
-class Output(NamedTuple):
-    """What a forward pass gives: the vector of each text and, when asked for, of each token; float32."""
+class Inputs(NamedTuple):
+    """A batch of texts, packed into rows.
 
-    embeddings: Float[Array, "B E"]
-    tokens: Float[Array, "B T D"] | None
+    Attributes:
+        input_ids: token ids.
+        packing: which text each is of.
+        prompt_lengths: leading tokens of each text that pooling leaves out.
+        token_type_ids: which segment each token belongs to; None for 0 throughout.
+    """
+
+    input_ids: Int[Array, "R T"]
+    packing: Packing
+    prompt_lengths: Int[Array, "R K"]
+    token_type_ids: Int[Array, "R T"] | None = None
+
+
+class Output(NamedTuple):
+    """What a forward pass gives: the vector of each text and, when asked for, of each token; float32.
+
+    `apply` gives them by text, (B, E) and (B, T, D); what runs on packed rows, by row and place.
+    """
+
+    embeddings: Float[Array, "*texts E"]
+    tokens: Float[Array, "R T D"] | None
 
 
 class EmbeddingModel(nnx.Module):
@@ -40,21 +65,15 @@ class EmbeddingModel(nnx.Module):
         self.encoder = Encoder(config.encoder, rngs=rngs)
         self.heads = nnx.List([make_head(head, rngs=rngs) for head in config.heads])
 
-    def __call__(
-        self,
-        input_ids: Int[Array, "B T"],
-        lengths: Int[Array, " B"],
-        prompt_lengths: Int[Array, " B"],
-        temperature: Float[Array, "L #B N"],
-        token_type_ids: Int[Array, "B T"] | None,
-    ) -> tuple[Float[Array, "B E"], Float[Array, "B T D"]]:
-        tokens = self.encoder(input_ids, lengths, temperature, token_type_ids)
+    def __call__(self, inputs: Inputs, temperature: Float[Array, "L #R #K N"], kernel: Kernel = "xla") -> Output:
+        packing = inputs.packing
+        tokens = self.encoder(inputs.input_ids, packing, temperature, inputs.token_type_ids, kernel)
         with jax.named_scope("pooling"):
-            x = pool(tokens, lengths, prompt_lengths, self.config.pooling.modes)
+            x = pool(tokens, packing, inputs.prompt_lengths, self.config.pooling.modes)
         with jax.named_scope("heads"):
             for head in self.heads:
                 x = head(x)
-        return x, tokens
+        return Output(x, tokens)
 
 
 @functools.lru_cache(maxsize=32)
@@ -80,11 +99,20 @@ def abstract_params(config: ModelConfig) -> Params:
     return _split(config)[1]
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters by dotted name, as a file has them."""
-    flat: dict[str, Any] = {}
-    for key, value in params.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+def flatten(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested parameters by dotted name, as a file has them: query, key and value apart."""
+    encoder = config.encoder
+    heads = {"query": encoder.num_heads, "key": encoder.key_value_heads, "value": encoder.key_value_heads}
+    flat = {}
+    for name, value in _leaves(params):
+        *path, last = name.split(".")
+        if path[-1] != _TOGETHER:
+            flat[name] = value
+            continue
+        start = 0
+        for part, count in heads.items():
+            flat[".".join([*path[:-1], part, last])] = value[..., start : start + count, :]
+            start += count
     return flat
 
 
@@ -97,12 +125,34 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
         for key in path:
             node = node.setdefault(key, {})
         node[last] = value
-    return params
+    return _together(params)
+
+
+_TOGETHER = "query_key_value"
+
+
+def _together(params: Params) -> Params:
+    """The parameters of query, key and value, each an array of heads, as one."""
+    if "query" not in params:
+        return {key: _together(value) if isinstance(value, dict) else value for key, value in params.items()}
+    parts = [params[name] for name in ("query", "key", "value")]
+    rest = {key: value for key, value in params.items() if key not in {"query", "key", "value"}}
+    return rest | {_TOGETHER: {leaf: np.concatenate([part[leaf] for part in parts], axis=-2) for leaf in parts[0]}}
+
+
+def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by dotted name."""
-    return {name: leaf.shape for name, leaf in flatten(abstract_params(config)).items()}
+    # Arrays that take no memory, since shapes alone cannot be cut.
+    params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(config))
+    return {name: leaf.shape for name, leaf in flatten(config, params).items()}
 
 
 def init_params(config: ModelConfig, seed: int = 0) -> Params:
@@ -111,9 +161,12 @@ def init_params(config: ModelConfig, seed: int = 0) -> Params:
 
 
 def cast_params(params: Params, dtype: jnp.dtype[Any]) -> Params:
-    """The encoder's matrices in a compute dtype; norms, biases on logits and the heads after pooling stay float32."""
+    """The encoder's matrices in a compute dtype; norms, biases on logits and the heads after pooling stay float32.
 
-    def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> Array:
+    NumPy arrays stay such, since each operation of JAX on its own would be a program to compile.
+    """
+
+    def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> Any:
         names = [key.key for key in path]
         keep = names[0] == "heads" or any(name.endswith(("norm", "relative_bias")) for name in names)
         return leaf.astype(jnp.float32 if keep else dtype)
@@ -144,10 +197,41 @@ def apply(
     Raises:
         InputError: T is more than the model has positions for.
     """
+    texts, length = input_ids.shape
+    longest = config.encoder.max_length
+    if longest is not None and length > longest:
+        raise InputError(f"the input has {length} tokens; this model has positions for {longest}")
     if prompt_lengths is None:
         prompt_lengths = jnp.zeros_like(lengths)
-    model = nnx.merge(_split(config)[0], _nnx_keys(params))
-    return Output(*model(input_ids, lengths, prompt_lengths, temperature, token_type_ids))
+    inputs = Inputs(input_ids, one_a_row(lengths, length), prompt_lengths[:, None], token_type_ids)
+    output = apply_packed(config, params, inputs, temperature[:, :, None])
+    return output._replace(embeddings=output.embeddings.reshape(texts, -1))
+
+
+def apply_packed(
+    config: ModelConfig,
+    params: Params,
+    inputs: Inputs,
+    temperature: Float[Array, "L #R #K N"],
+    kernel: Kernel = "xla",
+) -> Output:
+    """Run the model on packed rows.
+
+    Args:
+        config: the architecture; static under jit.
+        params: nested dict of arrays.
+        inputs: the batch. No text has more tokens than the model has positions for.
+        temperature: float32 τ by layer, text and head.
+        kernel: what computes attention; only ``xla`` can be differentiated on every device.
+    """
+    graph, shapes = _split(config)
+    rest = jax.tree.map(lambda leaf, full: whole(leaf, full.shape), _without_layers(params), _without_layers(shapes))
+    rest["encoder"]["layers"] = params["encoder"]["layers"]  # a layer at a time
+    return nnx.merge(graph, _nnx_keys(rest))(inputs, temperature, kernel)
+
+
+def _without_layers(params: Params) -> Params:
+    return {**params, "encoder": {**params["encoder"], "layers": None}}
 
 
 # How often each (config, batch shape, with tokens) was traced. JAX traces once for each program that it compiles here:
@@ -166,20 +250,42 @@ def trace_counts(config: ModelConfig) -> dict[tuple[int, int], int]:
     return dict(counts)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "with_tokens"))
+@functools.partial(jax.jit, static_argnames=("config", "kernel", "with_tokens", "mesh", "shared_out"))
 def compiled_apply(
     params: Params,
-    input_ids: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
-    prompt_lengths: Int[Array, " B"],
-    temperature: Float[Array, "L #B N"],
-    token_type_ids: Int[Array, "B T"] | None = None,
+    inputs: Inputs,
+    temperature: Float[Array, "L N"],
+    factors: Float[Array, "R K"],
     *,
     config: ModelConfig,
-    with_tokens: bool,
+    kernel: Kernel = "xla",
+    with_tokens: bool = False,
+    mesh: Mesh | None = None,
+    shared_out: bool = False,
 ) -> Output:
-    """`apply`, compiled once for each batch shape; the temperature is a value in it, never part of the program."""
+    """`apply_packed`, compiled once for each batch shape; the temperature is a value in it, never part of the program.
+
+    Args:
+        params: nested dict of arrays, in the compute dtype.
+        inputs: the batch.
+        temperature: τ by layer and head.
+        factors: what each text's temperature is multiplied by.
+        config: the architecture.
+        kernel: what computes attention.
+        with_tokens: whether to give the vectors of tokens too.
+        mesh: the devices that the rows are spread over; None for one device.
+        shared_out: whether they share the parameters out among them.
+    """
     with _traces_lock:
-        _traces[config, (input_ids.shape[0], input_ids.shape[1]), with_tokens] += 1
-    output = apply(config, params, input_ids, lengths, temperature, prompt_lengths, token_type_ids)
-    return output if with_tokens else output._replace(tokens=None)
+        _traces[config, inputs.input_ids.shape, with_tokens] += 1
+
+    def run(params: Params, inputs: Inputs, temperature: Float[Array, "L N"], factors: Float[Array, "R K"]) -> Output:
+        output = apply_packed(config, params, inputs, temperature[:, None, None, :] * factors[None, :, :, None], kernel)
+        return output if with_tokens else output._replace(tokens=None)
+
+    if mesh is not None:
+        parts = partitions(abstract_params(config), mesh.size, shared_out=shared_out)
+        specs = (parts, PartitionSpec(ROWS), PartitionSpec(), PartitionSpec(ROWS))
+        # Pallas' kernels do not say how their output varies over the devices, so it is not checked.
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(ROWS), check_vma=False)
+    return run(params, inputs, temperature, factors)

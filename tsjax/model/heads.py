@@ -21,7 +21,7 @@ class Dense(nnx.Module):
         if config.residual and config.in_features != config.out_features:
             self.residual = nnx.Linear(*widths, use_bias=False, precision=PRECISION, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B I"]) -> Float[Array, "B O"]:
+    def __call__(self, x: Float[Array, "*texts I"]) -> Float[Array, "*texts O"]:
         out = activate(self.linear(x), self.config.activation)
         if not self.config.residual:
             return out
@@ -40,7 +40,7 @@ class LayerNorm(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    def __call__(self, x: Float[Array, "*texts D"]) -> Float[Array, "*texts D"]:
         return self.norm(x)
 
 
@@ -50,7 +50,7 @@ class Normalize(nnx.Module):
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
         del config, rngs  # it has no parameters
 
-    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    def __call__(self, x: Float[Array, "*texts D"]) -> Float[Array, "*texts D"]:
         return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 

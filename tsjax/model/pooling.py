@@ -2,52 +2,70 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tsjax.model.config import PoolingMode
+from tsjax.model.linear import PRECISION
+from tsjax.model.packing import Packing, by_token
 
 
 def pool(
-    tokens: Float[Array, "B T D"],
-    lengths: Int[Array, " B"],
-    prompt_lengths: Int[Array, " B"],
-    modes: tuple[PoolingMode, ...],
-) -> Float[Array, "B P"]:
+    tokens: Float[Array, "R T D"], packing: Packing, prompt_lengths: Int[Array, "R K"], modes: tuple[PoolingMode, ...]
+) -> Float[Array, "R K P"]:
     """Pool each text's tokens; several modes are concatenated in order, so P = D · len(modes).
 
     Args:
         tokens: one vector a token.
-        lengths: tokens of each text, special ones included.
+        packing: which text each token is of.
         prompt_lengths: leading tokens of each text that pooling leaves out; 0 for none.
         modes: ``cls`` takes the first token, ``lasttoken`` the last, ``max`` the largest value of each feature,
             ``mean`` the mean, ``mean_sqrt_len_tokens`` the sum over the root of the count, and ``weightedmean`` the
             mean weighted by position, counted from 1 at the text's first token even where a prompt is left out.
     """
     tokens = tokens.astype(jnp.float32)
-    positions = jnp.arange(tokens.shape[1])[None, :]
-    taken = (positions >= prompt_lengths[:, None]) & (positions < lengths[:, None])
-    mask = taken[:, :, None].astype(jnp.float32)
-    count = jnp.maximum(mask.sum(axis=1), 1e-9)
+    lengths, slots = packing.lengths, packing.slots
+    # What each token counts for: its text, or nothing.
+    prompt = packing.positions < by_token(prompt_lengths, packing)
+    slot = jnp.where(prompt, slots, packing.segments)
+    count = jnp.maximum(lengths - prompt_lengths, 0).astype(jnp.float32)[..., None]
+    some = jnp.maximum(count, 1e-9)
 
-    def one(mode: PoolingMode) -> Float[Array, "B D"]:
+    def token_at(place: Int[Array, "R K"]) -> Float[Array, "R K D"]:
+        place = jnp.clip(packing.starts + place, 0, tokens.shape[1] - 1)
+        return jnp.take_along_axis(tokens, place[..., None], axis=1)
+
+    def one(mode: PoolingMode) -> Float[Array, "R K D"]:
         match mode:
             case "cls":
-                return _token_at(tokens, jnp.argmax(taken, axis=1))
+                return token_at(jnp.where(count[..., 0] > 0, prompt_lengths, 0))
             case "lasttoken":
-                return _token_at(tokens * mask, jnp.maximum(lengths - 1, 0))
+                return jnp.where(count > 0, token_at(lengths - 1), 0)
             case "max":
-                return jnp.where(mask > 0, tokens, -jnp.inf).max(axis=1)
+                return jax.vmap(partial(jax.ops.segment_max, num_segments=slots))(tokens, slot)
             case "mean":
-                return (tokens * mask).sum(axis=1) / count
+                return _total(tokens, slot, slots) / some
             case "mean_sqrt_len_tokens":
-                return (tokens * mask).sum(axis=1) / jnp.sqrt(count)
+                return _total(tokens, slot, slots) / jnp.sqrt(some)
             case "weightedmean":
-                weights = mask * (positions[:, :, None] + 1)
-                return (tokens * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1e-9)
+                weights = (packing.positions + 1).astype(jnp.float32)[..., None]
+                weight = jnp.maximum(_total(weights, slot, slots), 1e-9)
+                return _total(tokens * weights, slot, slots) / weight
 
     return jnp.concatenate([one(mode) for mode in modes], axis=-1)
 
 
-def _token_at(tokens: Float[Array, "B T D"], index: Int[Array, " B"]) -> Float[Array, "B D"]:
-    return jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
+def _total(values: Float[Array, "R T D"], slot: Int[Array, "R T"], slots: int) -> Float[Array, "R K D"]:
+    """The sum of each text's tokens: a product with ones and zeros, but on a processor as it is said."""
+
+    def added(values: Float[Array, "R T D"], slot: Int[Array, "R T"]) -> Float[Array, "R K D"]:
+        return jax.vmap(partial(jax.ops.segment_sum, num_segments=slots))(values, slot)
+
+    def multiplied(values: Float[Array, "R T D"], slot: Int[Array, "R T"]) -> Float[Array, "R K D"]:
+        own = slot[:, None, :] == jnp.arange(slots)[None, :, None]
+        return jnp.einsum("rkt,rtd->rkd", own.astype(jnp.float32), values, precision=PRECISION)
+
+    return jax.lax.platform_dependent(values, slot, cpu=added, default=multiplied)

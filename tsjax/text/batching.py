@@ -1,16 +1,18 @@
-"""Batches of few shapes: which texts go together, how many rows, how many tokens.
+"""Batches of few shapes: which texts go together, and where each stands.
 
-A compiled program has fixed shapes, so every batch is padded to one of a small set that is known beforehand: lengths
-come from a ladder of buckets, rows from another. A batch is bounded by its tokens, not by its rows, so that long texts
-do not exhaust the memory that as many short ones need.
+A compiled program has fixed shapes, so every batch has one of a small set that is known beforehand (a `Ladder`). On a
+ladder that is ``packed`` the texts of a batch follow each other in its rows, so that next to nothing is padding; on
+one that is not, each has a row of its own, and those of like lengths go together. Batches are bounded by their tokens,
+not by their texts, so that long texts do not exhaust the memory that as many short ones need.
 
-This file plans and pads; it knows neither text nor network. A better plan replaces `plan` and nothing else.
+This file plans and packs; it knows neither text nor network.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,109 +22,228 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-_ROW_STEP = 4
+# A packed row has a place for a text for every so many tokens. Special tokens alone are 2 or 3 of a text's.
+_TOKENS_A_SLOT = 4
 
-# Attention's memory grows with the square of the length: beyond this one, a token counts for more than one.
-_LINEAR_UP_TO = 512
+# A last batch that would be emptier than this becomes several smaller ones.
+_LEAST_FILL = 0.75
 
 
 class Shape(NamedTuple):
-    """Shape of a batch."""
+    """Shape of a batch: rows, and tokens of each."""
 
     rows: int
     tokens: int
 
 
 class Batch(NamedTuple):
-    """Texts that are computed together: their places in the input, and the shape that they are padded to."""
+    """Texts that are computed together.
 
-    indices: NDArray[np.intp]
+    Attributes:
+        rows: the texts of each row, by their places in the input, the longest first; rows without a text are left out.
+        shape: the shape that they are padded to.
+    """
+
+    rows: tuple[NDArray[np.intp], ...]
     shape: Shape
+
+    @property
+    def indices(self) -> NDArray[np.intp]:
+        """The texts, row by row."""
+        return np.concatenate(self.rows)
 
 
 @dataclass(frozen=True)
-class ShapeLadder:
+class Ladder:
     """The set of shapes that batches may have.
 
     Attributes:
-        max_length: the longest text in tokens; the last bucket.
-        token_budget: the most tokens of a batch, padding included; the tokens of a text of T > 512 count T/512-fold,
-            and a single text of any length is a batch.
+        classes: shapes that serve the same lengths, each class rising, the classes by rising length of their longest
+            rows. A text goes to the first class that holds it.
+        packed: whether a row may hold several texts.
     """
 
-    max_length: int
-    token_budget: int
-
-    @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """Lengths that texts are padded to: powers of two from 16, and ``max_length`` itself."""
-        return (*(length for length in _LENGTHS if length < self.max_length), self.max_length)
-
-    def rows(self, length: int) -> tuple[int, ...]:
-        """Row counts for a length, rising: powers of 4, and as many as the budget allows."""
-        most = max(1, self.token_budget * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO)))
-        rows = [1]
-        while rows[-1] * _ROW_STEP < most:
-            rows.append(rows[-1] * _ROW_STEP)
-        return tuple(rows) if most == 1 else (*rows, most)
+    classes: tuple[tuple[Shape, ...], ...]
+    packed: bool
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every shape that a batch can have."""
-        return tuple(Shape(rows, length) for length in self.lengths for rows in self.rows(length))
+        """Every shape."""
+        return tuple(itertools.chain.from_iterable(self.classes))
 
-    def bucket(self, length: int) -> int:
-        """The smallest length of the ladder that holds a text of so many tokens."""
-        return self.lengths[int(np.searchsorted(self.lengths, length))]
+    def slots(self, shape: Shape) -> int:
+        """Places for texts in a row."""
+        return max(1, shape.tokens // _TOKENS_A_SLOT) if self.packed else 1
+
+    def holding(self, length: int) -> tuple[Shape, ...]:
+        """The shapes for a text of so many tokens."""
+        found = next(shapes for shapes in self.classes if length <= shapes[-1].tokens)
+        return tuple(shape for shape in found if length <= shape.tokens)
 
 
-def plan(
-    lengths: Sequence[int] | NDArray[np.integer], ladder: ShapeLadder, max_rows: int | None = None
-) -> Iterator[Batch]:
+def plan(lengths: Sequence[int] | NDArray[np.integer], ladder: Ladder, max_texts: int | None = None) -> Iterator[Batch]:
     """Cut texts into batches, longest first; every text is in exactly one.
-
-    Each bucket's texts fill batches of their own. Rows that would be padding take the next shorter texts, so a text is
-    padded beyond its own bucket only where that costs nothing. Longest first means that memory runs out at once or not
-    at all.
 
     Args:
         lengths: tokens of each text.
         ladder: the shapes allowed.
-        max_rows: a further bound on the rows of a batch.
+        max_texts: a further bound on the texts of a batch.
     """
-    lengths = np.asarray(lengths)
-    order = np.argsort(-lengths, kind="stable")
-    descending = lengths[order]
+    # A text without tokens takes the place of one.
+    sizes = np.maximum(np.asarray(lengths, np.int64), 1)
+    return _plan_packed(sizes, ladder, max_texts) if ladder.packed else _plan_padded(sizes, ladder, max_texts)
+
+
+def _plan_packed(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None) -> Iterator[Batch]:
+    pool = _Pool(sizes)
+    while pool.tokens:
+        longest = pool.longest
+        tokens = pool.tokens if max_texts is None else min(pool.tokens, max_texts * longest)
+        shape = _filled(tokens, ladder.holding(longest))
+        room = len(sizes) if max_texts is None else max_texts
+        rows = []
+        for _ in range(shape.rows):
+            row = pool.take(shape.tokens, min(room, ladder.slots(shape)))
+            if not row:
+                break
+            room -= len(row)
+            rows.append(np.array(row, np.intp))
+        yield Batch(tuple(rows), shape)
+
+
+def _filled(tokens: int, shapes: Sequence[Shape]) -> Shape:
+    """The largest shape that so many tokens fill, or the next where they nearly do."""
+    capacities = [shape.rows * shape.tokens for shape in shapes]
+    enough = min(bisect.bisect_left(capacities, tokens), len(shapes) - 1)
+    if enough and tokens < _LEAST_FILL * capacities[enough]:
+        return shapes[enough - 1]
+    return shapes[enough]
+
+
+class _Pool:
+    """Texts by their sizes, to take them from."""
+
+    def __init__(self, sizes: NDArray[np.int64]) -> None:
+        order = np.argsort(sizes, kind="stable")
+        self._sizes, first, counts = np.unique(sizes[order], return_index=True, return_counts=True)
+        self._left = [order[start : start + count][::-1].tolist() for start, count in zip(first, counts, strict=True)]
+        self._available = self._sizes.tolist()
+        self._by_size = dict(zip(self._available, self._left, strict=True))
+        self.tokens = int(sizes.sum())
+
+    @property
+    def longest(self) -> int:
+        """The size of the largest."""
+        return self._available[-1]
+
+    def take(self, capacity: int, most: int) -> list[int]:
+        """Texts that fill a row as well as may be, the longest first.
+
+        The longest come first; the last two or so are those that fit what is left best.
+        """
+        taken: list[tuple[int, int]] = []
+        while len(taken) < most and (fitting := bisect.bisect_right(self._available, capacity)):
+            longest = self._available[fitting - 1]
+            sizes = (longest,)
+            if 2 * longest <= capacity < 3 * longest and most - len(taken) > 1:
+                sizes = self._best_pair(capacity, fitting)
+            for size in sizes:
+                taken.append((size, self._pop(size)))
+                capacity -= size
+        return [text for _, text in sorted(taken, key=lambda item: -item[0])]
+
+    def _best_pair(self, capacity: int, fitting: int) -> tuple[int, ...]:
+        """The one or two sizes with the largest sum that fits."""
+        sizes = self._available
+        best: tuple[int, ...] = (sizes[fitting - 1],)
+        low, high = 0, fitting - 1
+        while low <= high:
+            pair = (sizes[high], sizes[low])
+            if sum(pair) > capacity:
+                high -= 1
+                continue
+            if sum(pair) > sum(best) and (low < high or len(self._by_size[sizes[low]]) > 1):
+                best = pair
+            low += 1
+        return best
+
+    def _pop(self, size: int) -> int:
+        texts = self._by_size[size]
+        text = texts.pop()
+        if not texts:
+            del self._available[bisect.bisect_left(self._available, size)]
+        self.tokens -= size
+        return text
+
+
+def _plan_padded(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None) -> Iterator[Batch]:
+    """Each class's texts fill batches of their own.
+
+    Rows that would be padding take the next shorter texts, so a text is padded beyond its own class only where that
+    costs nothing. Longest first means that memory runs out at once or not at all.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    descending = -sizes[order]
+    borders = [0, *(shapes[-1].tokens for shapes in ladder.classes)]
     start = 0
     while start < len(order):
-        tokens = ladder.bucket(int(descending[start]))
-        below = max((length for length in ladder.lengths if length < tokens), default=0)
-        own = int(np.searchsorted(-descending, -below)) - start  # texts that need this bucket
-        allowed = [rows for rows in ladder.rows(tokens) if max_rows is None or rows <= max_rows] or [1]
-        rows = _rows_for(own, allowed)
-        yield Batch(order[start : start + rows], Shape(rows, tokens))
-        start += rows
+        shapes = ladder.holding(-int(descending[start]))
+        below = borders[bisect.bisect_left(borders, shapes[-1].tokens) - 1]
+        own = int(np.searchsorted(descending, -below)) - start  # texts that need this class
+        allowed = [shape.rows for shape in shapes if max_texts is None or shape.rows <= max_texts]
+        rows = _rows_for(own, allowed or [shapes[0].rows])
+        texts = order[start : start + min(rows, max_texts or rows)]
+        yield Batch(tuple(texts[:, None]), Shape(rows, shapes[-1].tokens))
+        start += len(texts)
 
 
 def _rows_for(remaining: int, allowed: Sequence[int]) -> int:
     """The most rows that ``remaining`` texts fill, or a step more where that leaves at most half of them empty."""
     filled = [rows for rows in allowed if rows <= remaining]
     larger = [rows for rows in allowed if rows > remaining]
-    return larger[0] if larger and larger[0] <= 2 * remaining else filled[-1]
+    return larger[0] if larger and (not filled or larger[0] <= 2 * remaining) else filled[-1]
 
 
-def pad(values: Sequence[NDArray[np.int32]], batch: Batch, pad_id: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """A batch's token ids, or another number a token, as one array.
+class Packed(NamedTuple):
+    """A batch as arrays: int32, (rows, tokens) or, of texts, (rows, slots).
 
-    Returns:
-        values int32 (rows, tokens), filled up with ``pad_id``, and lengths int32 (rows,), 0 for rows without a text.
+    Attributes:
+        segments: which of its row's texts a token belongs to; the number of slots for padding.
+        positions: the token's place in its text; 0 for padding.
+        starts: the place of each text's first token in its row.
+        lengths: the tokens of each text; 0 for a slot without one.
     """
-    rows, tokens = batch.shape
-    padded = np.full((rows, tokens), pad_id, np.int32)
-    lengths = np.zeros(rows, np.int32)
-    for row, index in enumerate(batch.indices):
-        text = values[index]
-        padded[row, : len(text)] = text
-        lengths[row] = len(text)
-    return padded, lengths
+
+    segments: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+
+
+def pack(lengths: NDArray[np.integer], batch: Batch, slots: int) -> Packed:
+    """Where the texts of a batch stand."""
+    shape = batch.shape
+    packed = Packed(
+        np.full(shape, slots, np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros((shape.rows, slots), np.int32),
+        np.zeros((shape.rows, slots), np.int32),
+    )
+    for row, texts in enumerate(batch.rows):
+        own = np.asarray(lengths)[texts]
+        starts = np.cumsum(own) - own
+        end = int(own.sum())
+        packed.segments[row, :end] = np.repeat(np.arange(len(texts)), own)
+        packed.positions[row, :end] = np.arange(end) - np.repeat(starts, own)
+        packed.starts[row, : len(texts)] = starts
+        packed.lengths[row, : len(texts)] = own
+    return packed
+
+
+def fill(values: Sequence[NDArray[np.int32]], batch: Batch, pad: int) -> NDArray[np.int32]:
+    """A number for each token of a batch, such as its id: int32 (rows, tokens), filled up with ``pad``."""
+    filled = np.full(batch.shape, pad, np.int32)
+    for row, texts in enumerate(batch.rows):
+        together = np.concatenate([values[text] for text in texts])
+        filled[row, : len(together)] = together
+    return filled

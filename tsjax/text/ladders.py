@@ -1,0 +1,55 @@
+"""The shapes of batches that suit a device: few, since each is a program to compile, and yet little padding.
+
+A budget is of tokens on each device; all devices get as many rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from tsjax.text.batching import Ladder, Shape
+
+# Attention's memory grows with the square of the length: beyond this one, a token counts for more than one.
+_LINEAR_UP_TO = 512
+
+
+def flat(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """For processors: one packed row a device, as long as the budget allows, and shorter ones for the last texts.
+
+    Above the budget there is a row for every half octave, so that a long text is a batch with room for short ones.
+    """
+    longest = max(budget // max_length * max_length, min(budget, max_length))  # full of the longest texts
+    rows = [*itertools.takewhile(lambda tokens: tokens < longest, _powers(16)), longest]
+    beyond = [tokens for tokens in _half_octaves(longest, max_length) if tokens > longest]
+    shapes = (tuple(Shape(devices, tokens) for tokens in rows), *((Shape(devices, tokens),) for tokens in beyond))
+    return Ladder(shapes, packed=True)
+
+
+def padded(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """One text a row; two counts of rows for each usual length, one for bulk and one for little."""
+    lengths = [length for length in (32, 64, 128, 256, 384, 512, *_powers(1024)) if length < max_length]
+    classes = []
+    for length in [*lengths, max_length]:
+        most = max(1, budget * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO)))
+        counts = sorted({max(1, most // 16), most}) if length <= _LINEAR_UP_TO else [most]
+        classes.append(tuple(Shape(count * devices, length) for count in counts))
+    return Ladder(tuple(classes), packed=False)
+
+
+def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each."""
+    lengths = [length for length in (128, 512, *_powers(1024)) if length < max_length]
+    classes = []
+    for length in dict.fromkeys([*lengths, -(-max_length // 128) * 128]):
+        most = max(1, budget // length)
+        classes.append(tuple(Shape(count * devices, length) for count in sorted({max(1, most // 16), most})))
+    return Ladder(tuple(classes), packed=True)
+
+
+def _powers(first: int) -> list[int]:
+    return [first << i for i in range(12)]
+
+
+def _half_octaves(above: int, up_to: int) -> list[int]:
+    steps = sorted(itertools.chain.from_iterable((tokens, tokens * 3 // 2) for tokens in _powers(16)))
+    return [*(tokens for tokens in steps if above < tokens < up_to), up_to]
