@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsjax.api import embed, load
+    from tsjax.compile_cache import enable_compile_cache
     from tsjax.cross_encoder import CrossEncoder
     from tsjax.embedder import Embedder
     from tsjax.errors import (
@@ -49,6 +50,7 @@ __all__ = [
     "TruncationWarning",
     "TsjaxError",
     "embed",
+    "enable_compile_cache",
     "load",
     "quantize_embeddings",
 ]
@@ -59,6 +61,7 @@ _HOME = {
     "RoutedEmbedder": "tsjax.router",
     "Temperature": "tsjax.temperature",
     "embed": "tsjax.api",
+    "enable_compile_cache": "tsjax.compile_cache",
     "load": "tsjax.api",
     "quantize_embeddings": "tsjax.quantization",
 }

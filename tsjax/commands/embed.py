@@ -11,7 +11,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.commands.options import add_source_options, add_temperature, load_model, on_terminal
+from tsjax.commands.options import (
+    add_compile_cache_option,
+    add_source_options,
+    add_temperature,
+    load_model,
+    on_terminal,
+)
 from tsjax.errors import InputError, TruncationWarning
 
 if TYPE_CHECKING:
@@ -68,6 +74,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--batch-size", metavar="N", type=int, help="the most texts in a batch")
     command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens in a batch, padding included")
+    add_compile_cache_option(command)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from tsjax.errors import InputError
+from tsjax.errors import InputError, TsjaxError
 
 if TYPE_CHECKING:
     from tsjax.embedder import Embedder
@@ -26,10 +27,11 @@ def source(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
-    """The embedding model that the options ask for."""
+    """The embedding model that the options ask for, with the programs that it compiles kept, or not."""
     from tsjax.api import load
     from tsjax.cross_encoder import CrossEncoder
 
+    _use_compile_cache(wanted=not options.no_compile_cache)
     model: Embedder | RoutedEmbedder | CrossEncoder = load(
         options.model,
         **source(options),
@@ -61,6 +63,29 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         type=int,
         help="short texts use every N-th row of the position table (default: what the model is known for, usually 1)",
     )
+
+
+def add_compile_cache_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-compile-cache",
+        action="store_true",
+        help="compile anew, and do not keep compiled programs in tsjax's cache directory for the next time",
+    )
+
+
+def _use_compile_cache(*, wanted: bool) -> None:
+    """Keep compiled programs, if that can be done; that it cannot stops no command."""
+    from tsjax.compile_cache import disable_compile_cache, enable_compile_cache
+
+    if not wanted:
+        disable_compile_cache()
+        return
+    try:
+        enable_compile_cache()
+    except TsjaxError as error:
+        print(f"tsjax: compiled programs are not kept: {error}", file=sys.stderr)
+    # Such as a full disk: what is then computed is the same.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
 
 
 def add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
