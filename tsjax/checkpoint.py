@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -227,9 +228,16 @@ def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatW
         CheckpointError: the file is missing or is not the one whose SHA-256 was recorded, or a weight is missing,
             unexpected, misshapen, not float32 or not finite.
     """
-    _verify(header, WEIGHTS)
-    shapes = {**shapes, **kept_shapes(header.metadata)}
-    file = header.path / WEIGHTS
+    # The hash takes longest, so it is made while the weights are read. Its error says most, so it comes first.
+    with ThreadPoolExecutor(1) as beside:
+        verified = beside.submit(_verify, header, WEIGHTS)
+        try:
+            return _read_tensors(header.path / WEIGHTS, {**shapes, **kept_shapes(header.metadata)})
+        finally:
+            verified.result()
+
+
+def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
     weights: FlatWeights = {}
     try:
         with safe_open(file, framework="numpy") as tensors:
