@@ -4,7 +4,7 @@ import pytest
 from checkpoints import tokenizer_json
 
 from tsjax.errors import CheckpointError, InputError
-from tsjax.text.tokenizer import TextTokenizer, check_texts
+from tsjax.text.tokenizer import TextTokenizer, check_texts, pieces
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def test_padding_and_truncation_of_the_file_are_not_used():
 
 
 def test_another_length_is_another_object(tokenizer):
+    assert tokenizer.with_max_length(12) is tokenizer
     shorter = tokenizer.with_max_length(4)
     assert list(shorter.encode(["the " * 50]).lengths) == [4]
     assert list(tokenizer.encode(["the " * 50]).lengths) == [12]
@@ -49,6 +50,26 @@ def test_what_is_no_tokenizer_is_refused():
 
 def test_prompt_length_counts_the_leading_special_token(tokenizer):
     assert tokenizer.prompt_length("the a") == 3
+
+
+def test_the_pieces_are_the_texts_in_order_and_bounded():
+    texts = ["a" * n for n in (5, 0, 300, 40, 0, 0, 99, 1000, 1)]
+    found = list(pieces(iter(texts), 100))
+    assert [text for piece in found for text in piece] == texts
+    assert all(piece and sum(map(len, piece[:-1])) < 100 for piece in found)
+    assert max(map(len, pieces([""] * 1000, 100))) <= 100
+    assert list(pieces([], 100)) == []
+
+
+def test_many_pieces_are_like_one(tokenizer, monkeypatch):
+    texts = ["the " * (n % 17) for n in range(300)]
+    whole = tokenizer.encode(texts)
+    monkeypatch.setattr("tsjax.text.tokenizer._CHARACTERS", 50)
+    in_pieces = tokenizer.encode(texts)
+    assert [ids.tolist() for ids in in_pieces.ids] == [ids.tolist() for ids in whole.ids]
+    assert in_pieces.lengths.tolist() == whole.lengths.tolist()
+    assert in_pieces.truncated.tolist() == whole.truncated.tolist()
+    assert len(set(whole.truncated.tolist())) == 2
 
 
 def test_many_threads_at_once(tokenizer):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsjax.errors import CheckpointError
-from tsjax.text.tokenizer import Tokenized, encode_batch, open_tokenizer
+from tsjax.text.tokenizer import Tokenized, encodings, open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ class PairTokenizer:
 
     def with_max_length(self, max_length: int) -> PairTokenizer:
         """The same tokenizer with another maximum length."""
-        return PairTokenizer(self._json, max_length)
+        return self if max_length == self.max_length else PairTokenizer(self._json, max_length)
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> Tokenized:
         """Token ids and token types of each pair, in order."""
@@ -62,8 +62,8 @@ class PairTokenizer:
         return Tokenized(ids, lengths, np.array(truncated, np.bool_), types)
 
     def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        encodings = encode_batch(self._tokenizer, texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        found = encodings(self._tokenizer, texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def _join(self, parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         before, between, after, kinds = self._frame

@@ -6,6 +6,9 @@ Changing truncation or padding on a tokenizer that another thread is using fails
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,9 +19,16 @@ from tsjax.errors import CheckpointError, InputError
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+
+# What one call of the Rust tokenizer gets. No signal interrupts a call, so it should take a tenth of a second at most,
+# on all cores; and what it gives takes some 50 bytes a character, so there is a bound however many cores there are.
+_CHARACTERS_PER_CORE = 100_000
+_CHARACTERS = 1_000_000
+_CHARACTERS_PER_TEXT = 10  # what an empty one counts
 
 
 class Tokenized(NamedTuple):
@@ -60,7 +70,7 @@ class TextTokenizer:
 
     def with_max_length(self, max_length: int) -> TextTokenizer:
         """The same tokenizer with another maximum length."""
-        return TextTokenizer(self._json, max_length)
+        return self if max_length == self.max_length else TextTokenizer(self._json, max_length)
 
     @property
     def vocab_size(self) -> int:
@@ -74,11 +84,13 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> Tokenized:
         """Token ids of each text, in order."""
-        encodings = encode_batch(self._tokenizer, list(texts))
-        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        ids, truncated = [], []
+        for encoding in encodings(self._tokenizer, texts):
+            ids.append(np.array(encoding.ids, np.int32))
+            # Looking at what was cut off copies it all, so only where something can have been.
+            truncated.append(len(encoding) >= self.max_length and bool(encoding.overflowing))
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-        truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(ids))
-        return Tokenized(ids, lengths, truncated)
+        return Tokenized(ids, lengths, np.array(truncated, np.bool_))
 
     def prompt_length(self, prompt: str) -> int:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
@@ -106,16 +118,42 @@ def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tupl
     return tokenizer, special
 
 
-def encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens: bool = True) -> list[Encoding]:
-    """What the Rust tokenizer makes of texts.
+def encodings(tokenizer: Tokenizer, texts: Iterable[str], *, add_special_tokens: bool = True) -> Iterator[Encoding]:
+    """What the Rust tokenizer makes of each text, in order; keep none of them longer than needed.
 
     Raises:
         CheckpointError: it cannot encode.
     """
+    for piece in pieces(texts, min(_CHARACTERS_PER_CORE * (os.cpu_count() or 1), _CHARACTERS)):
+        yield from _encode_batch(tokenizer, piece, add_special_tokens=add_special_tokens)
+
+
+def _encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
+    # The many objects that come out start a garbage collection, and JAX has Python code run in every one. An interrupt
+    # that came meanwhile would be raised in there, where Python prints and forgets it; so the collection has to wait.
+    postponed = threading.current_thread() is threading.main_thread() and gc.isenabled()
     try:
+        if postponed:
+            gc.disable()
         return tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
     except Exception as error:  # the Rust side raises plain Exception
         raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
+    finally:
+        if postponed:
+            gc.enable()
+
+
+def pieces(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Consecutive texts of about so many characters together; a text that is longer comes with those before it."""
+    piece, size = [], 0
+    for text in texts:
+        piece.append(text)
+        size += len(text) + _CHARACTERS_PER_TEXT
+        if size >= characters:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def listed(inputs: object) -> list[Any]:
