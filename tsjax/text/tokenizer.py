@@ -80,7 +80,12 @@ class TextTokenizer:
             CheckpointError: it cannot tokenise at all.
         """
         special = max((int(ids.max()) for ids in self.encode(["", "a"]).ids if len(ids)), default=-1)
-        return max(special, *self._tokenizer.get_vocab(with_added_tokens=True).values(), -1) + 1
+        return max(special, *self.vocabulary.values(), -1) + 1
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token, added ones included."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> Tokenized:
         """Token ids of each text, in order."""

@@ -1,0 +1,293 @@
+"""How fast an embedder is: rates, padding, compiled shapes, memory, and how near the machine's own limit.
+
+This file measures and says what it found as facts; `tsjax.workloads` makes what is computed, and `tsjax bench` and
+scripts/benchmark.py print it. Compiling is never in a rate: what is timed has run once before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsjax import machine
+from tsjax.errors import TruncationWarning
+from tsjax.model.linear import PRECISION
+from tsjax.workloads import draw_lengths, make_texts, parse_shape, random_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from jaxtyping import Array, Float
+    from numpy.typing import NDArray
+
+    from tsjax.embedder import Embedder
+    from tsjax.model.config import EncoderConfig, ModelConfig
+    from tsjax.text.tokenizer import TextTokenizer, Tokenized
+
+# A call for a fixed shape is short: so many are timed where a text workload has one pass.
+_CALLS_A_PASS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What was measured of one workload.
+
+    Attributes:
+        workload: its name.
+        texts: texts in one pass.
+        tokens: their tokens, special ones included, padding not.
+        truncated: texts that were cut at ``max_seq_length``.
+        seconds: of each timed pass, from texts (or, for a fixed shape, token ids) to vectors in host memory.
+        operations: useful floating-point operations of a pass, see `useful_operations`.
+        padding_share: the part of the computed tokens that was padding.
+        compiled_shapes: programs that the workload needed.
+        compile_seconds: what tracing and compiling them took; not in ``seconds``.
+        tokenize_seconds: what tokenising takes when nothing else runs, part of ``seconds``; None for token ids.
+        peak_resident: most bytes of memory of the process during the workload; during its whole life where the system
+            cannot tell; None where it tells nothing.
+        peak_device: most bytes of device memory in the life of the process, where the device reports it.
+    """
+
+    workload: str
+    texts: int
+    tokens: int
+    truncated: int
+    seconds: tuple[float, ...]
+    operations: int
+    padding_share: float
+    compiled_shapes: int
+    compile_seconds: float
+    tokenize_seconds: float | None
+    peak_resident: int | None
+    peak_device: int | None
+
+    @property
+    def median(self) -> float:
+        """The middle one of the passes, in seconds."""
+        return statistics.median(self.seconds)
+
+    def to_json(self, matrix_rate: float) -> dict[str, Any]:
+        """As plain JSON values, with the rates that follow from them."""
+        return {
+            **dataclasses.asdict(self),
+            "seconds": list(self.seconds),
+            "tokens_per_second": self.tokens / self.median,
+            "texts_per_second": self.texts / self.median,
+            "operations_per_second": self.operations / self.median,
+            "share_of_matrix_rate": self.operations / self.median / matrix_rate,
+        }
+
+
+# -- counts ---------------------------------------------------------------------------------------------------------
+
+
+def useful_operations(config: ModelConfig, lengths: Sequence[int] | NDArray[np.integer]) -> int:
+    """Floating-point operations that texts of these lengths need: matrix products only, an addition and a product each.
+
+    Counted are the linear layers and attention's two products, over the real tokens and, of the query-key pairs, those
+    that the model sees (a window, or what came before). Padding, softmax, norms and activations are not. For BERT
+    that is the familiar 24·D² + 4·T·D for each token of a text of T and each layer.
+    """
+    encoder = config.encoder
+    lengths = np.array(lengths, np.int64)
+    tokens = int(lengths.sum())
+    local = len(set(encoder.local_layers))
+    pairs = (encoder.num_layers - local) * _pairs(lengths, None, causal=encoder.causal)
+    pairs += local * _pairs(lengths, encoder.local_window, causal=encoder.causal)
+    attention = 4 * encoder.num_heads * encoder.head_dim * pairs
+    projection = 0 if encoder.embedding_size is None else 2 * encoder.embedding_size * encoder.hidden_size
+    linear = tokens * (2 * encoder.num_layers * _weights(encoder) + projection)
+    dense = sum(
+        head.in_features * head.out_features * (2 if head.residual and head.in_features != head.out_features else 1)
+        for head in config.heads
+        if head.kind == "dense"
+    )
+    return linear + attention + 2 * dense * len(lengths)
+
+
+def _weights(encoder: EncoderConfig) -> int:
+    """Entries of the matrices of one layer."""
+    width, heads = encoder.hidden_size, encoder.num_heads * encoder.head_dim
+    key_value = encoder.key_value_heads * encoder.head_dim
+    matrices = 3 if encoder.feed_forward == "gated" else 2
+    return width * (2 * heads + 2 * key_value) + matrices * width * encoder.intermediate_size
+
+
+def _pairs(lengths: NDArray[np.integer], window: int | None, *, causal: bool) -> int:
+    """Pairs of a query and a key that it sees, over all texts, in one layer of one head."""
+    # How far a query sees: to each side, of the tokens that there are.
+    reach = lengths - 1 if window is None else np.minimum(window, lengths - 1)
+    before = reach * lengths - reach * (reach + 1) // 2
+    pairs = lengths + (before if causal else 2 * before)
+    return int(pairs[lengths > 0].sum())
+
+
+def matrix_rate(config: ModelConfig, dtype: str, tokens: int, *, seconds: float = 1.0) -> float:
+    """The machine's own rate of matrix products of this model's sizes, in floating-point operations a second.
+
+    (tokens, D) · (D, F) and back by (F, D), nothing between, as JAX compiles them; the best of some rounds.
+
+    Args:
+        config: for D and F.
+        dtype: to compute in.
+        tokens: rows, as many as the engine puts in a batch.
+        seconds: about how long to measure.
+    """
+    width, wide = config.encoder.hidden_size, config.encoder.intermediate_size
+    keys = jax.random.split(jax.random.key(0), 3)
+    # Scaled so that the values stay of one size, however often they go up and down.
+    up = (jax.random.normal(keys[0], (width, wide)) / width**0.5).astype(dtype)
+    down = (jax.random.normal(keys[1], (wide, width)) / wide**0.5).astype(dtype)
+    x = jax.random.normal(keys[2], (tokens, width)).astype(dtype)
+
+    @jax.jit
+    def up_and_down(x: Float[Array, "T D"], up: Float[Array, "D F"], down: Float[Array, "F D"]) -> Float[Array, "T D"]:
+        return jnp.matmul(jnp.matmul(x, up, precision=PRECISION), down, precision=PRECISION)
+
+    def run(times: int) -> float:
+        y, start = x, time.perf_counter()
+        for _ in range(times):  # one waits for the other, and JAX is told of them ahead
+            y = up_and_down(y, up, down)
+        y.block_until_ready()
+        return time.perf_counter() - start
+
+    run(1)
+    once = min(run(1), run(1))
+    times = max(1, round(seconds / 10 / once))
+    best = min(run(times) for _ in range(max(3, min(10, round(seconds / once))))) / times
+    return 4.0 * tokens * width * wide / min(best, once)
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    embedder: Embedder,
+    workload: str,
+    texts: Sequence[str] | None = None,
+    *,
+    tokens: int,
+    repeats: int = 3,
+    seconds: float = 20.0,
+) -> Figures:
+    """Measure one workload, from an empty compilation cache in memory.
+
+    Args:
+        embedder: which model, temperature, dtype and ``max_seq_length``.
+        workload: a name that `tsjax.workloads` knows, or any name for ``texts``.
+        texts: to embed instead of made ones.
+        tokens: how many, in made texts.
+        repeats: timed passes, at most; ten times as many calls for a fixed shape.
+        seconds: after so many no further pass begins.
+    """
+    shape = None if texts is not None else parse_shape(workload)
+    tokenizer, longest = embedder._tokenizer, embedder.max_seq_length
+    if shape is not None:
+        batch = random_batch(*shape, embedder.metadata.model.encoder.vocab_size)
+        tokenized, run = batch, _network(embedder, batch)
+        tokenize_seconds = None
+        repeats *= _CALLS_A_PASS
+    else:
+        if texts is None:
+            texts = make_texts(tokenizer, draw_lengths(workload, tokens, longest))
+        tokenized, run = tokenizer.encode(texts), _whole(embedder, texts)
+        tokenize_seconds = statistics.median(_timed(_tokenizing(tokenizer, texts), repeats, seconds / 10))
+    lengths = tokenized.lengths
+    machine.reset_peak_resident()
+    jax.clear_caches()  # type: ignore[no-untyped-call]
+    before = embedder.statistics
+    with compile_clock() as clock:
+        run()
+    timed = tuple(_timed(run, repeats, seconds))
+    after = embedder.statistics
+    computed = after.computed_tokens - before.computed_tokens
+    return Figures(
+        workload=workload,
+        texts=len(lengths),
+        tokens=int(lengths.sum()),
+        truncated=int(tokenized.truncated.sum()),
+        seconds=timed,
+        operations=useful_operations(embedder.metadata.model, lengths),
+        padding_share=1 - (after.tokens - before.tokens) / computed if computed else 0.0,
+        compiled_shapes=after.compilations - before.compilations,
+        compile_seconds=clock.seconds,
+        tokenize_seconds=tokenize_seconds,
+        peak_resident=machine.peak_resident(),
+        peak_device=peak_device(),
+    )
+
+
+def _whole(embedder: Embedder, texts: Sequence[str]) -> Callable[[], object]:
+    # No prompt, since the lengths are those of the texts alone.
+    def run() -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # the figures say how many
+            return embedder.encode(texts, prompt="", show_progress_bar=False)
+
+    return run
+
+
+def _network(embedder: Embedder, batch: Tokenized) -> Callable[[], object]:
+    """The engine alone, on token ids."""
+    return lambda: list(embedder._engine.compute(batch, embedder.temperature, max_length=embedder.max_seq_length))
+
+
+def _tokenizing(tokenizer: TextTokenizer, texts: Sequence[str]) -> Callable[[], object]:
+    return lambda: tokenizer.encode(texts)
+
+
+def _timed(run: Callable[[], object], repeats: int, seconds: float) -> list[float]:
+    """Seconds of each run: ``repeats`` of them, fewer where the time is up, one at least."""
+    times: list[float] = []
+    while not times or (len(times) < repeats and sum(times) < seconds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+class CompileClock:
+    """What JAX says that it spent on tracing, lowering and compiling; see `compile_clock`."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    def __call__(self, event: str, start_time: float, end_time: float, **_: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self._spans.append((start_time, end_time))
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds; what ran inside something else, or beside it, counts once."""
+        total, reached = 0.0, float("-inf")
+        for start, end in sorted(self._spans):
+            total += max(0.0, end - max(start, reached))
+            reached = max(reached, end)
+        return total
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[CompileClock]:
+    """Counts compiling, wherever in the process it happens, until the block ends."""
+    clock = CompileClock()
+    jax.monitoring.register_event_time_span_listener(clock)
+    try:
+        yield clock
+    finally:
+        jax.monitoring.unregister_event_time_span_listener(clock)
+
+
+def peak_device() -> int | None:
+    """The most bytes of memory that any one device had in use; None where devices do not say."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    known = [int(peak) for peak in peaks if peak is not None]
+    return max(known) if known else None
