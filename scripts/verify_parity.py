@@ -31,6 +31,8 @@ except ImportError as error:
         f"verify_parity.py needs {error.name}; from a checkout: pip install torch==2.13.0 && pip install -e '.[test]'"
     )
 
+from readme_table import write_table
+
 import tsjax
 from conversion.convert import convert
 from conversion.originals import hidden_states, tempered
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = ROOT / "tsjax" / "parity.json"
-README, BEGIN, END = ROOT / "README.md", "<!-- families: begin -->\n", "<!-- families: end -->\n"
 
 # Hidden states relative to their greatest value, normalised vectors, logits, and the cosine of bfloat16 to float32.
 STATES, VECTORS, LOGITS, COSINE = 2e-6, 1e-6, 1e-5, 0.999
@@ -161,9 +162,7 @@ def check_families(*, write: bool) -> bool:
             "families": figures,
         }
         PARITY.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        README.write_text(f"{before}{BEGIN}{chr(10).join(lines)}\n{END}{after}", encoding="utf-8")
+        write_table("families", lines)
     return all(
         max(one["states"].values()) <= STATES
         and max(one["vectors"].values()) <= VECTORS
