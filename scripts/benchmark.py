@@ -31,6 +31,7 @@ from benchmark_table import table
 from benchmark_worker import Worker
 from readme_table import write_table
 
+import tsjax
 from tsjax import machine
 from tsjax.benchmark import useful_operations
 from tsjax.checkpoint import read_header, read_tokenizer
@@ -42,6 +43,7 @@ from tsjax.workloads import (
     TEXT_WORKLOADS,
     draw_lengths,
     make_texts,
+    needed_length,
     parse_shape,
     random_batch,
 )
@@ -150,10 +152,9 @@ def parse() -> argparse.Namespace:
 def usable(name: str) -> bool:
     """Whether it names a workload beyond the usual ones, such as 64x64 or 200."""
     try:
-        shape = parse_shape(name)
+        return needed_length(name) <= LONGEST
     except TsjaxError:
         return False
-    return max(shape or (int(name),)) <= 100_000 and (shape or (0, int(name)))[1] <= LONGEST
 
 
 def prepare(folder: Path, *arguments: str) -> None:
@@ -275,11 +276,13 @@ def measure(
     engines = {name: worker.ask("prepare", file=str(file)) for name, worker in crew.items()}
     limits = LIMITS["texts" if len(content.get("texts", ())) > 1 else "calls"]
     seconds: dict[str, list[float]] = {name: [] for name in crew}
+    busy = Busy(crew)
     for _ in range(rounds):
         for name, worker in crew.items():
             answer = worker.ask("run", limits=limits)
             seconds[name].append(statistics.median(answer["seconds"]))
             engines[name]["peak_resident"] = answer["peak_resident"]
+    others = busy.others()
     operations = useful_operations(header.metadata.model, lengths)
     for name, figures in engines.items():
         median = statistics.median(seconds[name])
@@ -289,8 +292,27 @@ def measure(
             "texts_per_second": len(lengths) / median,
             "operations_per_second": operations / median,
         }
-    result = {"texts": len(lengths), "tokens": sum(lengths), "operations": operations}
+    result = {"texts": len(lengths), "tokens": sum(lengths), "operations": operations, "others": others}
     return {**result, "engines": engines, "ratios": ratios(seconds)}
+
+
+class Busy:
+    """How busy processes that are not ours keep the machine, from when this is made."""
+
+    def __init__(self, crew: Mapping[str, Worker]) -> None:
+        self._crew = crew
+        self._start, self._busy, self._ours = time.perf_counter(), machine.busy_seconds(), self._worked()
+
+    def _worked(self) -> float:
+        return time.process_time() + sum(worker.worked for worker in self._crew.values())
+
+    def others(self) -> float | None:
+        """The share of all cores, 0 to 1, that others had; None where the system does not tell."""
+        now = machine.busy_seconds()
+        if now is None or self._busy is None:
+            return None
+        theirs = now - self._busy - (self._worked() - self._ours)
+        return max(0.0, theirs / (time.perf_counter() - self._start) / (os.cpu_count() or 1))
 
 
 def ratios(seconds: Mapping[str, list[float]], of: str = "tsjax") -> dict[str, dict[str, float]]:
@@ -309,9 +331,9 @@ def ratios(seconds: Mapping[str, list[float]], of: str = "tsjax") -> dict[str, d
 def measure_starts(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds from starting a Python process to its first vector, all files in the system's cache.
 
-    tsjax is measured with a compilation cache that an earlier process filled, and with an empty one. The cache is JAX's
-    own, in a folder of this script's that JAX_COMPILATION_CACHE_DIR names; TSJAX_CACHE and XDG_CACHE_HOME are set to
-    the same, so that nothing from elsewhere is found. The model is a directory that is converted already.
+    tsjax is measured with a compilation cache that an earlier process filled (warm), and with an empty one (cold). The
+    cache is in a temporary folder: JAX_COMPILATION_CACHE_DIR, TSJAX_CACHE and XDG_CACHE_HOME all name it, so that
+    nothing from elsewhere is found. The model is a directory that is converted already.
     """
     cases = {"tsjax": ("start, cold", "start, warm"), REFERENCE: ("",)}
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -325,10 +347,14 @@ def measure_starts(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     if number:
                         seconds.setdefault((engine, case), []).append(taken)
     results = {}
+    by = (
+        "tsjax.enable_compile_cache()" if hasattr(tsjax, "enable_compile_cache") else "JAX's own cache, by the variable"
+    )
+    how = f"{' '.join((measure_starts.__doc__ or '').split())} Switched on by: {by}."
     for case in cases["tsjax"]:
         times = {engine: found for (engine, of), found in seconds.items() if of in (case, "")}
         engines = {engine: {"seconds": found} for engine, found in times.items()}
-        results[case] = {"texts": 1, "engines": engines, "ratios": ratios(times), "how": measure_starts.__doc__}
+        results[case] = {"texts": 1, "engines": engines, "ratios": ratios(times), "how": how}
     return results
 
 

@@ -44,6 +44,9 @@ def table(results: dict[str, Any], engines: Sequence[str]) -> Iterator[str]:
         yield _row(row, widths)
     yield ""
     yield from _apart(results)
+    shares = [f["others"] for c in results["models"].values() for f in c["workloads"].values() if f.get("others")]
+    if shares:
+        yield f"Other processes took {statistics.median(shares):.0%} of the cores meanwhile, {max(shares):.0%} at most."
 
 
 def _devices(results: dict[str, Any]) -> str:

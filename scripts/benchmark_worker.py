@@ -119,6 +119,11 @@ class Worker:
                 env={**os.environ, **environment},
             )
 
+    @property
+    def worked(self) -> float:
+        """Seconds of processor time that it has used."""
+        return machine.process_seconds(self._process.pid) or 0.0
+
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
         """Let the worker go on, have it do something, stop it again; its answer.
 
@@ -136,11 +141,17 @@ class Worker:
         if not line:
             end = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             raise RuntimeError(f"the process ended while it had to {do} (see {self._log}): {' | '.join(end)}")
-        self._process.send_signal(signal.SIGSTOP)
+        self._stop()
         answer = json.loads(line)
         if "error" in answer:
             raise RuntimeError(f"it could not {do} (see {self._log}): {answer['error']}")
         return answer
+
+    def _stop(self) -> None:
+        """Stop it, and wait until it is: the next engine's turn begins then."""
+        self._process.send_signal(signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # macOS has none
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def close(self) -> None:
         """End the process, politely first."""

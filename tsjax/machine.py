@@ -43,6 +43,28 @@ def peak_resident() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
+def busy_seconds() -> float | None:
+    """Seconds that all cores together have worked since the machine started; None where the system does not tell."""
+    try:
+        first = (_PROC / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    except OSError:
+        return None
+    user, nice, system, _, _, *interrupts_and_stolen = map(int, first[1:9])
+    return float(user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
+
+
+def process_seconds(process: int) -> float | None:
+    """Seconds that a process has worked on all cores together; None where the system does not tell."""
+    try:
+        # What comes after the name, which may hold anything.
+        fields = (
+            (_PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return None
+    return float(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu_model() -> str:
     return _field(_PROC / "cpuinfo", "model name") or platform.processor() or platform.machine()
 

@@ -103,7 +103,8 @@ def make_texts(tokenizer: TextTokenizer, lengths: Sequence[int] | NDArray[np.int
     words = single_token_words(tokenizer) or _PLAIN_WORDS
     drawn = [list(rng.choice(words, max(0, int(length) - special))) for length in lengths]
     texts = [" ".join(chosen) for chosen in drawn]
-    exact = tokenizer.encode(texts).lengths == np.maximum(lengths, special)
+    tokenized = tokenizer.encode(texts)
+    exact = (tokenized.lengths == np.maximum(lengths, special)) & ~tokenized.truncated
     return [
         text if fits else _longest_that_fits(tokenizer, chosen, int(length))
         for text, chosen, length, fits in zip(texts, drawn, lengths, exact, strict=True)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def verify(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     spec = importlib.util.spec_from_file_location("verify_parity", ROOT / "scripts" / "verify_parity.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
