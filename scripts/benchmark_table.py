@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+# Share of the cores that other processes may have before the figures, above all those of PyTorch, mean little.
+TOO_BUSY = 0.1
+
 LABELS = {
     "10": "texts of about 10 tokens",
     "139": "texts of about 139 tokens",
@@ -46,7 +49,8 @@ def table(results: dict[str, Any], engines: Sequence[str]) -> Iterator[str]:
     yield from _apart(results)
     shares = [f["others"] for c in results["models"].values() for f in c["workloads"].values() if f.get("others")]
     if shares:
-        yield f"Other processes took {statistics.median(shares):.0%} of the cores meanwhile, {max(shares):.0%} at most."
+        busy = " Such a machine is too busy: measure again on an idle one." if max(shares) > TOO_BUSY else ""
+        yield f"Other processes took {statistics.median(shares):.0%} of the cores, {max(shares):.0%} at most.{busy}"
 
 
 def _devices(results: dict[str, Any]) -> str:

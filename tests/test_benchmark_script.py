@@ -178,7 +178,13 @@ def test_the_table_has_ratios_first_and_lines_up(scripts):
     assert cells[4][3:5] == ["4.0 ms", "2.5 s"]
     assert cells[5][2:] == ["", "3.2 s", "", "", "", ""]
     assert "minilm: tsjax 2.0e-07." in lines[-2]
-    assert "3% of the cores" in lines[-1]
+    assert lines[-1] == "Other processes took 3% of the cores, 3% at most."
+
+
+def test_a_busy_machine_is_named_in_the_table(scripts):
+    busy = results()
+    busy["models"]["minilm"]["workloads"]["mixed"]["others"] = 0.5
+    assert "measure again on an idle one" in list(scripts["benchmark_table"].table(busy, ["tsjax", "other"]))[-1]
 
 
 def test_a_table_takes_the_place_of_the_one_before(scripts, tmp_path, monkeypatch):
