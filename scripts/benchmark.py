@@ -19,7 +19,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from benchmark_engines import ENGINES, LONGEST
 from benchmark_models import MODELS
-from benchmark_table import table
+from benchmark_starts import QUERY, REFERENCE, measure_starts
+from benchmark_table import ratios, table
 from benchmark_worker import Worker
 from readme_table import write_table
 
-import tsjax
 from tsjax import machine
-from tsjax.benchmark import useful_operations
 from tsjax.checkpoint import read_header, read_tokenizer
 from tsjax.errors import TsjaxError
 from tsjax.jobs.texts import read_texts
+from tsjax.operations import useful_operations
 from tsjax.text.tokenizer import TextTokenizer
 from tsjax.workloads import (
     SHAPE_WORKLOADS,
@@ -55,28 +54,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
-REFERENCE = "sentence-transformers"
-
-QUERY = "how tall is the eiffel tower in paris"
 WORKLOADS = (*TEXT_WORKLOADS, "corpus", *SHAPE_WORKLOADS, "query", "start")
 
 # What one turn is: a pass over the texts; calls of a batch or a query as many as this, or as begin in these seconds.
 LIMITS = {"texts": {"calls": 1, "seconds": 1.0}, "calls": {"calls": 50, "seconds": 1.0}}
 TOKENS = {"cpu": 32_768, "gpu": 1 << 21}
-
-# A fresh process to its first vector: what it runs, on a model and a text.
-START = {
-    "tsjax": (
-        "import sys, tsjax\n"
-        "if hasattr(tsjax, 'enable_compile_cache'): tsjax.enable_compile_cache()\n"
-        "tsjax.load(sys.argv[1]).encode(sys.argv[2])"
-    ),
-    REFERENCE: (
-        "import sys\n"
-        "from sentence_transformers import SentenceTransformer\n"
-        "SentenceTransformer(sys.argv[1], device={'gpu': 'cuda'}.get(sys.argv[3], 'cpu')).encode(sys.argv[2])"
-    ),
-}
 
 
 def main() -> None:
@@ -189,7 +171,7 @@ def measure_model(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             result["workloads"][name] = measure(crew, content, folder, header, options.rounds)
     if "start" in options.workloads:
         say(f"{folder.name}: start")
-        result["workloads"] |= measure_starts(folder, options)
+        result["workloads"] |= measure_starts(folder, options.engines, options.device, options.rounds)
     return result
 
 
@@ -313,68 +295,6 @@ class Busy:
             return None
         theirs = now - self._busy - (self._worked() - self._ours)
         return max(0.0, theirs / (time.perf_counter() - self._start) / (os.cpu_count() or 1))
-
-
-def ratios(seconds: Mapping[str, list[float]], of: str = "tsjax") -> dict[str, dict[str, float]]:
-    """How many times as long each other engine takes: median, least and most over the rounds."""
-    found = {}
-    for name, theirs in seconds.items():
-        if name != of and of in seconds:
-            each = [their / our for their, our in zip(theirs, seconds[of], strict=True)]
-            found[name] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
-    return found
-
-
-# -- a fresh process --------------------------------------------------------------------------------------------------
-
-
-def measure_starts(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds from starting a Python process to its first vector, all files in the system's cache.
-
-    tsjax is measured with a compilation cache that an earlier process filled (warm), and with an empty one (cold). The
-    cache is in a temporary folder: JAX_COMPILATION_CACHE_DIR, TSJAX_CACHE and XDG_CACHE_HOME all name it, so that
-    nothing from elsewhere is found. The model is a directory that is converted already.
-    """
-    cases = {"tsjax": ("start, cold", "start, warm"), REFERENCE: ("",)}
-    seconds: dict[tuple[str, str], list[float]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        warm = Path(name) / "warm"
-        for number in range(options.rounds + 1):  # the first fills caches and does not count
-            for engine in (name for name in options.engines if name in cases):
-                for case in cases[engine]:
-                    cache = warm if case != "start, cold" else Path(name) / f"cold{number}"
-                    taken = one_start(engine, folder, options.device, cache)
-                    if number:
-                        seconds.setdefault((engine, case), []).append(taken)
-    results = {}
-    by = (
-        "tsjax.enable_compile_cache()" if hasattr(tsjax, "enable_compile_cache") else "JAX's own cache, by the variable"
-    )
-    how = f"{' '.join((measure_starts.__doc__ or '').split())} Switched on by: {by}."
-    for case in cases["tsjax"]:
-        times = {engine: found for (engine, of), found in seconds.items() if of in (case, "")}
-        engines = {engine: {"seconds": found} for engine, found in times.items()}
-        results[case] = {"texts": 1, "engines": engines, "ratios": ratios(times), "how": how}
-    return results
-
-
-def one_start(engine: str, folder: Path, device: str, cache: Path) -> float:
-    """Wall-clock seconds of one process."""
-    cache.mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        **dict.fromkeys(("TSJAX_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"), str(cache)),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "HF_HUB_OFFLINE": "1",
-        **({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}),
-    }
-    model = folder / ("tsjax" if engine == "tsjax" else "original")
-    command = [sys.executable, "-c", START[engine], str(model), QUERY, device]
-    start = time.perf_counter()
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if process.returncode:
-        sys.exit(f"benchmark.py: a fresh process with {engine} failed:\n{process.stderr}")
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

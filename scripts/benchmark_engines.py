@@ -65,7 +65,7 @@ class Tsjax:
         }
 
     def matrix_rate(self, width: int, wide: int, tokens: int) -> float:
-        from tsjax.benchmark import matrix_rate  # noqa: PLC0415
+        from tsjax.operations import matrix_rate  # noqa: PLC0415
 
         del width, wide  # it knows them from the model
         return matrix_rate(self._embedder.metadata.model, self._dtype, tokens)

@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # Share of the cores that other processes may have before the figures, above all those of PyTorch, mean little.
 TOO_BUSY = 0.1
@@ -22,6 +22,16 @@ LABELS = {
     "start, cold": "fresh process to first vector, nothing compiled before",
     "start, warm": "fresh process to first vector, compiled before",
 }
+
+
+def ratios(seconds: Mapping[str, list[float]], of: str = "tsjax") -> dict[str, dict[str, float]]:
+    """How many times as long each other engine takes: median, least and most over the rounds."""
+    found = {}
+    for name, theirs in seconds.items():
+        if name != of and of in seconds:
+            each = [their / our for their, our in zip(theirs, seconds[of], strict=True)]
+            found[name] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+    return found
 
 
 def table(results: dict[str, Any], engines: Sequence[str]) -> Iterator[str]:

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import tsjax
 from tsjax import machine
-from tsjax.benchmark import CompileClock, Figures, compile_clock, matrix_rate, measure, useful_operations
+from tsjax.benchmark import CompileClock, Figures, compile_clock, measure
 from tsjax.cli import main
 from tsjax.errors import InputError
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
+from tsjax.operations import matrix_rate, useful_operations
 from tsjax.text.tokenizer import TextTokenizer
 from tsjax.workloads import (
     draw_lengths,

@@ -15,22 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from tsjax import machine
 from tsjax.errors import TruncationWarning
-from tsjax.model.linear import PRECISION
+from tsjax.operations import useful_operations
 from tsjax.workloads import draw_lengths, make_texts, parse_shape, random_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from jaxtyping import Array, Float
-    from numpy.typing import NDArray
-
     from tsjax.embedder import Embedder
-    from tsjax.model.config import EncoderConfig, ModelConfig
     from tsjax.text.tokenizer import TextTokenizer, Tokenized
 
 # A call for a fixed shape is short: so many are timed where a text workload has one pass.
@@ -47,7 +41,7 @@ class Figures:
         tokens: their tokens, special ones included, padding not.
         truncated: texts that were cut at ``max_seq_length``.
         seconds: of each timed pass, from texts (or, for a fixed shape, token ids) to vectors in host memory.
-        operations: useful floating-point operations of a pass, see `useful_operations`.
+        operations: useful floating-point operations of a pass, see `tsjax.operations.useful_operations`.
         padding_share: the part of the computed tokens that was padding.
         compiled_shapes: programs that the workload needed.
         compile_seconds: what tracing and compiling them took; not in ``seconds``.
@@ -85,89 +79,6 @@ class Figures:
             "operations_per_second": self.operations / self.median,
             "share_of_matrix_rate": self.operations / self.median / matrix_rate,
         }
-
-
-# -- counts ---------------------------------------------------------------------------------------------------------
-
-
-def useful_operations(config: ModelConfig, lengths: Sequence[int] | NDArray[np.integer]) -> int:
-    """Floating-point operations that texts of these lengths need: matrix products only, an addition and a product each.
-
-    Counted are the linear layers and attention's two products, over the real tokens and, of the query-key pairs, those
-    that the model sees (a window, or what came before). Padding, softmax, norms and activations are not. For BERT
-    that is the familiar 24·D² + 4·T·D for each token of a text of T and each layer.
-    """
-    encoder = config.encoder
-    lengths = np.array(lengths, np.int64)
-    tokens = int(lengths.sum())
-    local = len(set(encoder.local_layers))
-    pairs = (encoder.num_layers - local) * _pairs(lengths, None, causal=encoder.causal)
-    pairs += local * _pairs(lengths, encoder.local_window, causal=encoder.causal)
-    attention = 4 * encoder.num_heads * encoder.head_dim * pairs
-    projection = 0 if encoder.embedding_size is None else 2 * encoder.embedding_size * encoder.hidden_size
-    linear = tokens * (2 * encoder.num_layers * _weights(encoder) + projection)
-    dense = sum(
-        head.in_features * head.out_features * (2 if head.residual and head.in_features != head.out_features else 1)
-        for head in config.heads
-        if head.kind == "dense"
-    )
-    return linear + attention + 2 * dense * len(lengths)
-
-
-def _weights(encoder: EncoderConfig) -> int:
-    """Entries of the matrices of one layer."""
-    width, heads = encoder.hidden_size, encoder.num_heads * encoder.head_dim
-    key_value = encoder.key_value_heads * encoder.head_dim
-    matrices = 3 if encoder.feed_forward == "gated" else 2
-    return width * (2 * heads + 2 * key_value) + matrices * width * encoder.intermediate_size
-
-
-def _pairs(lengths: NDArray[np.integer], window: int | None, *, causal: bool) -> int:
-    """Pairs of a query and a key that it sees, over all texts, in one layer of one head."""
-    # How far a query sees: to each side, of the tokens that there are.
-    reach = lengths - 1 if window is None else np.minimum(window, lengths - 1)
-    before = reach * lengths - reach * (reach + 1) // 2
-    pairs = lengths + (before if causal else 2 * before)
-    return int(pairs[lengths > 0].sum())
-
-
-def matrix_rate(config: ModelConfig, dtype: str, tokens: int, *, seconds: float = 1.0) -> float:
-    """The machine's own rate of matrix products of this model's sizes, in floating-point operations a second.
-
-    (tokens, D) · (D, F) and back by (F, D), nothing between, as JAX compiles them; the best of some rounds.
-
-    Args:
-        config: for D and F.
-        dtype: to compute in.
-        tokens: rows, as many as the engine puts in a batch.
-        seconds: about how long to measure.
-    """
-    width, wide = config.encoder.hidden_size, config.encoder.intermediate_size
-    keys = jax.random.split(jax.random.key(0), 3)
-    # Scaled so that the values stay of one size, however often they go up and down.
-    up = (jax.random.normal(keys[0], (width, wide)) / width**0.5).astype(dtype)
-    down = (jax.random.normal(keys[1], (wide, width)) / wide**0.5).astype(dtype)
-    x = jax.random.normal(keys[2], (tokens, width)).astype(dtype)
-
-    @jax.jit
-    def up_and_down(x: Float[Array, "T D"], up: Float[Array, "D F"], down: Float[Array, "F D"]) -> Float[Array, "T D"]:
-        return jnp.matmul(jnp.matmul(x, up, precision=PRECISION), down, precision=PRECISION)
-
-    def run(times: int) -> float:
-        y, start = x, time.perf_counter()
-        for _ in range(times):  # one waits for the other, and JAX is told of them ahead
-            y = up_and_down(y, up, down)
-        y.block_until_ready()
-        return time.perf_counter() - start
-
-    run(1)
-    once = min(run(1), run(1))
-    times = max(1, round(seconds / 10 / once))
-    best = min(run(times) for _ in range(max(3, min(10, round(seconds / once))))) / times
-    return 4.0 * tokens * width * wide / min(best, once)
-
-
-# -- measuring --------------------------------------------------------------------------------------------------------
 
 
 def measure(

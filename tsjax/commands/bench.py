@@ -84,8 +84,9 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     import jax
 
-    from tsjax.benchmark import matrix_rate, measure
+    from tsjax.benchmark import measure
     from tsjax.files import check_absent, replacing
+    from tsjax.operations import matrix_rate
     from tsjax.settings import positive
 
     positive("--repeats", options.repeats)
