@@ -14,6 +14,7 @@ import tsjax.model.config  # has no arrays, and its tests give it wrong types on
 
 with install_import_hook("tsjax.model", "beartype.beartype"):
     import tsjax.model.forward  # imports the whole network under the hook
+    import tsjax.model.splash
 
 import pytest
 

@@ -24,6 +24,11 @@ def embedder(directory):
     return tsjax.load(directory)
 
 
+def assert_close(ours, theirs):
+    """Within the tolerance for hidden states, 2e-6 of the largest: these vectors are not normalised."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+
+
 def test_one_text_gives_one_vector_and_several_an_array(embedder):
     one, several = embedder.encode("the cat"), embedder.encode(TEXTS)
     assert one.shape == (36,)
@@ -90,19 +95,15 @@ def test_neither_mates_nor_order_nor_batch_size_matter(embedder):
     texts = [("the " * n).strip() for n in range(30)] * 2
     vectors = embedder.encode(texts)
     shuffled = np.random.default_rng(0).permutation(len(texts))
-    np.testing.assert_allclose(embedder.encode([texts[i] for i in shuffled]), vectors[shuffled], atol=1e-6)
+    assert_close(embedder.encode([texts[i] for i in shuffled]), vectors[shuffled])
     for size in (1, 3, 16, 1000):
-        np.testing.assert_allclose(embedder.encode(texts, batch_size=size), vectors, atol=1e-6)
-    alone = np.stack([embedder.encode(text) for text in texts])
-    np.testing.assert_allclose(alone, vectors, atol=1e-6)
+        assert_close(embedder.encode(texts, batch_size=size), vectors)
+    assert_close(np.stack([embedder.encode(text) for text in texts]), vectors)
 
 
-def test_the_same_shape_gives_the_same_bits(embedder):
-    """Sixteen rows of 16 tokens, wherever the text stands and whoever is with it."""
-    mates = [("was " * (n % 9)).strip() for n in range(15)]
-    seen = {embedder.encode([*mates[:place], "the cat", *mates[place:]])[place].tobytes() for place in range(16)}
-    seen |= {embedder.encode(["the cat", *(["a, of"] * 15)])[0].tobytes()}
-    assert len(seen) == 1
+def test_the_same_texts_give_the_same_bits(embedder):
+    texts = [("was " * (n % 9)).strip() for n in range(150)]
+    assert len({embedder.encode(texts).tobytes() for _ in range(5)}) == 1
 
 
 def test_temperature_moves_vectors_and_compiles_nothing(embedder):
@@ -124,7 +125,7 @@ def test_temperature_moves_vectors_and_compiles_nothing(embedder):
         assert embedder.statistics.compilations == compiled
         assert not events
         embedder.max_seq_length = 37
-        embedder.encode(["the " * 35], temperature=0.9)  # a shape of its own: the counters do count
+        embedder.encode(["the " * 35] * 55, temperature=0.9)  # 2035 tokens, a shape of its own: the counters do count
         assert embedder.statistics.compilations == compiled + 1
         assert events
     finally:
@@ -267,7 +268,8 @@ def test_max_seq_length_can_be_set(embedder):
     with pytest.warns(TruncationWarning):
         cut = embedder.encode("the " * 30)
     np.testing.assert_allclose(cut, embedder.encode("the " * 8), atol=1e-6)
-    assert all(shape.tokens <= 10 for shape in embedder.shapes)
+    with pytest.warns(TruncationWarning):
+        assert len(embedder.encode("the " * 30, output_value="token_embeddings")) == 10
     for wrong in (42, 2, 0, "10", None, True):
         with pytest.raises(InputError):
             embedder.max_seq_length = wrong
@@ -283,7 +285,7 @@ def test_stream_gives_blocks_in_order_and_reads_as_it_goes(embedder):
     assert len(read) == 10
     blocks = [first, *stream]
     assert [len(block) for block in blocks] == [10, 10, 5]
-    np.testing.assert_allclose(np.concatenate(blocks), embedder.encode(texts), atol=1e-6)
+    assert_close(np.concatenate(blocks), embedder.encode(texts))
 
 
 def test_what_a_stream_cannot_do(embedder):
@@ -344,8 +346,8 @@ def test_many_threads_with_their_own_temperatures(embedder):
 def test_padding_is_counted(embedder):
     embedder.encode(["the"] * 4)
     done = embedder.statistics
-    assert (done.texts, done.tokens, done.computed_tokens, done.batches) == (4, 12, 64, 1)
-    assert done.padding_share == pytest.approx(1 - 12 / 64)
+    assert (done.texts, done.tokens, done.computed_tokens, done.batches) == (4, 12, 16, 1)
+    assert done.padding_share == pytest.approx(1 - 12 / 16)
 
 
 def test_a_progress_bar_is_shown_on_request_only(embedder, capsys):

@@ -149,7 +149,7 @@ def _whole(embedder: Embedder, texts: Sequence[str]) -> Callable[[], object]:
 
 def _network(embedder: Embedder, batch: Tokenized) -> Callable[[], object]:
     """The engine alone, on token ids."""
-    return lambda: list(embedder._engine.compute(batch, embedder.temperature, max_length=embedder.max_seq_length))
+    return lambda: list(embedder._engine.compute([batch], embedder.temperature, max_length=embedder.max_seq_length))
 
 
 def _tokenizing(tokenizer: TextTokenizer, texts: Sequence[str]) -> Callable[[], object]:

@@ -350,7 +350,7 @@ class Embedder(Settings):
             order = np.arange(len(texts))
         else:
             order = np.argsort([-len(text) for text in texts], kind="stable")
-        return order, pieces((texts[place] for place in order), _CHARACTERS)
+        return order, pieces((texts[place] for place in order.tolist()), _CHARACTERS)
 
     def _compute(
         self, blocks: Iterable[list[str]], request: _Request, progress: _Progress, *, with_tokens: bool = False

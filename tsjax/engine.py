@@ -11,19 +11,19 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from tsjax.checkpoint import read_network_weights
 from tsjax.errors import InputError
 from tsjax.model.attention import kernel_for
 from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
 from tsjax.model.packing import Packing
-from tsjax.model.sharding import ROWS, mesh_of, partitions, place
+from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
 from tsjax.settings import Dtype, positive
 from tsjax.text import ladders
 from tsjax.text.batching import Batch, Ladder, Shape, fill, pack, plan
@@ -264,20 +264,18 @@ class Engine:
         with_tokens: bool = False,
     ) -> _Launched:
         """Start a batch; JAX returns before the device is done."""
-        packed = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
-        types = None if tokenized.type_ids is None else fill(tokenized.type_ids, batch, 0)
-        packing = Packing(*packed)  # of NumPy arrays; compiled_apply takes them as they are
-        inputs = Inputs(
-            fill(tokenized.ids, batch, self._pad_token_id),
-            packing,
-            np.full_like(packed.lengths, prompt_length),
-            types,
-        )
+        # NumPy's arrays, which the compiled function takes as they are.
+        ids: Any = fill(tokenized.ids, batch, self._pad_token_id)
+        types: Any = None if tokenized.type_ids is None else fill(tokenized.type_ids, batch, 0)
+        places: Any = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
+        prompts: Any = np.full_like(places.lengths, prompt_length)
+        packing = Packing(*places)
+        inputs = Inputs(ids, packing, prompts, types)
         encoder = self.config.encoder
         per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
-        by_row = (inputs, temperature.factors(packed.lengths))
+        by_row = (inputs, temperature.factors(places.lengths))
         if self._mesh is not None:
-            by_row = jax.device_put(by_row, NamedSharding(self._mesh, PartitionSpec(ROWS)))
+            by_row = jax.device_put(by_row, NamedSharding(self._mesh, BY_ROWS))
         output: Output = compiled_apply(
             self._params,
             by_row[0],

@@ -168,5 +168,5 @@ def write_random_model(directory: Path, size: str, tokenizer_of: Header) -> Head
         pad_token_id=tokenizer_of.metadata.pad_token_id,
         source=f"random weights of the size of {size}",
     )
-    weights = {name: np.asarray(array, np.float32) for name, array in flatten(init_params(model)).items()}
+    weights = {name: np.asarray(array, np.float32) for name, array in flatten(model, init_params(model)).items()}
     return save(directory, metadata, weights, read_tokenizer(tokenizer_of))

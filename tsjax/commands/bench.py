@@ -49,7 +49,8 @@ def add(commands: Any) -> None:
         "apart from the rates; the limit is the rate of bare matrix products of the model's sizes.",
         epilog="example: tsjax bench --workloads 139,mixed,32x128 --json bench.json",
     )
-    command.set_defaults(command=run, truncate_dim=None)
+    # What was kept from another process would be fetched, and its time taken for compiling.
+    command.set_defaults(command=run, truncate_dim=None, no_compile_cache=True)
     command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
     command.add_argument(
         "--random", metavar="SIZE", help="random weights, minilm or bert-base, with the tokenizer of --model"

@@ -97,7 +97,7 @@ def attention(
     """
     factor = (scale / temperature.astype(jnp.float32))[..., None]
     query = (query.astype(jnp.float32) * factor).astype(key.dtype)
-    reach = None if view.local is None else jnp.where(view.local, window, query.shape[1])
+    reach = None if view.local is None or window is None else jnp.where(view.local, window, query.shape[1])
     if kernel == "windows":
         inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
         bias = None if view.by_offset is None else Bias(view.by_offset, inverse)

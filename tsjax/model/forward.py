@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tsjax.errors import InputError
@@ -26,7 +26,7 @@ from tsjax.model.encoder import Encoder
 from tsjax.model.heads import make_head
 from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.pooling import pool
-from tsjax.model.sharding import ROWS, partitions, whole
+from tsjax.model.sharding import BY_ROWS, WHOLE, partitions, whole
 
 Params: TypeAlias = dict[str, Any]
 
@@ -277,7 +277,8 @@ def compiled_apply(
         shared_out: whether they share the parameters out among them.
     """
     with _traces_lock:
-        _traces[config, inputs.input_ids.shape, with_tokens] += 1
+        rows, tokens = inputs.input_ids.shape
+        _traces[config, (rows, tokens), with_tokens] += 1
 
     def run(params: Params, inputs: Inputs, temperature: Float[Array, "L N"], factors: Float[Array, "R K"]) -> Output:
         output = apply_packed(config, params, inputs, temperature[:, None, None, :] * factors[None, :, :, None], kernel)
@@ -285,7 +286,7 @@ def compiled_apply(
 
     if mesh is not None:
         parts = partitions(abstract_params(config), mesh.size, shared_out=shared_out)
-        specs = (parts, PartitionSpec(ROWS), PartitionSpec(), PartitionSpec(ROWS))
+        specs = (parts, BY_ROWS, WHOLE, BY_ROWS)
         # Pallas' kernels do not say how their output varies over the devices, so it is not checked.
-        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(ROWS), check_vma=False)
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=BY_ROWS, check_vma=False)
     return run(params, inputs, temperature, factors)

@@ -69,9 +69,9 @@ def windowed_attention(
     """
 
     def one(row: int | Int[Array, ""]) -> Float[Array, "T N H"]:
-        by_head = [jnp.swapaxes(x[row], 0, 1) for x in (query, key, value)]
+        q, k, v = (jnp.swapaxes(x[row], 0, 1) for x in (query, key, value))
         own = None if bias is None else bias._replace(factor=bias.factor[row])
-        return _row(_Row(*by_head, packing.starts[row], packing.lengths[row], own, reach), causal=causal)
+        return _row(_Row(q, k, v, packing.starts[row], packing.lengths[row], own, reach), causal=causal)
 
     rows = query.shape[0]
     return one(0)[None] if rows == 1 else jax.lax.map(one, jnp.arange(rows))

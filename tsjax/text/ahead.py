@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,18 +19,13 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
     Items are taken in the caller's thread, one ahead. A single item is worked on at once, without a thread.
     """
     iterator = iter(items)
-    for first in iterator:
-        break
-    else:
-        return
-    for second in iterator:
-        break
-    else:
-        yield work(first)
+    first = list(itertools.islice(iterator, 2))
+    if len(first) < 2:
+        yield from map(work, first)
         return
     pool = ThreadPoolExecutor(1, thread_name_prefix="tsjax-ahead")
     try:
-        waiting = [pool.submit(work, first), pool.submit(work, second)]
+        waiting = [pool.submit(work, item) for item in first]
         for item in iterator:
             yield waiting.pop(0).result()
             waiting.append(pool.submit(work, item))

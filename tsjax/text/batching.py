@@ -144,7 +144,7 @@ class _Pool:
         taken: list[tuple[int, int]] = []
         while len(taken) < most and (fitting := bisect.bisect_right(self._available, capacity)):
             longest = self._available[fitting - 1]
-            sizes = (longest,)
+            sizes: tuple[int, ...] = (longest,)
             if 2 * longest <= capacity < 3 * longest and most - len(taken) > 1:
                 sizes = self._best_pair(capacity, fitting)
             for size in sizes:
