@@ -134,7 +134,7 @@ class Engine:
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         first = self.devices[0]
         self.token_budget = token_budget or _TOKEN_BUDGET.get(first.platform, _TOKEN_BUDGET_ACCELERATOR)
-        self.kernel = kernel_for(first, config.encoder, dtype)
+        self.kernel = kernel_for(first.platform, getattr(first, "compute_capability", None), config.encoder, dtype)
         self.shard_parameters = shard_parameters and len(self.devices) > 1
         self._pad_token_id = pad_token_id
         self._statistics = Statistics()

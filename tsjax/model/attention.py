@@ -24,26 +24,32 @@ from tsjax.model.windows import Bias, windowed_attention
 Kernel: TypeAlias = Literal["xla", "windows", "cudnn", "splash"]
 
 
-def kernel_for(device: jax.Device, config: EncoderConfig, dtype: str) -> Kernel:
+def kernel_for(platform: str, capability: str | None, config: EncoderConfig, dtype: str) -> Kernel:
     """The fastest kernel of those that can serve a model on a device.
 
     Plain XLA serves the rest: on a GPU float32, and the GPUs that cuDNN's flash attention is not for; on either
     accelerator models that add a bias to the logits.
+
+    Args:
+        platform: cpu, gpu or tpu.
+        capability: of a GPU, for instance 9.0; None where there is none.
+        config: the architecture.
+        dtype: what the encoder computes in.
     """
     biased = config.relative_buckets is not None or config.alibi
-    match device.platform:
+    match platform:
         case "cpu":
             return "windows"
-        case "gpu" if _is_ampere(device) and cudnn.supports(config.head_dim, dtype, biased=biased):
+        case "gpu" if _is_ampere(capability) and cudnn.supports(config.head_dim, dtype, biased=biased):
             return "cudnn"
         case "tpu" if splash.supports(128, config.num_heads, config.head_dim, biased=biased):
             return "splash"
     return "xla"
 
 
-def _is_ampere(device: jax.Device) -> bool:
-    """Whether it is a GPU of NVIDIA's of that generation or a later one."""
-    version = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
+def _is_ampere(capability: str | None) -> bool:
+    """Whether a GPU is of that generation of NVIDIA's or a later one; others' capabilities are no such numbers."""
+    version = re.fullmatch(r"(\d+)\.\d+", capability or "")
     return version is not None and int(version[1]) >= 8
 
 

@@ -41,14 +41,20 @@ def cudnn_attention(
         window: how many tokens to each side are seen; None for all.
     """
     lengths = jnp.maximum(lengths, 1)  # a softmax over nothing is not a number
+    mask = None
+    if window is not None and not causal:
+        # Of windows, cuDNN has only those to one side.
+        places = jnp.arange(query.shape[1])
+        mask = (jnp.abs(places[None, :] - places[:, None]) <= window)[None, None]
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
+        mask=mask,
         scale=1.0,
         is_causal=causal,
         query_seq_lengths=lengths,
         key_value_seq_lengths=lengths,
-        local_window_size=None if window is None else (window, 0 if causal else window),
+        local_window_size=(window, 0) if window is not None and causal else None,
         implementation="cudnn",
     )
