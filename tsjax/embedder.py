@@ -145,6 +145,11 @@ class Embedder(Settings):
         return self._engine.statistics
 
     @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """What it computes on; a batch's rows are spread over all of them."""
+        return self._engine.devices
+
+    @property
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
         return self._engine.ladder(self.max_seq_length).shapes

@@ -187,6 +187,14 @@ class Engine:
         with self._lock:
             return dataclasses.replace(self._statistics, compilations=sum(trace_counts(self.config).values()))
 
+    def bytes_per_device(self) -> dict[str, int]:
+        """The parameters' bytes on each device, by the device's name."""
+        held = dict.fromkeys(map(str, self.devices), 0)
+        for leaf in jax.tree.leaves(self._params):
+            for shard in leaf.addressable_shards:
+                held[str(shard.device)] += shard.data.nbytes
+        return held
+
     def ladder(self, max_length: int) -> Ladder:
         """The shapes of batches of texts of up to ``max_length`` tokens."""
         return _LADDERS[self.kernel](max_length, self.token_budget, len(self.devices))

@@ -12,7 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.commands.options import add_source_options, add_temperature, load_model, source
+from tsjax.commands.options import (
+    add_device_options,
+    add_source_options,
+    add_temperature,
+    load_model,
+    placement,
+    source,
+)
 from tsjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--max-seq-length", metavar="N", type=int, help="cut texts at so many tokens (default: 512 if the model can)"
     )
-    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens in a batch, padding included")
+    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch on each device")
     command.add_argument(
         "--workloads",
         metavar="W,…",
@@ -79,6 +86,7 @@ def add(commands: Any) -> None:
         default=20.0,
         help="begin no pass of a workload after so many (default: 20)",
     )
+    add_device_options(command)
     command.add_argument("--json", metavar="FILE", help="write everything measured; replaces the file")
 
 
@@ -103,9 +111,13 @@ def run(options: argparse.Namespace) -> None:
         workloads = _possible(workloads, embedder, chosen=options.workloads is not None)
         tokens = options.tokens or _TOKENS.get(jax.default_backend(), _TOKENS_ACCELERATOR)
         limit = matrix_rate(embedder.metadata.model, options.dtype, embedder.token_budget)
+        if jax.default_backend() != "cpu":  # a processor's devices share its cores
+            limit *= len(embedder.devices)
         about = _about(embedder, limit)
         where = f"{about['devices']} × {about['device']}"
         print(f"{about['model']}, {about['dtype']}, on {where}; limit {limit / 1e9:,.0f} GFLOP/s")
+        if options.devices is not None or about["devices"] > 1:
+            _print_placement(about)
         _print_row(_COLUMNS)
         results = []
         for workload in workloads:
@@ -175,6 +187,7 @@ def _random(options: argparse.Namespace, directory: Path) -> Embedder:
         dtype=options.dtype,
         max_seq_length=options.max_seq_length,
         token_budget=options.token_budget,
+        **placement(options),
     )
 
 
@@ -204,13 +217,23 @@ def _about(embedder: Embedder, limit: float) -> dict[str, Any]:
         "max_seq_length": embedder.max_seq_length,
         "token_budget": embedder.token_budget,
         "platform": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "devices": 1,
+        "device": embedder.devices[0].device_kind,
+        "devices": len(embedder.devices),
+        "parameter_bytes": embedder._engine.bytes_per_device(),
+        "shapes": [list(shape) for shape in embedder.shapes],
         "machine": machine.describe(),
         "versions": {"tsjax": __version__, "jax": jax.__version__},
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "matrix_operations_per_second": limit,
     }
+
+
+def _print_placement(about: dict[str, Any]) -> None:
+    """What lies where, of the parameters and of a batch."""
+    for device, held in about["parameter_bytes"].items():
+        print(f"{device}: parameters {held / 1e6:,.1f} MB, 1/{about['devices']} of each batch's rows")
+    shapes = ", ".join(f"{rows} × {tokens}" for rows, tokens in about["shapes"])
+    print(f"{len(about['shapes'])} shapes of batches, rows × tokens: {shapes}")
 
 
 def _cells(figures: Figures, limit: float) -> tuple[str, ...]:

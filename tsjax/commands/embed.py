@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsjax.commands.options import (
     add_compile_cache_option,
+    add_device_options,
     add_source_options,
     add_temperature,
     load_model,
@@ -73,7 +74,8 @@ def add(commands: Any) -> None:
         "--precision", choices=("float32", "binary", "ubinary"), default="float32", help="to store (default: float32)"
     )
     command.add_argument("--batch-size", metavar="N", type=int, help="the most texts in a batch")
-    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens in a batch, padding included")
+    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch on each device")
+    add_device_options(command)
     add_compile_cache_option(command)
 
 

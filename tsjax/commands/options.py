@@ -40,10 +40,25 @@ def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
         max_seq_length=options.max_seq_length,
         truncate_dim=options.truncate_dim,
         token_budget=options.token_budget,
+        **placement(options),
     )
     if isinstance(model, CrossEncoder):
         raise InputError(f"{options.model} scores pairs of texts and has no vectors; it has predict and rank in Python")
     return model
+
+
+def add_device_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--devices", metavar="N", type=int, help="how many devices to use (default: all there are)")
+    command.add_argument(
+        "--shard-parameters",
+        action="store_true",
+        help="share the parameters out among the devices, for a model that one cannot hold",
+    )
+
+
+def placement(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_device_options` asked for, as the library names it."""
+    return {"devices": options.devices, "shard_parameters": options.shard_parameters}
 
 
 def add_source_options(command: argparse.ArgumentParser) -> None:

@@ -1,0 +1,79 @@
+"""Several devices, as eight virtual ones of a processor: a process of its own, since JAX counts devices once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from checkpoints import write_bert
+
+import tsjax
+from tsjax.errors import InputError
+
+SCRIPT = """
+import json, sys
+import jax, numpy as np
+import tsjax
+
+model = sys.argv[1]
+texts = [("the cat sat on the mat " * (n % 9)).strip() for n in range(203)]
+one = tsjax.load(model, devices=1)
+expected = one.encode(texts)
+report = {"devices": jax.device_count()}
+for name, options in {"whole": {}, "shared out": {"shard_parameters": True}, "three": {"devices": 3}}.items():
+    embedder = tsjax.load(model, token_budget=256, **options)
+    vectors = embedder.encode(texts, temperature=0.8)
+    leaves = jax.tree.leaves(embedder._engine._params)
+    report[name] = {
+        "difference": float(np.abs(vectors - one.encode(texts, temperature=0.8)).max() / np.abs(expected).max()),
+        "single": float(np.abs(embedder.encode(texts[5]) - expected[5]).max() / np.abs(expected).max()),
+        "devices": len(embedder.devices),
+        "shapes": [list(shape) for shape in embedder.shapes],
+        "held": sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves),
+        "used": min(len(leaf.sharding.device_set) for leaf in leaves),
+    }
+    tokens = embedder.encode(texts[:9], output_value="token_embeddings")
+    theirs = one.encode(texts[:9], output_value="token_embeddings")
+    report[name]["tokens"] = max(float(np.abs(a - b).max()) for a, b in zip(tokens, theirs))
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_attention_heads": 3, "max_position_embeddings": 64}
+    return str(write_bert(tmp_path_factory.mktemp("model") / "source", **sizes))
+
+
+@pytest.fixture(scope="module")
+def report(model, tmp_path_factory):
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PATH": "/usr/bin:/bin"}
+    environment["XDG_CACHE_HOME"] = environment["HOME"] = str(tmp_path_factory.mktemp("home"))
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, model], env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("way", ["whole", "shared out", "three"])
+def test_several_devices_give_the_vectors_of_one(report, way):
+    assert report["devices"] == 8
+    assert max(report[way][what] for what in ("difference", "single")) <= 2e-6
+    assert report[way]["tokens"] <= 1e-5
+    assert report[way]["devices"] == report[way]["used"] == (3 if way == "three" else 8)
+    assert all(rows == report[way]["devices"] for rows, _ in report[way]["shapes"])
+
+
+def test_parameters_that_are_shared_out_are_an_eighth_on_each(report):
+    assert report["whole"]["held"] == 1
+    assert report["shared out"]["held"] < 0.3  # the test's sizes are not all multiples of eight
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [(0, "devices must be"), (99, "this process has"), ([], "devices must be"), ("cpu", "devices must be")],
+)
+def test_devices_that_cannot_be_used_are_named(model, devices, message):
+    with pytest.raises(InputError, match=message):
+        tsjax.load(model, devices=devices)
