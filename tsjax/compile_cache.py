@@ -53,8 +53,8 @@ def enable_compile_cache(directory: str | os.PathLike[str] | None = None) -> str
 
     Raises:
         InputError: it is no directory on a local file system.
-        OutputError: it cannot be written, or others can: it belongs to someone else, is a symbolic link, or its
-            permissions, or those of a directory above it, let others in.
+        OutputError: it cannot be written, or others can: it belongs to someone else, is a symbolic link, its
+            permissions let others write, or anyone may replace it in a directory above.
     """
     told = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if directory is None and told:
