@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _LANES = 128
 
 # The most queries and keys of a block, and the most keys of one step within it. The instructions that libtpu 0.0.42's
-# compiler schedules for each 128 × 128 logits, of which nearly all belong to the softmax, decided: 12 heads of 64 at
-# 2048 tokens in bfloat16 on a v5e take 124 with blocks of 512 × 512, 95 with 512 × 1024, 80 with 512 × 2048; whole
-# steps of 1024 keys take 2 more, and 2048 × 2048 does not fit the memory of 16 MiB.
+# compiler schedules for each 128 × 128 logits, of which nearly all belong to the softmax, decided: heads of 64 at 2048
+# tokens in bfloat16 on a v5e take 124 with blocks of 512 × 512, 95 with 512 × 1024, 80 with 512 × 2048; steps of 1024
+# keys take 2 more, and 2048 × 2048 does not fit the 16 MiB that a kernel may use. Shorter rows: 216 with 256 × 256.
 _QUERIES = 512
 _KEYS = 2048
 _STEP = 512
@@ -85,7 +85,7 @@ def splash_attention(
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     kernel = pallas.make_splash_mha_single_device(
         pallas.MultiHeadMask([_mask(length, causal=causal, window=window)] * heads),
-        block_sizes=_block_sizes(length, head_size, windowed=window is not None),
+        block_sizes=block_sizes(length, head_size, windowed=window is not None),
         interpret=interpret,
     )
     # float32 means float32, as in `tsjax.model.linear`; in bfloat16 the kernel takes one precision only. Products in
@@ -107,7 +107,8 @@ def _mask(length: int, *, causal: bool, window: int | None) -> Mask:
     return pallas.CausalMask(shape) if causal else pallas.FullMask(shape)
 
 
-def _block_sizes(length: int, head_size: int, *, windowed: bool) -> BlockSizes:
+def block_sizes(length: int, head_size: int, *, windowed: bool) -> BlockSizes:
+    """What the kernel works on at a time, for rows of a length."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # noqa: PLC0415
 
     most = _KEYS_OF_WINDOW if windowed else _KEYS if head_size <= _HEAD_SIZE_OF_KEYS else _KEYS // 2
