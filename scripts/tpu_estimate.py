@@ -10,8 +10,7 @@ Operations and bytes are the compiled program's own (``cost_analysis``), a devic
 
 - A loop's body is counted once, however often it runs, so programs of one and of two unrolled layers are counted, and
   L layers follow from their difference.
-- Of a Pallas kernel the compiler counts no operations (−1, to be exact), and each operand and result once. Its matrix
-  products are added, and what it reads again: see `kernel_work`.
+- Of a Pallas kernel the compiler counts neither operations (−1, to be exact) nor bytes, so `kernel_work` adds them.
 - ``optimal_seconds`` is not used: it counts −1 s for each operation whose cost is unknown.
 
 From them follow two speeds, in tokens of full rows a second, padding included, all devices together:
@@ -196,23 +195,26 @@ def _lower(function: Any, specs: tuple[Any, ...], places: tuple[P, ...], mesh: M
 
 
 def kernel_work(rows: int, tokens: int, heads: int, head_size: int, itemsize: int) -> Work:
-    """What one call of the splash attention kernel does besides the bytes that the compiler counts.
+    """What one call of the splash attention kernel does, of which the compiler counts nothing.
 
-    Its products are the logits and the mixing of the values, 2·T²·H operations each, for all pairs of a row's tokens:
-    the kernel leaves no block out because of segments. The compiler counts each operand once. Read again are: keys and
-    values for each block of queries, if there is more than one block of keys; the queries' segments for each head, if
-    there is more than one block of queries; the keys' segments then for each block of queries and head. Segments come
-    as int32, the queries' along 128 lanes and the keys' along 8 sublanes.
+    Operations are those of its two matrix products, logits and mixed values, for all pairs of a row's tokens: it leaves
+    no block out because of segments.
+
+    Bytes are those of its blocks, which are fetched when the next step of the grid (row, head, block of queries, block
+    of keys) needs another one. So keys and values come once, or once a block of queries where they have several blocks;
+    segments, int32 along 128 lanes for queries and 8 sublanes for keys, come once a row, or once a head where there are
+    several blocks. Results are written once: the mixed values, their lanes filled up to 128, and for each row the
+    kernel's three float32 accumulators.
     """
     blocks = block_sizes(tokens, head_size, windowed=False)
     of_queries, of_keys = tokens // blocks.block_q, tokens // blocks.block_kv
-    again = 0
-    if of_queries > 1:
-        again += rows * tokens * 128 * 4 * (heads - 1)
-    if of_keys > 1:
-        again += 2 * rows * heads * tokens * head_size * itemsize * (of_queries - 1)
-        again += rows * tokens * 8 * 4 * (heads * of_queries - 1)
-    return Work(4 * rows * heads * tokens**2 * head_size, again)
+    lanes = math.ceil(head_size / 128) * 128
+    values = rows * heads * tokens * itemsize
+    read = values * head_size * (1 + 2 * (of_queries if of_keys > 1 else 1))
+    read += rows * tokens * 128 * 4 * (heads if of_queries > 1 else 1)
+    read += rows * tokens * 8 * 4 * (heads * of_queries if of_keys > 1 else 1)
+    written = values * lanes + rows * blocks.block_q * (128 + 128 + lanes) * 4
+    return Work(4 * rows * heads * tokens**2 * head_size, read + written)
 
 
 def least_work(config: ModelConfig, rows: int, tokens: int, dtype: str) -> Work:

@@ -43,11 +43,15 @@ def test_the_work_that_cannot_be_avoided(script):
     assert work.bytes_accessed == 2 * (matrices + biases) + 4 * norms + 4 * 384
 
 
-@pytest.mark.parametrize(("rows", "tokens", "again"), [(64, 512, False), (16, 2048, True), (4, 8192, True)])
-def test_the_work_of_the_kernel(script, rows, tokens, again):
-    work = script.kernel_work(rows, tokens, heads=12, head_size=64, itemsize=2)
-    assert work.operations == 2 * 2 * rows * 12 * tokens * tokens * 64
-    assert (work.bytes_accessed > 0) is again
+def test_the_work_of_the_kernel(script):
+    work = script.kernel_work(rows=3, tokens=512, heads=12, head_size=64, itemsize=2)  # one block
+    assert work.operations == 2 * 2 * 3 * 12 * 512 * 512 * 64
+    operands, results = 3 * 64 * 12 * 512 * 2, 128 * 12 * 512 * 2
+    assert work.bytes_accessed == 3 * (operands + results + 4 * 512 * (128 + 8) + 4 * 512 * (128 + 128 + 128))
+
+    long = script.kernel_work(rows=1, tokens=8192, heads=1, head_size=128, itemsize=2)  # 16 blocks by 4
+    tensor = 8192 * 128 * 2
+    assert long.bytes_accessed == 34 * tensor + 4 * 8192 * (128 + 16 * 8) + 4 * 512 * 3 * 128
 
 
 def test_four_devices_share_the_rows(script):

@@ -114,8 +114,8 @@ def block_sizes(length: int, head_size: int, *, windowed: bool) -> BlockSizes:
     most = _KEYS_OF_WINDOW if windowed else _KEYS if head_size <= _HEAD_SIZE_OF_KEYS else _KEYS // 2
     keys = _block(length, most)
     backward = _block(length, _BLOCK_OF_GRADIENTS)
-    # Tokens along the lanes: heads of 32 and 64 would be padded to 128 in memory, four- and twofold.
-    layout = pallas.QKVLayout.SEQ_MINOR
+    # Tokens along the lanes where heads of 32 and 64 would be padded to 128 in memory, four- and twofold.
+    layout = pallas.QKVLayout.SEQ_MINOR if head_size % _LANES else pallas.QKVLayout.HEAD_DIM_MINOR
     return pallas.BlockSizes(
         block_q=_block(length, _QUERIES),
         block_kv=keys,
