@@ -47,9 +47,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
-from tsjax.model.forward import abstract_params, apply, cast_params, flatten
+from tsjax.model.forward import Inputs, abstract_params, apply_packed, cast_params
+from tsjax.model.packing import Packing
 from tsjax.model.splash import block_sizes, splash_attention, supports
-from tsjax.text.batching import Shape, ShapeLadder
+from tsjax.text import ladders
+from tsjax.text.batching import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -152,25 +154,23 @@ class Work(NamedTuple):
 
 def planned_shapes(devices: int) -> list[Shape]:
     """Every shape of a batch that the planner can emit, in rows that the devices share evenly."""
-    shapes = ShapeLadder(MAX_LENGTH, TOKEN_BUDGET).shapes
-    return list(dict.fromkeys(Shape(math.ceil(s.rows / devices) * devices, s.tokens) for s in shapes))
+    return list(ladders.rows(MAX_LENGTH, TOKEN_BUDGET, devices).shapes)
 
 
 def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
-    """The program of a model for one shape of a batch, split by rows over the devices of a mesh.
-
-    This is the place to change when the model's arguments do.
-    """
+    """The program of a model for one shape of a batch of packed rows, split by rows over the devices of a mesh."""
     encoder = config.encoder
+    slots = ladders.rows(MAX_LENGTH, TOKEN_BUDGET).slots(shape)
+    by_token = jax.ShapeDtypeStruct(shape, jnp.int32)
+    by_text = jax.ShapeDtypeStruct((shape.rows, slots), jnp.int32)
     params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))
     specs: tuple[Any, ...] = (
         params,
-        jax.ShapeDtypeStruct(shape, jnp.int32),
-        jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-        jax.ShapeDtypeStruct((encoder.num_layers, 1, encoder.num_heads), jnp.float32),
+        Inputs(by_token, Packing(by_token, by_token, by_text, by_text), by_text),
+        jax.ShapeDtypeStruct((encoder.num_layers, 1, 1, encoder.num_heads), jnp.float32),
     )
-    places = (P(), P("data"), P("data"), P())
-    return _lower(lambda *args: apply(config, *args).embeddings, specs, places, mesh)
+    places = (P(), P("data"), P())
+    return _lower(lambda *args: apply_packed(config, *args, "splash").embeddings, specs, places, mesh)
 
 
 def lower_attention(heads: int, head_size: int, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
@@ -226,7 +226,8 @@ def least_work(config: ModelConfig, rows: int, tokens: int, dtype: str) -> Work:
     size, width = encoder.hidden_size, encoder.num_heads * encoder.head_dim
     layer = 8 * size * width + 4 * size * encoder.intermediate_size + 4 * tokens * width
     params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))
-    read = sum(x.size * x.dtype.itemsize for name, x in flatten(params).items() if ".embeddings." not in name)
+    params["encoder"].pop("embeddings")
+    read = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     return Work(encoder.num_layers * layer * rows * tokens, read + rows * config.embedding_dimension * 4)
 
 

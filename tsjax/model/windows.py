@@ -21,7 +21,33 @@ from tsjax.model.packing import Packing
 from tsjax.model.positions import by_pair
 
 # A window's size costs up to its square, so the sizes are fine where texts are long; each is a loop to compile.
-_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+_SIZES = (
+    16,
+    32,
+    48,
+    64,
+    96,
+    128,
+    160,
+    192,
+    224,
+    256,
+    288,
+    320,
+    384,
+    448,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+    12288,
+    16384,
+)
 
 # Scores at a time: a megabyte of float32, which a core's second-level cache holds.
 _SCORES = 2**18
