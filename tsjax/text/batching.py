@@ -58,26 +58,32 @@ class Ladder:
     """The set of shapes that batches may have.
 
     Attributes:
-        classes: shapes that serve the same lengths, each class rising, the classes by rising length of their longest
-            rows. A text goes to the first class that holds it.
+        classes: shapes that serve the same lengths, the largest last, which has the class's length; the classes by
+            rising length.
         packed: whether a row may hold several texts.
     """
 
     classes: tuple[tuple[Shape, ...], ...]
     packed: bool
 
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Every shape."""
-        return tuple(itertools.chain.from_iterable(self.classes))
-
     def slots(self, shape: Shape) -> int:
         """Places for texts in a row."""
         return max(1, shape.tokens // _TOKENS_A_SLOT) if self.packed else 1
 
-    def holding(self, length: int) -> tuple[Shape, ...]:
-        """The shapes for a text of so many tokens."""
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every shape."""
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(self.classes)))
+
+    def holding(self, length: int, tokens: int = 0) -> tuple[Shape, ...]:
+        """The shapes for a text of so many tokens, among texts of so many together.
+
+        It is the first class that holds the text; or where packed texts would fill more than that, the first that
+        holds two of it, since a row that holds one and a half is a third padding.
+        """
         found = next(shapes for shapes in self.classes if length <= shapes[-1].tokens)
+        if self.packed and tokens > found[-1].rows * found[-1].tokens:
+            found = next((shapes for shapes in self.classes if 2 * length <= shapes[-1].tokens), found)
         return tuple(shape for shape in found if length <= shape.tokens)
 
 
@@ -99,7 +105,7 @@ def _plan_packed(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
     while pool.tokens:
         longest = pool.longest
         tokens = pool.tokens if max_texts is None else min(pool.tokens, max_texts * longest)
-        shape = _filled(tokens, ladder.holding(longest))
+        shape = _filled(tokens, ladder.holding(longest, tokens))
         room = len(sizes) if max_texts is None else max_texts
         rows = []
         for _ in range(shape.rows):
@@ -190,18 +196,12 @@ def _plan_padded(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
         shapes = ladder.holding(-int(descending[start]))
         below = borders[bisect.bisect_left(borders, shapes[-1].tokens) - 1]
         own = int(np.searchsorted(descending, -below)) - start  # texts that need this class
-        allowed = [shape.rows for shape in shapes if max_texts is None or shape.rows <= max_texts]
-        rows = _rows_for(own, allowed or [shapes[0].rows])
-        texts = order[start : start + min(rows, max_texts or rows)]
-        yield Batch(tuple(texts[:, None]), Shape(rows, shapes[-1].tokens))
+        allowed = [shape for shape in shapes if max_texts is None or shape.rows <= max_texts] or shapes[:1]
+        # The largest that these texts fill by half; the rest of its rows takes shorter ones, if there are any.
+        shape = next((shape for shape in reversed(allowed) if shape.rows <= 2 * own), allowed[0])
+        texts = order[start : start + min(shape.rows, max_texts or shape.rows)]
+        yield Batch(tuple(texts[:, None]), shape)
         start += len(texts)
-
-
-def _rows_for(remaining: int, allowed: Sequence[int]) -> int:
-    """The most rows that ``remaining`` texts fill, or a step more where that leaves at most half of them empty."""
-    filled = [rows for rows in allowed if rows <= remaining]
-    larger = [rows for rows in allowed if rows > remaining]
-    return larger[0] if larger and (not filled or larger[0] <= 2 * remaining) else filled[-1]
 
 
 class Packed(NamedTuple):

@@ -26,21 +26,31 @@ def flat(max_length: int, budget: int, devices: int = 1) -> Ladder:
 
 
 def padded(max_length: int, budget: int, devices: int = 1) -> Ladder:
-    """One text a row; two counts of rows for each usual length, one for bulk and one for little."""
-    lengths = [length for length in (32, 64, 128, 256, 384, 512, *_powers(1024)) if length < max_length]
+    """One text a row, in many lengths for bulk; what is little takes one of few shapes a sixteenth as large."""
+    usual = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512)
+    lengths = [*(length for length in (*usual, *_powers(1024)) if length < max_length), max_length]
+    for_little = [length for length in lengths if length in (32, 128, max_length)]
+
+    def of(length: int, tokens: int) -> Shape:
+        count = tokens * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO))
+        return Shape(max(1, count) * devices, length)
+
     classes = []
-    for length in [*lengths, max_length]:
-        most = max(1, budget * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO)))
-        counts = sorted({max(1, most // 16), most}) if length <= _LINEAR_UP_TO else [most]
-        classes.append(tuple(Shape(count * devices, length) for count in counts))
+    for length in lengths:
+        little = of(next(longer for longer in for_little if length <= longer), budget // 16)
+        classes.append(tuple(dict.fromkeys((little, of(length, budget)))))
     return Ladder(tuple(classes), packed=False)
 
 
 def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
-    """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each."""
+    """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each.
+
+    The longest hold two of the longest texts, up to 1,024 tokens, beyond which attention costs more than padding.
+    """
+    longest = -(-max_length // 128) * 128
     lengths = [length for length in (128, 512, *_powers(1024)) if length < max_length]
     classes = []
-    for length in dict.fromkeys([*lengths, -(-max_length // 128) * 128]):
+    for length in dict.fromkeys([*lengths, longest, *([1024] if 256 < max_length <= 512 else [])]):
         most = max(1, budget // length)
         classes.append(tuple(Shape(count * devices, length) for count in sorted({max(1, most // 16), most})))
     return Ladder(tuple(classes), packed=True)
