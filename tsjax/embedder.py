@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from tsjax.temperature import TemperatureLike
     from tsjax.text.tokenizer import Tokenized
 
-# Characters of texts that are planned together: many batches' worth, and yet little memory as tokens.
-_CHARACTERS = 4_000_000
+# Characters of texts that are planned together, for each token of a batch, and at least: many batches' worth, so that
+# the last ones' padding does not matter, and yet little memory as tokens.
+_CHARACTERS_A_TOKEN = 64
+_LEAST_CHARACTERS = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -355,7 +357,8 @@ class Embedder(Settings):
             order = np.arange(len(texts))
         else:
             order = np.argsort([-len(text) for text in texts], kind="stable")
-        return order, pieces((texts[place] for place in order.tolist()), _CHARACTERS)
+        characters = _CHARACTERS_A_TOKEN * self.token_budget * len(self.devices)
+        return order, pieces((texts[place] for place in order.tolist()), max(characters, _LEAST_CHARACTERS))
 
     def _compute(
         self, blocks: Iterable[list[str]], request: _Request, progress: _Progress, *, with_tokens: bool = False
