@@ -41,14 +41,15 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tsjax.engine import TOKEN_BUDGET_ACCELERATOR
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
-from tsjax.model.forward import Inputs, abstract_params, apply_packed, cast_params
+from tsjax.model.forward import Inputs, abstract_params, cast_params, compiled_apply
 from tsjax.model.packing import Packing
+from tsjax.model.sharding import mesh_of
 from tsjax.model.splash import block_sizes, splash_attention, supports
 from tsjax.text import ladders
 from tsjax.text.batching import Shape
@@ -56,8 +57,7 @@ from tsjax.text.batching import Shape
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Tokens of a batch on an accelerator, as `tsjax.engine` has it, and the longest text of both models.
-TOKEN_BUDGET = 65536
+# The longest text of both models.
 MAX_LENGTH = 512
 
 # Rows that splash attention is compiled for besides, as models with longer texts have them.
@@ -154,23 +154,24 @@ class Work(NamedTuple):
 
 def planned_shapes(devices: int) -> list[Shape]:
     """Every shape of a batch that the planner can emit, in rows that the devices share evenly."""
-    return list(ladders.rows(MAX_LENGTH, TOKEN_BUDGET, devices).shapes)
+    return list(ladders.rows(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR, devices).shapes)
 
 
 def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
     """The program of a model for one shape of a batch of packed rows, split by rows over the devices of a mesh."""
     encoder = config.encoder
-    slots = ladders.rows(MAX_LENGTH, TOKEN_BUDGET).slots(shape)
+    slots = ladders.rows(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR).slots(shape)
     by_token = jax.ShapeDtypeStruct(shape, jnp.int32)
     by_text = jax.ShapeDtypeStruct((shape.rows, slots), jnp.int32)
     params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))
     specs: tuple[Any, ...] = (
         params,
         Inputs(by_token, Packing(by_token, by_token, by_text, by_text), by_text),
-        jax.ShapeDtypeStruct((encoder.num_layers, 1, 1, encoder.num_heads), jnp.float32),
+        jax.ShapeDtypeStruct((encoder.num_layers, encoder.num_heads), jnp.float32),
+        jax.ShapeDtypeStruct(by_text.shape, jnp.float32),
     )
-    places = (P(), P("data"), P())
-    return _lower(lambda *args: apply_packed(config, *args, "splash").embeddings, specs, places, mesh)
+    placed = _placed(specs, (P(), P("rows"), P(), P("rows")), mesh)
+    return compiled_apply.lower(*placed, config=config, kernel="splash", mesh=mesh)
 
 
 def lower_attention(heads: int, head_size: int, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
@@ -178,7 +179,7 @@ def lower_attention(heads: int, head_size: int, shape: Shape, mesh: Mesh, dtype:
     assert supports(shape.tokens, heads, head_size, biased=False)
     operand = jax.ShapeDtypeStruct((*shape, heads, head_size), jnp.dtype(dtype))
     specs = (operand, operand, operand, jax.ShapeDtypeStruct(shape, jnp.int32))
-    return _lower(splash_attention, specs, (P("data"),) * 4, mesh)
+    return _lower(splash_attention, specs, (P("rows"),) * 4, mesh)
 
 
 def _zeros(tree: Any) -> Any:
@@ -186,12 +187,15 @@ def _zeros(tree: Any) -> Any:
 
 
 def _lower(function: Any, specs: tuple[Any, ...], places: tuple[P, ...], mesh: Mesh) -> jax.stages.Lowered:
-    split = jax.shard_map(function, mesh=mesh, in_specs=places, out_specs=P("data"), check_vma=False)
-    placed = [
+    split = jax.shard_map(function, mesh=mesh, in_specs=places, out_specs=P("rows"), check_vma=False)
+    return jax.jit(split).lower(*_placed(specs, places, mesh))
+
+
+def _placed(specs: tuple[Any, ...], places: tuple[P, ...], mesh: Mesh) -> list[Any]:
+    return [
         jax.tree.map(lambda x, at=at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, at)), spec)
         for spec, at in zip(specs, places, strict=True)
     ]
-    return jax.jit(split).lower(*placed)
 
 
 def kernel_work(rows: int, tokens: int, heads: int, head_size: int, itemsize: int) -> Work:
@@ -301,7 +305,7 @@ def estimate(program: str, chip: str, mesh: Mesh, shape: Shape, dtype: str) -> E
 
 
 def meshes(chip: str, counts: Sequence[int]) -> Iterator[Mesh]:
-    """One axis, ``data``, over so many chips of a described machine of 2 × 2."""
+    """So many chips of a described machine of 2 × 2."""
     # Settings that libtpu would otherwise ask the machine for; it needs no device, so others may use it meanwhile.
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -313,7 +317,7 @@ def meshes(chip: str, counts: Sequence[int]) -> Iterator[Mesh]:
         os.environ.setdefault(name, value)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:2x2").devices
     for count in counts:
-        yield Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Explicit,))
+        yield mesh_of(devices[:count])
 
 
 def show(result: Estimate) -> str:

@@ -14,10 +14,12 @@ SCRIPT = """
 import json, sys
 import jax, numpy as np
 import tsjax
+from tsjax.text.batching import plan
 
 model = sys.argv[1]
 texts = [("the cat sat on the mat " * (n % 9)).strip() for n in range(203)]
 one = tsjax.load(model, devices=1)
+lengths = [len(one.encode(text, output_value="token_embeddings")) for text in texts]
 expected = one.encode(texts)
 report = {"devices": jax.device_count()}
 for name, options in {"whole": {}, "shared out": {"shard_parameters": True}, "three": {"devices": 3}}.items():
@@ -30,6 +32,7 @@ for name, options in {"whole": {}, "shared out": {"shard_parameters": True}, "th
         "devices": len(embedder.devices),
         "shapes": [list(shape) for shape in embedder.shapes],
         "held": sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves),
+        "rows": [len(batch.rows) for batch in plan(lengths, embedder._engine.ladder(embedder.max_seq_length))][:-1],
         "used": min(len(leaf.sharding.device_set) for leaf in leaves),
     }
     tokens = embedder.encode(texts[:9], output_value="token_embeddings")
@@ -62,6 +65,8 @@ def test_several_devices_give_the_vectors_of_one(report, way):
     assert max(report[way][what] for what in ("difference", "single")) <= 2e-6
     assert report[way]["tokens"] <= 1e-5
     assert report[way]["devices"] == report[way]["used"] == (3 if way == "three" else 8)
+    assert len(report[way]["rows"]) > 1
+    assert set(report[way]["rows"]) == {report[way]["devices"]}  # every device has texts, but perhaps in the last batch
     assert all(rows == report[way]["devices"] for rows, _ in report[way]["shapes"])
 
 
@@ -72,7 +77,13 @@ def test_parameters_that_are_shared_out_are_an_eighth_on_each(report):
 
 @pytest.mark.parametrize(
     ("devices", "message"),
-    [(0, "devices must be"), (99, "this process has"), ([], "devices must be"), ("cpu", "devices must be")],
+    [
+        (0, "devices must be"),
+        (99, "this process has"),
+        ([], "devices must be"),
+        ("cpu", "devices must be"),
+        (1.5, "devices must be"),
+    ],
 )
 def test_devices_that_cannot_be_used_are_named(model, devices, message):
     with pytest.raises(InputError, match=message):

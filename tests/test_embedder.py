@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -365,3 +368,10 @@ def test_a_progress_bar_is_shown_on_request_only(embedder, capsys):
 
 def test_repr_says_what_it_is(embedder):
     assert "3 layers × 36" in repr(embedder)
+
+
+def test_double_precision_elsewhere_in_the_program_does_no_harm(embedder, tmp_path):
+    script = "import sys, tsjax, numpy; numpy.save(sys.argv[2], tsjax.load(sys.argv[1]).encode(['the cat', 'sat of']))"
+    command = [sys.executable, "-c", script, str(embedder._header.path), str(tmp_path / "vectors.npy")]
+    subprocess.run(command, env={**os.environ, "JAX_ENABLE_X64": "1"}, check=True)
+    assert_close(np.load(tmp_path / "vectors.npy"), embedder.encode(["the cat", "sat of"]))

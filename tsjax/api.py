@@ -42,7 +42,7 @@ def load(
     truncate_dim: int | None = None,
     similarity_fn_name: Similarity | None = None,
     token_budget: int | None = None,
-    devices: int | Sequence[jax.Device] | None = None,
+    devices: int | jax.Device | Sequence[jax.Device] | None = None,
     shard_parameters: bool = False,
 ) -> Any:
     """Load a model.
@@ -66,7 +66,8 @@ def load(
         default_prompt_name: the prompt used where a call names none.
         truncate_dim: leading dimensions to keep.
         similarity_fn_name: cosine, dot, euclidean or manhattan.
-        token_budget: the most tokens of a batch on each device, padding included; None for what suits the device.
+        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
+            what suits the device.
         devices: what to compute on: JAX's devices, or how many; None for all that this process has.
         shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
 

@@ -64,10 +64,12 @@ def enable_compile_cache(directory: str | os.PathLike[str] | None = None) -> str
     folder = chosen / _processor()
     for path in (chosen, folder):
         _make_private(path)
-    _remove_remains(folder)
     for name, value in _SETTINGS.items():
         if name.upper() not in os.environ:
             _tell_jax(name, value)
+    # Without a bound JAX keeps no times of use, and a program without one is not half written.
+    bounded = jax.config.jax_compilation_cache_max_size > -1  # type: ignore[attr-defined]
+    _remove_remains(folder, bounded=bounded)
     _tell_jax("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()  # JAX does not look at its settings again otherwise
     return str(folder)
@@ -120,7 +122,7 @@ def _make_private(path: Path) -> None:
                 raise OutputError(f"anyone can write in {above}, and so replace {path}, where programs would be kept")
 
 
-def _remove_remains(folder: Path) -> None:
+def _remove_remains(folder: Path, *, bounded: bool) -> None:
     """Remove what an interrupted process left half written; JAX would neither use it nor write it again.
 
     JAX holds this lock while it writes a program and then, beside it, the time of its last use. It is also how a
@@ -129,7 +131,7 @@ def _remove_remains(folder: Path) -> None:
     with explaining(folder):
         try:
             with filelock.FileLock(folder / ".lockfile", timeout=10):
-                for program in folder.glob("*-cache"):
+                for program in folder.glob("*-cache") if bounded else ():
                     if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                         program.unlink(missing_ok=True)
         except filelock.Timeout:

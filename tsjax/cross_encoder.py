@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from jaxtyping import Array
+    from numpy.typing import NDArray
 
     from tsjax.temperature import TemperatureLike
 
@@ -46,7 +47,8 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         max_seq_length: tokens at which pairs are cut, the longer text first; None for the model's own.
         prompts: more prompts, or others, by name.
         default_prompt_name: the prompt used where a call names none.
-        token_budget: the most tokens of a batch on each device, padding included; None for what suits the device.
+        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
+            what suits the device.
         devices: what to compute on: JAX's devices, or how many; None for all that this process has.
         shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
         activation: what is applied to the logits, by name or as a function of a JAX array; None for the model's own.
@@ -66,7 +68,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         token_budget: int | None = None,
-        devices: int | Sequence[jax.Device] | None = None,
+        devices: int | jax.Device | Sequence[jax.Device] | None = None,
         shard_parameters: bool = False,
         activation: Scoring | None = None,
     ) -> None:
@@ -191,15 +193,13 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
                 [tokenized], tau, max_length=tokenizer.max_length, max_texts=max_texts, progress=progress
             ):
                 logits[computed.indices] = computed.embeddings
-        scores = _scored(jnp.asarray(logits), used)
-        if apply_softmax and self.num_labels > 1:
-            scores = jax.nn.softmax(scores, axis=-1)
+        scores = _scored(logits, used, softmax=apply_softmax and self.num_labels > 1)
         if self.num_labels == 1:
             scores = scores[:, 0]
         if convert_to_tensor:
-            result: Any = scores
+            result: Any = jnp.asarray(scores)
         else:
-            result = np.asarray(scores) if convert_to_numpy else list(scores)
+            result = scores if convert_to_numpy else list(jnp.asarray(scores))
         return result[0] if single else result
 
     def rank(
@@ -276,16 +276,24 @@ def _checked(activation: Scoring) -> Scoring:
     return activation
 
 
-def _scored(logits: Array, activation: Scoring) -> Array:
+def _scored(logits: NDArray[np.float32], activation: Scoring, *, softmax: bool) -> NDArray[np.float32]:
     """What the activation makes of the logits, checked to be a score for each of them."""
+    count = len(logits)
     if isinstance(activation, str):
-        return activate(logits, activation)
-    try:
-        scores = jnp.asarray(activation(logits))
-    except Exception as error:  # whatever a function of the user's may raise
-        raise InputError(
-            f"activation_fn {activation!r} failed on a JAX array: {error}; activations also go by name, as 'sigmoid'"
-        ) from error
-    if scores.shape != logits.shape or not jnp.isfinite(scores).all():
-        raise InputError(f"activation_fn {activation!r} must give one finite number for each logit")
-    return scores.astype(jnp.float32)
+        # As many as a power of two, since each number of them is a program to compile.
+        full = np.zeros((1 << max(count - 1, 0).bit_length(), logits.shape[1]), np.float32)
+        full[:count] = logits
+        scores = activate(jnp.asarray(full), activation)
+    else:
+        try:
+            scores = jnp.asarray(activation(jnp.asarray(logits)))
+        except Exception as error:  # whatever a function of the user's may raise
+            raise InputError(
+                f"activation_fn {activation!r} failed on a JAX array: {error}; "
+                "activations also go by name, as 'sigmoid'"
+            ) from error
+        if scores.shape != logits.shape or not jnp.isfinite(scores).all():
+            raise InputError(f"activation_fn {activation!r} must give one finite number for each logit")
+    if softmax:
+        scores = jax.nn.softmax(scores, axis=-1)
+    return np.array(np.asarray(scores)[:count], np.float32)

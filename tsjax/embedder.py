@@ -73,7 +73,8 @@ class Embedder(Settings):
         default_prompt_name: the prompt used where a call names none.
         truncate_dim: leading dimensions to keep.
         similarity_fn_name: cosine, dot, euclidean or manhattan.
-        token_budget: the most tokens of a batch on each device, padding included; None for what suits the device.
+        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
+            what suits the device.
         devices: what to compute on: JAX's devices, or how many; None for all that this process has.
         shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
 
@@ -94,7 +95,7 @@ class Embedder(Settings):
         truncate_dim: int | None = None,
         similarity_fn_name: Similarity | None = None,
         token_budget: int | None = None,
-        devices: int | Sequence[jax.Device] | None = None,
+        devices: int | jax.Device | Sequence[jax.Device] | None = None,
         shard_parameters: bool = False,
     ) -> None:
         header = checkpoint.read_header(Path(directory))
@@ -125,7 +126,7 @@ class Embedder(Settings):
 
     @property
     def token_budget(self) -> int:
-        """The most tokens of a batch, padding included."""
+        """The most tokens of a batch on each device, padding included, unless one text has more."""
         return self._engine.token_budget
 
     @property
@@ -189,8 +190,8 @@ class Embedder(Settings):
             inputs: one text or several.
             prompt_name: which of `prompts` to put before each text.
             prompt: text to put before each text; wins over ``prompt_name``.
-            batch_size: the most texts in a batch, which is bounded by `token_budget` anyway; rounded down to a row
-                count that has a compiled shape.
+            batch_size: the most texts in a batch, which is bounded by `token_budget` anyway; small ones leave shapes
+                half empty and cost speed.
             show_progress_bar: None shows it if this module's logger is at level INFO or below.
             output_value: ``sentence_embedding`` for one vector a text, ``token_embeddings`` for one a token (a list of
                 float32 (tokens, D)), None for a list of dicts with both, the token ids and the attention mask.

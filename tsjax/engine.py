@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -30,7 +31,7 @@ from tsjax.text.batching import Batch, Ladder, Shape, fill, pack, plan
 from tsjax.text.tokenizer import Tokenized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,10 +43,15 @@ if TYPE_CHECKING:
 # Tokens of a batch on each device, padding included. On a processor a batch should fit the caches; an accelerator
 # wants much work.
 _TOKEN_BUDGET = {"cpu": 2048}
-_TOKEN_BUDGET_ACCELERATOR = 65536
+TOKEN_BUDGET_ACCELERATOR = 65536
 
 # Where attention knows the texts of a row, they are packed.
 _LADDERS = {"windows": ladders.flat, "splash": ladders.rows, "cudnn": ladders.padded, "xla": ladders.padded}
+
+# JAX's own waiting cannot be interrupted, so for a batch of many tokens, which may take seconds, it is ours: Python
+# looks for a Ctrl-C between two sleeps of so many seconds.
+_LONG = 512
+_PATIENCE = 0.002
 
 # Batches on their way at a time: enough to keep a device busy, bounded in memory.
 _IN_FLIGHT = 3
@@ -61,8 +67,8 @@ class Statistics:
         truncated: texts that lost their end.
         computed_tokens: tokens that were computed, padding included.
         batches: calls of a compiled program.
-        compilations: programs compiled in this process for this architecture, by whichever embedder; counted when JAX
-            traces them.
+        compilations: programs compiled in this process for this architecture, by whichever embedder, or fetched from
+            the compilation cache; counted when JAX traces them.
     """
 
     texts: int = 0
@@ -133,7 +139,8 @@ class Engine:
         self.config = config
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         first = self.devices[0]
-        self.token_budget = token_budget or _TOKEN_BUDGET.get(first.platform, _TOKEN_BUDGET_ACCELERATOR)
+        usual = _TOKEN_BUDGET.get(first.platform, TOKEN_BUDGET_ACCELERATOR)
+        self.token_budget = usual if token_budget is None else token_budget
         self.kernel = kernel_for(first.platform, getattr(first, "compute_capability", None), config.encoder, dtype)
         self.shard_parameters = shard_parameters and len(self.devices) > 1
         self._pad_token_id = pad_token_id
@@ -153,7 +160,7 @@ class Engine:
         header: Header,
         dtype: Dtype,
         token_budget: int | None,
-        devices: int | Sequence[jax.Device] | None,
+        devices: int | jax.Device | Sequence[jax.Device] | None,
         *,
         shard_parameters: bool,
     ) -> Engine:
@@ -302,6 +309,10 @@ class Engine:
     def _fetch(self, launched: _Launched, progress: Callable[[int], object] | None) -> Computed:
         """Wait for a batch, check it, count it."""
         tokenized, batch, packing, output, first = launched
+        if batch.shape.rows * batch.shape.tokens >= _LONG:
+            embeddings: Any = output.embeddings  # jaxtyping's Array does not know is_ready
+            while not embeddings.is_ready():
+                time.sleep(_PATIENCE)
         truncated = int(tokenized.truncated[batch.indices].sum())
         embeddings, tokens = jax.device_get(output)
         embeddings = np.concatenate([embeddings[row, : len(texts)] for row, texts in enumerate(batch.rows)])
@@ -330,7 +341,7 @@ class Engine:
         return Computed(batch.indices + first, embeddings, truncated, input_ids, tokens)
 
 
-def _checked_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Device]:
+def _checked_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> list[jax.Device]:
     """What a user may ask for as devices; a number takes the first of this process's."""
     local = jax.local_devices()
     if devices is None:
@@ -339,6 +350,10 @@ def _checked_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Dev
         if positive("devices", devices) > len(local):
             raise InputError(f"devices is {devices}, but this process has {len(local)}")
         return local[: int(devices)]
+    if isinstance(devices, jax.Device):
+        return [devices]
+    if not isinstance(devices, Iterable):
+        raise InputError(f"devices must be a number or JAX's devices, not {devices!r}")
     chosen = list(devices)
     if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
         raise InputError(f"devices must be a number or JAX's devices, not {devices!r}")

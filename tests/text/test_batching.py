@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tsjax.text import ladders
@@ -19,6 +19,7 @@ lengths = st.lists(st.integers(0, 300), max_size=400)
 
 @pytest.mark.parametrize("ladder", LADDERS.values(), ids=LADDERS)
 @given(lengths, st.none() | st.integers(1, 100))
+@example([0, 1, 5, 0, 1], None)
 def test_every_text_is_in_one_batch_of_a_known_shape(ladder, lengths, max_texts):
     seen = []
     for batch in plan(lengths, ladder, max_texts):

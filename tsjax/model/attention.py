@@ -109,6 +109,7 @@ def attention(
         bias = None if view.by_offset is None else Bias(view.by_offset, inverse)
         return windowed_attention(query, key, value, view.packing, bias=bias, causal=causal, reach=reach)
     if kernel in ("cudnn", "splash"):
+        assert kernel == "splash" or view.packing.slots == 1, "cuDNN has lengths, and no segments"
         by_row = (
             partial(cudnn.cudnn_attention, lengths=view.packing.lengths[:, 0], causal=causal)
             if kernel == "cudnn"

@@ -222,7 +222,8 @@ def apply_packed(
         params: nested dict of arrays.
         inputs: the batch. No text has more tokens than the model has positions for.
         temperature: float32 τ by layer, text and head.
-        kernel: what computes attention; only ``xla`` can be differentiated on every device.
+        kernel: what computes attention. Only ``xla`` can be differentiated on every device, ``cudnn`` needs a text a
+            row, and ``windows`` a row's texts by falling length.
     """
     graph, shapes = _split(config)
     rest = jax.tree.map(lambda leaf, full: whole(leaf, full.shape), _without_layers(params), _without_layers(shapes))
@@ -234,8 +235,8 @@ def _without_layers(params: Params) -> Params:
     return {**params, "encoder": {**params["encoder"], "layers": None}}
 
 
-# How often each (config, batch shape, with tokens) was traced. JAX traces once for each program that it compiles here:
-# one process, one set of devices.
+# How often each (config, batch shape, with tokens) was traced. JAX traces once for each program that it compiles, but
+# for one that it compiles again for another device.
 _traces: Counter[tuple[ModelConfig, tuple[int, int], bool]] = Counter()
 _traces_lock = threading.Lock()
 
@@ -263,7 +264,7 @@ def compiled_apply(
     mesh: Mesh | None = None,
     shared_out: bool = False,
 ) -> Output:
-    """`apply_packed`, compiled once for each batch shape; the temperature is a value in it, never part of the program.
+    """`apply_packed`, compiled; the temperature is a value in it, never part of the program.
 
     Args:
         params: nested dict of arrays, in the compute dtype.

@@ -41,7 +41,8 @@ def pool(
     def one(mode: PoolingMode) -> Float[Array, "R K D"]:
         match mode:
             case "cls":
-                return token_at(jnp.where(count[..., 0] > 0, prompt_lengths, 0))
+                place = jnp.where(count[..., 0] > 0, prompt_lengths, 0)
+                return jnp.where(lengths[..., None] > 0, token_at(place), 0)
             case "lasttoken":
                 return jnp.where(count > 0, token_at(lengths - 1), 0)
             case "max":
@@ -65,6 +66,7 @@ def _total(values: Float[Array, "R T D"], slot: Int[Array, "R T"], slots: int) -
         return jax.vmap(partial(jax.ops.segment_sum, num_segments=slots))(values, slot)
 
     def multiplied(values: Float[Array, "R T D"], slot: Int[Array, "R T"]) -> Float[Array, "R K D"]:
+        values = jnp.where((slot < slots)[..., None], values, 0)  # what stands in padding may be no number
         own = slot[:, None, :] == jnp.arange(slots)[None, :, None]
         return jnp.einsum("rkt,rtd->rkd", own.astype(jnp.float32), values, precision=PRECISION)
 

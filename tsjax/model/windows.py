@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tsjax.model.linear import PRECISION
@@ -51,6 +52,10 @@ _SIZES = (
 
 # Scores at a time: a megabyte of float32, which a core's second-level cache holds.
 _SCORES = 2**18
+
+
+# Places are all of one type, also where Python's numbers are 64 bits wide.
+_ZERO = np.int32(0)
 
 
 class Bias(NamedTuple):
@@ -110,7 +115,7 @@ def _row(row: _Row, *, causal: bool) -> Float[Array, "T N H"]:
     for shorter, window in zip([0, *sizes], sizes, strict=False):
         cut = _Cut(window, heads, causal)
         # The texts are sorted by length, so those of each window follow each other.
-        first, end = jnp.sum(row.lengths > window), jnp.sum(row.lengths > shorter)
+        first, end = (jnp.sum(row.lengths > length, dtype=jnp.int32) for length in (window, shorter))
         step = functools.partial(_step, row, cut)
         mixed = jax.lax.fori_loop(first * cut.steps, end * cut.steps, step, mixed)
     return jnp.swapaxes(mixed, 0, 1)
@@ -153,12 +158,12 @@ def _step(row: _Row, cut: _Cut, index: Int[Array, ""], mixed: Float[Array, "N T 
     # A window that would reach beyond the row starts earlier; the text then starts inside it.
     start = jnp.minimum(row.starts[text], row.key.shape[1] - cut.window)
     first = jnp.minimum(block * cut.queries, cut.window - cut.queries)
-    places = jnp.arange(cut.window) - (row.starts[text] - start)
+    places = jnp.arange(cut.window, dtype=jnp.int32) - (row.starts[text] - start)
     inside = (places >= 0) & (places < row.lengths[text])
     own = jax.lax.dynamic_slice_in_dim(inside, first, cut.queries)
 
     def take(x: Float[Array, "N T H"], place: Int[Array, ""], count: int) -> Float[Array, "together count H"]:
-        return jax.lax.dynamic_slice(x, (head, place, 0), (cut.together, count, x.shape[2]))
+        return jax.lax.dynamic_slice(x, (head, place, _ZERO), (cut.together, count, x.shape[2]))
 
     query = take(row.query, start + first, cut.queries)
     key, value = take(row.key, start, cut.window), take(row.value, start, cut.window)
@@ -175,7 +180,7 @@ def _step(row: _Row, cut: _Cut, index: Int[Array, ""], mixed: Float[Array, "N T 
     # After the product rather than before: there are fewer of them.
     out = (out / weights.sum(axis=-1, keepdims=True)).astype(mixed.dtype)
     out = jnp.where(own[:, None], out, take(mixed, start + first, cut.queries))
-    return jax.lax.dynamic_update_slice(mixed, out, (head, start + first, 0))
+    return jax.lax.dynamic_update_slice(mixed, out, (head, start + first, _ZERO))
 
 
 def _seen(

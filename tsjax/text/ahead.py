@@ -16,7 +16,8 @@ Result = TypeVar("Result")
 def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """``map(work, items)``, with the work on an item done in a thread while its predecessor's result is in use.
 
-    Items are taken in the caller's thread, one ahead. A single item is worked on at once, without a thread.
+    Items are taken in the caller's thread, two ahead of the results. A single item is worked on at once, without a
+    thread.
     """
     iterator = iter(items)
     first = list(itertools.islice(iterator, 2))

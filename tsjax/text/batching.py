@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# A packed row has a place for a text for every so many tokens. Special tokens alone are 2 or 3 of a text's.
-_TOKENS_A_SLOT = 4
-
 # A last batch that would be emptier than this becomes several smaller ones.
 _LEAST_FILL = 0.75
 
@@ -61,14 +58,16 @@ class Ladder:
         classes: shapes that serve the same lengths, the largest last, which has the class's length; the classes by
             rising length.
         packed: whether a row may hold several texts.
+        tokens_a_slot: if so, a row has a place for a text for every so many tokens.
     """
 
     classes: tuple[tuple[Shape, ...], ...]
     packed: bool
+    tokens_a_slot: int = 4
 
     def slots(self, shape: Shape) -> int:
         """Places for texts in a row."""
-        return max(1, shape.tokens // _TOKENS_A_SLOT) if self.packed else 1
+        return max(1, shape.tokens // self.tokens_a_slot) if self.packed else 1
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -81,7 +80,8 @@ class Ladder:
         It is the first class that holds the text; or where packed texts would fill more than that, the first that
         holds two of it, since a row that holds one and a half is a third padding.
         """
-        found = next(shapes for shapes in self.classes if length <= shapes[-1].tokens)
+        found = next((shapes for shapes in self.classes if length <= shapes[-1].tokens), None)
+        assert found is not None, f"no shape holds a text of {length} tokens"
         if self.packed and tokens > found[-1].rows * found[-1].tokens:
             found = next((shapes for shapes in self.classes if 2 * length <= shapes[-1].tokens), found)
         return tuple(shape for shape in found if length <= shape.tokens)
@@ -96,11 +96,14 @@ def plan(lengths: Sequence[int] | NDArray[np.integer], ladder: Ladder, max_texts
         max_texts: a further bound on the texts of a batch.
     """
     # A text without tokens takes the place of one.
-    sizes = np.maximum(np.asarray(lengths, np.int64), 1)
-    return _plan_packed(sizes, ladder, max_texts) if ladder.packed else _plan_padded(sizes, ladder, max_texts)
+    exact = np.asarray(lengths, np.int64)
+    sizes = np.maximum(exact, 1)
+    return _plan_packed(exact, sizes, ladder, max_texts) if ladder.packed else _plan_padded(sizes, ladder, max_texts)
 
 
-def _plan_packed(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None) -> Iterator[Batch]:
+def _plan_packed(
+    lengths: NDArray[np.int64], sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
+) -> Iterator[Batch]:
     pool = _Pool(sizes)
     while pool.tokens:
         longest = pool.longest
@@ -113,7 +116,8 @@ def _plan_packed(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
             if not row:
                 break
             room -= len(row)
-            rows.append(np.array(row, np.intp))
+            texts = np.array(row, np.intp)
+            rows.append(texts[np.argsort(-lengths[texts], kind="stable")])
         yield Batch(tuple(rows), shape)
 
 
@@ -143,20 +147,20 @@ class _Pool:
         return self._available[-1]
 
     def take(self, capacity: int, most: int) -> list[int]:
-        """Texts that fill a row as well as may be, the longest first.
+        """Texts that fill a row as well as may be.
 
         The longest come first; the last two or so are those that fit what is left best.
         """
-        taken: list[tuple[int, int]] = []
+        taken: list[int] = []
         while len(taken) < most and (fitting := bisect.bisect_right(self._available, capacity)):
             longest = self._available[fitting - 1]
             sizes: tuple[int, ...] = (longest,)
             if 2 * longest <= capacity < 3 * longest and most - len(taken) > 1:
                 sizes = self._best_pair(capacity, fitting)
             for size in sizes:
-                taken.append((size, self._pop(size)))
+                taken.append(self._pop(size))
                 capacity -= size
-        return [text for _, text in sorted(taken, key=lambda item: -item[0])]
+        return taken
 
     def _best_pair(self, capacity: int, fitting: int) -> tuple[int, ...]:
         """The one or two sizes with the largest sum that fits."""
@@ -196,9 +200,9 @@ def _plan_padded(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
         shapes = ladder.holding(-int(descending[start]))
         below = borders[bisect.bisect_left(borders, shapes[-1].tokens) - 1]
         own = int(np.searchsorted(descending, -below)) - start  # texts that need this class
-        allowed = [shape for shape in shapes if max_texts is None or shape.rows <= max_texts] or shapes[:1]
-        # The largest that these texts fill by half; the rest of its rows takes shorter ones, if there are any.
-        shape = next((shape for shape in reversed(allowed) if shape.rows <= 2 * own), allowed[0])
+        # The one that computes least for each of these texts; rows to spare take shorter ones, if there are any.
+        most = min(own, max_texts or own)
+        shape = min(shapes, key=lambda shape: (shape.rows * shape.tokens / min(most, shape.rows), shape.rows))
         texts = order[start : start + min(shape.rows, max_texts or shape.rows)]
         yield Batch(tuple(texts[:, None]), shape)
         start += len(texts)

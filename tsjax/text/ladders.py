@@ -53,7 +53,8 @@ def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
     for length in dict.fromkeys([*lengths, longest, *([1024] if 256 < max_length <= 512 else [])]):
         most = max(1, budget // length)
         classes.append(tuple(Shape(count * devices, length) for count in sorted({max(1, most // 16), most})))
-    return Ladder(tuple(classes), packed=True)
+    # A text of a row costs a little there: room for those of 16 tokens, and shorter ones leave padding.
+    return Ladder(tuple(classes), packed=True, tokens_a_slot=16)
 
 
 def _powers(first: int) -> list[int]:
