@@ -46,3 +46,19 @@ def test_sentence_transformers_forgets_the_parameters(tmp_path):
         Dense(4, 4, activation_function=module).save(str(tmp_path))
         loaded = Dense.load(str(tmp_path)).activation_function
         assert getattr(loaded, "approximate", getattr(loaded, "negative_slope", None)) == default
+
+
+def test_gelu_is_nearer_to_the_exact_one_than_pytorch():
+    x = np.linspace(-8, 8, 400_001).astype("f4")
+    exact = torch.nn.functional.gelu(torch.tensor(x.astype("f8"))).numpy()
+    ours = np.asarray(activate(jnp.asarray(x), "gelu"))
+    error = np.abs(ours - exact).max()
+    assert error < 3e-7
+    assert error < np.abs(torch.nn.functional.gelu(torch.tensor(x)).numpy() - exact).max()
+    assert np.asarray(activate(jnp.array([-1e30, -40.0, 0.0, 40.0, 1e30]), "gelu")).tolist() == [
+        0,
+        0,
+        0,
+        40,
+        np.float32(1e30),
+    ]

@@ -17,8 +17,9 @@ from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
 from tsjax.checkpoint import read_header, read_weights
 from tsjax.hub import resolve
+from tsjax.model.attention import View
 from tsjax.model.config import ModelConfig
-from tsjax.model.encoder import Embeddings, FeedForward, Layer, View
+from tsjax.model.encoder import Embeddings, FeedForward, Layer
 from tsjax.model.forward import apply, unflatten, weight_shapes
 from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.pooling import pool
@@ -93,7 +94,7 @@ def test_embeddings(directory, ours):
     embeddings = nnx.merge(graph, ours.params["encoder"]["embeddings"])
     expected = theirs(directory).embeddings(torch.tensor(input_ids).long(), torch.tensor(types).long())
     np.testing.assert_allclose(
-        embeddings(jnp.asarray(input_ids), jnp.full(ROWS, LONGEST), jnp.asarray(types)),
+        embeddings(jnp.asarray(input_ids), one_a_row(jnp.full(ROWS, LONGEST), LONGEST), jnp.asarray(types)),
         expected.detach(),
         rtol=0,
         atol=2e-6,
@@ -113,11 +114,11 @@ def test_feed_forward_and_layer(directory, ours, index):
     np.testing.assert_allclose(nnx.merge(graph, one["feed_forward"])(jnp.asarray(x)), expected, rtol=0, atol=4e-6)
 
     graph, _ = nnx.split(nnx.eval_shape(lambda: Layer(ours.config, rngs=nnx.Rngs(0))))
-    view = View(jnp.ones((2, 1, 9), bool), None, None)
+    view = View(one_a_row(jnp.array([9, 9]), 9))
     with torch.no_grad():
         expected = layer(torch.tensor(x))
     expected = expected[0] if isinstance(expected, tuple) else expected
-    states = nnx.merge(graph, one)(jnp.asarray(x), view, jnp.ones((1, 3)), jnp.asarray(index == 0))
+    states = nnx.merge(graph, one)(jnp.asarray(x), view, jnp.ones((1, 1, 3)), jnp.asarray(index == 0), "xla")
     np.testing.assert_allclose(states, expected, rtol=0, atol=4e-6)
 
 

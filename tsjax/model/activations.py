@@ -18,9 +18,32 @@ def _gelu_tanh(x: Array) -> Array:
     return x * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
 
 
+# ½·exp(a²/2)·erfc(a/√2) for a ≥ 0 as a polynomial in 1 / (1 + a/4), constant first: fitted to float64 values by least
+# squares, reweighted towards the least greatest error, which is 8e-10 in GELU.
+_UPPER_TAIL = (
+    -0.0004532626480795443,
+    0.10306540131568909,
+    0.09587380290031433,
+    0.05821717903017998,
+    0.2418852150440216,
+    -0.2406226247549057,
+    0.3323666453361511,
+    -0.09033240377902985,
+)
+
+
 def _gelu(x: Array) -> Array:
-    """GELU with erf, as PyTorch writes it. By erfc, as JAX does, it takes three times as long on a processor."""
-    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    """GELU, x·Φ(x), the exact one: max(x, 0) less what the normal distribution's tail beyond |x| takes.
+
+    It errs by 2.4e-7 at most, where XLA's erfc leads to 3.8e-7 in 1.6 times the time, and its erf to 1.1e-6.
+    """
+    wide = x.astype(jnp.float32)
+    distance = jnp.abs(wide)
+    step = 1 / (1 + 0.25 * distance)
+    tail = jnp.full_like(wide, _UPPER_TAIL[-1])
+    for coefficient in _UPPER_TAIL[-2::-1]:
+        tail = tail * step + coefficient
+    return (jnp.maximum(wide, 0) - distance * (tail * jnp.exp(-0.5 * wide * wide))).astype(x.dtype)
 
 
 # PyTorch's functions with PyTorch's default parameters.
