@@ -149,10 +149,11 @@ def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by dotted name."""
+    """The shape of every parameter by dotted name, in the names' order."""
     # Arrays that take no memory, since shapes alone cannot be cut.
     params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(config))
-    return {name: leaf.shape for name, leaf in flatten(config, params).items()}
+    shapes = {name: leaf.shape for name, leaf in flatten(config, params).items()}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
 
 
 def init_params(config: ModelConfig, seed: int = 0) -> Params:
