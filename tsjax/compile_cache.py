@@ -56,6 +56,8 @@ def enable_compile_cache(directory: str | os.PathLike[str] | None = None) -> str
         OutputError: it cannot be written, or others can: it belongs to someone else, is a symbolic link, its
             permissions let others write, or anyone may replace it in a directory above.
     """
+    if "JAX_ENABLE_COMPILATION_CACHE" not in os.environ:
+        _tell_jax("jax_enable_compilation_cache", True)  # `disable_compile_cache` may have been called before
     told = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if directory is None and told:
         return str(told)
