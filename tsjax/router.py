@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    import jax
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
@@ -131,6 +132,11 @@ class RoutedEmbedder:
     def dtype(self) -> Dtype:
         """What the encoders compute in."""
         return self._embedders[0].dtype
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """What they compute on."""
+        return self._embedders[0].devices
 
     @property
     def token_budget(self) -> int:
