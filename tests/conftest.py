@@ -16,6 +16,7 @@ with install_import_hook("tsjax.model", "beartype.beartype"):
     import tsjax.model.forward  # imports the whole network under the hook
     import tsjax.model.splash
 
+import jax
 import pytest
 
 import tsjax
@@ -24,6 +25,13 @@ import tsjax
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     os.environ["TSJAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_freed():
+    """A compiled program holds dozens of memory maps, of which Linux allows a process 65,530; XLA aborts at the limit."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

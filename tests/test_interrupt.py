@@ -10,11 +10,13 @@ from checkpoints import write_bert
 
 from conversion.convert import convert
 
-# Texts whose tokens alone take seconds; the signal comes to the whole process, as from a terminal.
+# Texts whose tokens alone take seconds; the signal comes to the whole process, as from a terminal. All is compiled
+# before: XLA goes on with a program whose compilation was interrupted, and can crash when the process ends meanwhile.
 CODE = """
 import json, os, signal, sys, threading, time
 import tsjax
 embedder = tsjax.load(sys.argv[1])
+embedder.warmup(verbose=False)
 few = ["the cat", "of and a", ""]
 before = embedder.encode(few).tobytes()
 many = ["the cat of and a dog is in it for he was on are with as " * 4] * 100_000

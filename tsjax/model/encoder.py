@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tsjax.model.activations import activate
 from tsjax.model.attention import Kernel, View, attention
 from tsjax.model.config import EncoderConfig
-from tsjax.model.linear import PRECISION, Linear
+from tsjax.model.linear import Linear
 from tsjax.model.packing import Packing, by_token
 from tsjax.model.positions import Rotation, alibi_bias, by_pair, relative_bias, rotate, rotation, table_rows
 from tsjax.model.sharding import whole
@@ -142,10 +142,7 @@ class FeedForward(nnx.Module):
         if config.feed_forward == "gated":
             self.gate = Linear(*widths, use_bias=config.up_bias, rngs=rngs)
         self.up = Linear(*widths, use_bias=config.up_bias, rngs=rngs)
-        # Summing this one, the widest, in blocks too would cost more than it gains.
-        self.down = nnx.Linear(
-            config.intermediate_size, config.hidden_size, use_bias=config.down_bias, precision=PRECISION, rngs=rngs
-        )
+        self.down = Linear(*widths[::-1], use_bias=config.down_bias, rngs=rngs)
 
     def __call__(self, x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
         if hasattr(self, "gate"):
