@@ -54,8 +54,8 @@ def test_equal_to_pytorch(results, tau):
 
 @pytest.mark.parametrize("tau", TEMPERATURES)
 def test_as_close_to_the_exact_result_as_pytorch(results, tau):
-    ours, theirs, exact = results[tau]
     """By all numbers and by each text's worst; the worst of all is one draw of noise, and `test_equal_to_pytorch`'s."""
+    ours, theirs, exact = results[tau]
     ours, theirs = ours[EXACT] - exact, theirs[EXACT] - exact
     assert _rms(ours) <= 1.5 * _rms(theirs)
     assert np.abs(ours).max(axis=1).mean() <= 1.5 * np.abs(theirs).max(axis=1).mean()
