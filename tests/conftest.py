@@ -29,7 +29,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_freed():
-    """A compiled program holds dozens of memory maps, of which Linux allows a process 65,530; XLA aborts at the limit."""
+    """A compiled program holds dozens of memory maps; Linux allows a process 65,530, and XLA aborts there."""
     yield
     jax.clear_caches()
 

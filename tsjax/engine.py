@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -27,11 +29,12 @@ from tsjax.model.packing import Packing
 from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
 from tsjax.settings import Dtype, positive
 from tsjax.text import ladders
-from tsjax.text.batching import Batch, Ladder, Shape, fill, pack, plan
+from tsjax.text.batching import Batch, Ladder, Packed, Shape, fill, pack, plan
 from tsjax.text.tokenizer import Tokenized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -48,13 +51,16 @@ TOKEN_BUDGET_ACCELERATOR = 65536
 # Where attention knows the texts of a row, they are packed.
 _LADDERS = {"windows": ladders.flat, "splash": ladders.rows, "cudnn": ladders.padded, "xla": ladders.padded}
 
-# JAX's own waiting cannot be interrupted, so for a batch of many tokens, which may take seconds, it is ours: Python
-# looks for a Ctrl-C between two sleeps of so many seconds.
-_LONG = 512
-_PATIENCE = 0.002
+# Batches on their way at a time. An accelerator takes them one after the other, and has the next at hand; a processor
+# works on two at once, since within one batch cores wait for each other between any two operations.
+_LANES = {"cpu": 2}
+_LANES_ACCELERATOR = 3
 
-# Batches on their way at a time: enough to keep a device busy, bounded in memory.
-_IN_FLIGHT = 3
+# Devices that exchange parameters have to take all programs in one order, or they wait for each other forever.
+_EXCHANGE = threading.Lock()
+
+# Fewer tokens than this are computed in the caller's thread: a short query should not wait for another to wake up.
+_FEW = 256
 
 
 @dataclass
@@ -102,16 +108,6 @@ class Computed(NamedTuple):
     tokens: list[NDArray[np.float32]] | None
 
 
-class _Launched(NamedTuple):
-    """A batch on its way."""
-
-    tokenized: Tokenized
-    batch: Batch
-    packing: Packing
-    output: Output
-    first: int  # the place of its piece's first text
-
-
 class Engine:
     """A model's parameters on the devices. Safe to use from many threads.
 
@@ -146,6 +142,13 @@ class Engine:
         self._pad_token_id = pad_token_id
         self._statistics = Statistics()
         self._lock = threading.Lock()
+        # Two threads would both compile a new shape.
+        self._launching = _EXCHANGE if self.shard_parameters else threading.Lock()
+        lanes = _LANES.get(first.platform, _LANES_ACCELERATOR)
+        if first.platform == "cpu" and len(self.devices) > 1:
+            lanes = 1  # a processor's devices share its threads
+        self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="tsjax-lane")
+        self._waiting = lanes + 1
         if len(self.devices) == 1:
             self._mesh = None
             self._params = jax.device_put(params, first)
@@ -233,19 +236,32 @@ class Engine:
             InputError: the vectors are not finite.
         """
         ladder = self.ladder(max_length)
-        waiting: collections.deque[_Launched] = collections.deque()
+        waiting: collections.deque[Future[Computed]] = collections.deque()
+
+        def done(computed: Computed) -> Computed:
+            if progress is not None:
+                progress(len(computed.embeddings))
+            return computed
+
         first = 0
-        for piece in pieces:
-            for batch in plan(piece.lengths, ladder, max_texts):
-                launched = self._launch(
-                    piece, batch, ladder, prompt_length, temperature, first=first, with_tokens=with_tokens
-                )
-                waiting.append(launched)
-                if len(waiting) >= _IN_FLIGHT:
-                    yield self._fetch(waiting.popleft(), progress)
-            first += len(piece.lengths)
-        while waiting:
-            yield self._fetch(waiting.popleft(), progress)
+        try:
+            for piece in pieces:
+                for batch in plan(piece.lengths, ladder, max_texts):
+                    run = functools.partial(
+                        self._run, piece, batch, ladder, prompt_length, temperature, first, with_tokens=with_tokens
+                    )
+                    if batch.shape.rows * batch.shape.tokens < _FEW:
+                        yield done(run())
+                        continue
+                    waiting.append(self._lanes.submit(run))
+                    if len(waiting) >= self._waiting:
+                        yield done(waiting.popleft().result())
+                first += len(piece.lengths)
+            while waiting:
+                yield done(waiting.popleft().result())
+        finally:
+            for future in waiting:
+                future.cancel()
 
     def warmup(
         self, max_length: int, temperature: Temperature, *, typed: bool = False, verbose: bool = False
@@ -260,60 +276,29 @@ class Engine:
             lengths, cut = np.full(shape.rows, length, np.int32), np.zeros(shape.rows, np.bool_)
             types = [np.zeros_like(row) for row in ids] if typed else None
             batch = Batch(tuple(np.arange(shape.rows)[:, None]), shape)
-            launched = self._launch(Tokenized(ids, lengths, cut, types), batch, ladder, 0, temperature)
-            launched.output.embeddings.block_until_ready()
+            tokenized = Tokenized(ids, lengths, cut, types)
+            packed = pack(lengths, batch, ladder.slots(shape))
+            output = self._launch(tokenized, batch, packed, 0, temperature, with_tokens=False)
+            output.embeddings.block_until_ready()
             seconds[shape] = time.perf_counter() - start
             if verbose:
                 print(f"{shape.rows:4d} × {shape.tokens:<5d} {seconds[shape]:6.2f} s")  # noqa: T201  # asked for
         return seconds
 
-    def _launch(
+    def _run(
         self,
         tokenized: Tokenized,
         batch: Batch,
         ladder: Ladder,
         prompt_length: int,
         temperature: Temperature,
+        first: int,
         *,
-        first: int = 0,
-        with_tokens: bool = False,
-    ) -> _Launched:
-        """Start a batch; JAX returns before the device is done."""
-        # NumPy's arrays, which the compiled function takes as they are.
-        ids: Any = fill(tokenized.ids, batch, self._pad_token_id)
-        types: Any = None if tokenized.type_ids is None else fill(tokenized.type_ids, batch, 0)
-        places: Any = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
-        prompts: Any = np.full_like(places.lengths, prompt_length)
-        packing = Packing(*places)
-        inputs = Inputs(ids, packing, prompts, types)
-        encoder = self.config.encoder
-        per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
-        by_row = (inputs, temperature.factors(places.lengths))
-        if self._mesh is not None:
-            by_row = jax.device_put(by_row, NamedSharding(self._mesh, BY_ROWS))
-        output: Output = compiled_apply(
-            self._params,
-            by_row[0],
-            per_head,
-            by_row[1],
-            config=self.config,
-            kernel=self.kernel,
-            with_tokens=with_tokens,
-            mesh=self._mesh,
-            shared_out=self.shard_parameters,
-        )
-        for array in jax.tree.leaves(output):
-            array.copy_to_host_async()
-        return _Launched(tokenized, batch, packing, output, first)
-
-    def _fetch(self, launched: _Launched, progress: Callable[[int], object] | None) -> Computed:
-        """Wait for a batch, check it, count it."""
-        tokenized, batch, packing, output, first = launched
-        if batch.shape.rows * batch.shape.tokens >= _LONG:
-            embeddings: Any = output.embeddings  # jaxtyping's Array does not know is_ready
-            while not embeddings.is_ready():
-                time.sleep(_PATIENCE)
-        truncated = int(tokenized.truncated[batch.indices].sum())
+        with_tokens: bool,
+    ) -> Computed:
+        """Compute a batch, check it, count it; ``first`` is the place of its piece's first text."""
+        packed = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
+        output = self._launch(tokenized, batch, packed, prompt_length, temperature, with_tokens=with_tokens)
         embeddings, tokens = jax.device_get(output)
         embeddings = np.concatenate([embeddings[row, : len(texts)] for row, texts in enumerate(batch.rows)])
         if not np.isfinite(embeddings).all():
@@ -321,17 +306,16 @@ class Engine:
                 "the vectors are not finite: the dtype cannot hold what the model computes at this temperature, "
                 "or pooling was left without tokens"
             )
+        truncated = int(tokenized.truncated[batch.indices].sum())
         with self._lock:
             self._statistics.texts += len(embeddings)
-            self._statistics.tokens += int(packing.lengths.sum())
+            self._statistics.tokens += int(packed.lengths.sum())
             self._statistics.truncated += truncated
             self._statistics.computed_tokens += batch.shape.rows * batch.shape.tokens
             self._statistics.batches += 1
-        if progress is not None:
-            progress(len(embeddings))
         if tokens is not None:
             places = [
-                (row, packing.starts[row, slot], packing.lengths[row, slot])
+                (row, packed.starts[row, slot], packed.lengths[row, slot])
                 for row, texts in enumerate(batch.rows)
                 for slot in range(len(texts))
             ]
@@ -339,6 +323,43 @@ class Engine:
             tokens = [tokens[row, start : start + length].copy() for row, start, length in places]
         input_ids = [tokenized.ids[text] for text in batch.indices]
         return Computed(batch.indices + first, embeddings, truncated, input_ids, tokens)
+
+    def _launch(
+        self,
+        tokenized: Tokenized,
+        batch: Batch,
+        packed: Packed,
+        prompt_length: int,
+        temperature: Temperature,
+        *,
+        with_tokens: bool,
+    ) -> Output:
+        """Start a batch; JAX returns before the device is done."""
+        # NumPy's arrays, which the compiled function takes as they are.
+        ids: Any = fill(tokenized.ids, batch, self._pad_token_id)
+        types: Any = None if tokenized.type_ids is None else fill(tokenized.type_ids, batch, 0)
+        places: Any = packed
+        prompts: Any = np.full_like(packed.lengths, prompt_length)
+        encoder = self.config.encoder
+        per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
+        by_row = (Inputs(ids, Packing(*places), prompts, types), temperature.factors(packed.lengths))
+        with self._launching:
+            if self._mesh is not None:
+                by_row = jax.device_put(by_row, NamedSharding(self._mesh, BY_ROWS))
+            output: Output = compiled_apply(
+                self._params,
+                by_row[0],
+                per_head,
+                by_row[1],
+                config=self.config,
+                kernel=self.kernel,
+                with_tokens=with_tokens,
+                mesh=self._mesh,
+                shared_out=self.shard_parameters,
+            )
+        for array in jax.tree.leaves(output):
+            array.copy_to_host_async()
+        return output
 
 
 def _checked_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> list[jax.Device]:
