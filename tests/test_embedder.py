@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -335,15 +334,6 @@ def test_half_precision(directory, embedder):
     assert (a * b).sum(axis=1).min() > 0.999
     with pytest.raises(InputError, match="dtype"):
         tsjax.load(directory, dtype="int8")
-
-
-def test_many_threads_with_their_own_temperatures(embedder):
-    taus = np.linspace(0.5, 1.5, 16)
-    expected = [embedder.encode(TEXTS, temperature=tau) for tau in taus]
-    with ThreadPoolExecutor(16) as pool:
-        results = list(pool.map(lambda tau: embedder.encode(TEXTS, temperature=tau), taus))
-    for result, vectors in zip(results, expected, strict=True):
-        np.testing.assert_array_equal(result, vectors)
 
 
 def test_padding_is_counted(embedder):

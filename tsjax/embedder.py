@@ -372,17 +372,18 @@ class Embedder(Settings):
         def tokenize(block: list[str]) -> Tokenized:
             return tokenizer.encode([request.prompt + text for text in block] if request.prompt else block)
 
-        for computed in self._engine.compute(
-            one_ahead(tokenize, blocks),
-            request.temperature,
-            max_length=tokenizer.max_length,
-            prompt_length=tokenizer.prompt_length(request.prompt) if leave_out_prompt else 0,
-            max_texts=request.max_texts,
-            with_tokens=with_tokens,
-            progress=progress,
-        ):
-            texts, cut = texts + len(computed.indices), cut + computed.truncated
-            yield computed
+        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized:
+            for computed in self._engine.compute(
+                tokenized,
+                request.temperature,
+                max_length=tokenizer.max_length,
+                prompt_length=tokenizer.prompt_length(request.prompt) if leave_out_prompt else 0,
+                max_texts=request.max_texts,
+                with_tokens=with_tokens,
+                progress=progress,
+            ):
+                texts, cut = texts + len(computed.indices), cut + computed.truncated
+                yield computed
         if cut:
             warnings.warn(
                 f"{cut} of {texts} texts were longer than max_seq_length = {tokenizer.max_length} tokens and were cut",

@@ -7,8 +7,10 @@ dispatch belong here.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -29,6 +31,7 @@ from tsjax.model.packing import Packing
 from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
 from tsjax.settings import Dtype, positive
 from tsjax.text import ladders
+from tsjax.text.ahead import submit
 from tsjax.text.batching import Batch, Ladder, Packed, Shape, fill, pack, plan
 from tsjax.text.tokenizer import Tokenized
 
@@ -51,21 +54,21 @@ TOKEN_BUDGET_ACCELERATOR = 65536
 # Where attention knows the texts of a row, they are packed.
 _LADDERS = {"windows": ladders.flat, "splash": ladders.rows, "cudnn": ladders.padded, "xla": ladders.padded}
 
-# Batches on their way at a time. An accelerator takes them one after the other, and has the next at hand; a processor
-# works on two at once, since within one batch cores wait for each other between any two operations.
-_LANES = {"cpu": 2}
-_LANES_ACCELERATOR = 3
+# Threads of an engine, each with a batch on its way. An accelerator takes them one after the other, and has the next at
+# hand; a processor works on two at once, since within one batch cores wait for each other between any two operations.
+_THREADS = {"cpu": 2}
+_THREADS_ACCELERATOR = 3
 
 # Devices that exchange parameters have to take all programs in one order, or they wait for each other forever.
 _EXCHANGE = threading.Lock()
 
-# Fewer tokens than this are computed in the caller's thread: a short query should not wait for another to wake up.
+# A call of one batch of fewer tokens is computed in the caller's thread: a short query should not wait for another one.
 _FEW = 256
 
 
 @dataclass
 class Statistics:
-    """What an embedder has done so far.
+    """What an embedder has done so far, including batches that were on their way when their caller was interrupted.
 
     Attributes:
         texts: embedded texts.
@@ -111,6 +114,9 @@ class Computed(NamedTuple):
 class Engine:
     """A model's parameters on the devices. Safe to use from many threads.
 
+    Batches run in threads of the engine's own, which settings that a caller makes by JAX's context managers
+    (`jax.enable_x64`, `jax.debug_nans`) do not reach; `jax.config.update` does.
+
     Args:
         config: the architecture.
         params: its parameters, in the compute dtype.
@@ -141,14 +147,14 @@ class Engine:
         self.shard_parameters = shard_parameters and len(self.devices) > 1
         self._pad_token_id = pad_token_id
         self._statistics = Statistics()
-        self._lock = threading.Lock()
-        # Two threads would both compile a new shape.
+        self._counting = threading.Lock()
         self._launching = _EXCHANGE if self.shard_parameters else threading.Lock()
-        lanes = _LANES.get(first.platform, _LANES_ACCELERATOR)
+        self._launched: set[tuple[object, ...]] = set()
+        threads = _THREADS.get(first.platform, _THREADS_ACCELERATOR)
         if first.platform == "cpu" and len(self.devices) > 1:
-            lanes = 1  # a processor's devices share its threads
-        self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="tsjax-lane")
-        self._waiting = lanes + 1
+            threads = 1  # a processor's devices share its cores
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tsjax-batch")
+        self._most_waiting = threads + 1  # one that a thread can take up when it is done
         if len(self.devices) == 1:
             self._mesh = None
             self._params = jax.device_put(params, first)
@@ -194,7 +200,7 @@ class Engine:
     @property
     def statistics(self) -> Statistics:
         """What was done so far, as a copy."""
-        with self._lock:
+        with self._counting:
             return dataclasses.replace(self._statistics, compilations=sum(trace_counts(self.config).values()))
 
     def bytes_per_device(self) -> dict[str, int]:
@@ -238,27 +244,35 @@ class Engine:
         ladder = self.ladder(max_length)
         waiting: collections.deque[Future[Computed]] = collections.deque()
 
-        def done(computed: Computed) -> Computed:
+        def reported(computed: Computed) -> Computed:
             if progress is not None:
                 progress(len(computed.embeddings))
             return computed
 
-        first = 0
+        def next_done() -> Computed:
+            computed = waiting[0].result()
+            waiting.popleft()  # only now, lest an interrupted wait lose it
+            return reported(computed)
+
+        offset = 0
         try:
             for piece in pieces:
-                for batch in plan(piece.lengths, ladder, max_texts):
+                batches = list(plan(piece.lengths, ladder, max_texts))
+                few = len(batches) == 1 and math.prod(batches[0].shape) < _FEW and not waiting
+                for batch in batches:
                     run = functools.partial(
-                        self._run, piece, batch, ladder, prompt_length, temperature, first, with_tokens=with_tokens
+                        self._run, piece, batch, ladder, prompt_length, temperature, offset, with_tokens=with_tokens
                     )
-                    if batch.shape.rows * batch.shape.tokens < _FEW:
-                        yield done(run())
+                    future = None if few else submit(self._pool, run)
+                    if future is None:
+                        yield reported(run())
                         continue
-                    waiting.append(self._lanes.submit(run))
-                    if len(waiting) >= self._waiting:
-                        yield done(waiting.popleft().result())
-                first += len(piece.lengths)
+                    waiting.append(future)
+                    if len(waiting) >= self._most_waiting:
+                        yield next_done()
+                offset += len(piece.lengths)
             while waiting:
-                yield done(waiting.popleft().result())
+                yield next_done()
         finally:
             for future in waiting:
                 future.cancel()
@@ -292,11 +306,11 @@ class Engine:
         ladder: Ladder,
         prompt_length: int,
         temperature: Temperature,
-        first: int,
+        offset: int,
         *,
         with_tokens: bool,
     ) -> Computed:
-        """Compute a batch, check it, count it; ``first`` is the place of its piece's first text."""
+        """Compute a batch, check it, count it; ``offset`` is the place of its piece's first text."""
         packed = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
         output = self._launch(tokenized, batch, packed, prompt_length, temperature, with_tokens=with_tokens)
         embeddings, tokens = jax.device_get(output)
@@ -307,7 +321,7 @@ class Engine:
                 "or pooling was left without tokens"
             )
         truncated = int(tokenized.truncated[batch.indices].sum())
-        with self._lock:
+        with self._counting:
             self._statistics.texts += len(embeddings)
             self._statistics.tokens += int(packed.lengths.sum())
             self._statistics.truncated += truncated
@@ -322,7 +336,7 @@ class Engine:
             # Copies, lest one text's tokens keep the whole batch alive.
             tokens = [tokens[row, start : start + length].copy() for row, start, length in places]
         input_ids = [tokenized.ids[text] for text in batch.indices]
-        return Computed(batch.indices + first, embeddings, truncated, input_ids, tokens)
+        return Computed(batch.indices + offset, embeddings, truncated, input_ids, tokens)
 
     def _launch(
         self,
@@ -343,7 +357,10 @@ class Engine:
         encoder = self.config.encoder
         per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
         by_row = (Inputs(ids, Packing(*places), prompts, types), temperature.factors(packed.lengths))
-        with self._launching:
+        # Two threads would both compile a new program. What is known need not wait for that, unless the order matters.
+        program = (batch.shape, types is None, with_tokens)
+        known = program in self._launched and not self.shard_parameters
+        with contextlib.nullcontext() if known else self._launching:
             if self._mesh is not None:
                 by_row = jax.device_put(by_row, NamedSharding(self._mesh, BY_ROWS))
             output: Output = compiled_apply(
@@ -357,8 +374,7 @@ class Engine:
                 mesh=self._mesh,
                 shared_out=self.shard_parameters,
             )
-        for array in jax.tree.leaves(output):
-            array.copy_to_host_async()
+        self._launched.add(program)
         return output
 
 

@@ -1,7 +1,7 @@
 """A model on several devices: each computes its own rows, with all parameters or with a share of each.
 
-Everything runs under one `jax.shard_map` over the rows, so no device waits for another but to gather a layer's
-parameters where they are shared out.
+Everything runs under one `jax.shard_map` over the rows, so no device waits for another but to gather parameters
+where they are shared out.
 """
 
 from __future__ import annotations
