@@ -72,6 +72,7 @@ def serve(make: Callable[[], Engine]) -> None:
         except Exception as error:  # whoever asked must know
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.flush()  # stopped, it could not
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
