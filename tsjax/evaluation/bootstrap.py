@@ -39,11 +39,11 @@ class Interval:
         """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither."""
         return int(self.low > 0) - int(self.high < 0)
 
-    def points(self) -> str:
-        """As points of a hundred: "+1.9 points (95 % interval +0.4 to +3.4)"."""
+    def points(self, of: str) -> str:
+        """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""
         return (
-            f"{100 * self.difference:+.1f} points ({CONFIDENCE:.0%} interval ".replace("%", " %")
-            + f"{100 * self.low:+.1f} to {100 * self.high:+.1f})"
+            f"{100 * self.difference:+.1f} {of} "
+            f"({100 * CONFIDENCE:g} % interval {100 * self.low:+.1f} to {100 * self.high:+.1f})"
         )
 
 

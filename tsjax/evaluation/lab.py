@@ -17,7 +17,8 @@ def lab(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn", "ir_measures": "ir-measures"}.get(root := module.split(".")[0], root)
+        root = module.partition(".")[0]
+        package = {"sklearn": "scikit-learn", "ir_measures": "ir-measures"}.get(root, root)
         raise MissingExtraError(
             f"evaluation needs {package}; install it with: pip install 'tsjax[lab]' (or pip install {package})"
         ) from error

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from tsjax.evaluation.tasks.task import CountTokens, Encoder, Vectors
 
 # By the names that people use; ir-measures has them under the second.
-_MEASURES = {"mrr": "RR", "rr": "RR", "ndcg": "nDCG", "r": "R", "recall": "R", "p": "P", "map": "AP", "success": "Success"}
+_MEASURES = {
+    "mrr": "RR",
+    "rr": "RR",
+    "ndcg": "nDCG",
+    "r": "R",
+    "recall": "R",
+    "p": "P",
+    "map": "AP",
+    "success": "Success",
+}
 _SHOWN = {"RR": "MRR", "AP": "MAP"}
 
 
@@ -57,7 +66,9 @@ class Retrieval:
         if len(self.documents) == 1:
             raise InputError("a corpus of one document cannot be ranked; every model finds that one first")
         if len(self.queries) != len(self.relevant):
-            raise InputError(f"{len(self.queries)} queries and the relevant documents of {len(self.relevant)} do not pair")
+            raise InputError(
+                f"{len(self.queries)} queries and the relevant documents of {len(self.relevant)} do not pair"
+            )
         for query, grades in enumerate(self.relevant):
             if not grades:
                 raise InputError(f"query {query} has no relevant document; leave it out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,8 +72,8 @@ class STS:
         if 2 * len(self.pairs) <= 1.5 * len(self.documents):
             return ()
         return (
-            f"{len(self.documents):,} texts make up the {len(self.pairs):,} pairs, so pairs are not independent of each "
-            "other: true intervals are wider than these",
+            f"{len(self.documents):,} texts make up the {len(self.pairs):,} pairs, so pairs are not independent "
+            "of each other: true intervals are wider than these",
         )
 
     def split(self, seed: int) -> Split:
