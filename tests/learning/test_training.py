@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoints import WORDS, write_sentence_transformers
+from checkpoints import write_sentence_transformers
+from learning_pairs import pairs
 
 import tsjax
 from tsjax.errors import InputError, OutputError
@@ -26,15 +27,6 @@ def embedder(tmp_path_factory):
         tmp_path_factory.mktemp("st") / "model", options=options, max_position_embeddings=41
     )
     return tsjax.load(path)
-
-
-def pairs(count, seed, name="corpus", hard=0):
-    """Texts of a few words whose queries are words of theirs."""
-    rng, words = np.random.default_rng(seed), WORDS.split()
-    documents = [" ".join(rng.choice(words, rng.integers(4, 30))) for _ in range(count)]
-    queries = [" ".join(rng.choice(text.split(), 3)) for text in documents]
-    negatives = [tuple(" ".join(rng.choice(words, 9)) for _ in range(hard)) for _ in range(count)] if hard else ()
-    return Pairs(name, tuple(queries), tuple(documents), tuple(negatives))
 
 
 TRAINING, VALIDATION = [pairs(24, 0)], [pairs(12, 1)]
