@@ -30,6 +30,7 @@ def by_hand(order, grades, measure, k):
             hits = [rank for rank, gain in enumerate(gains, 1) if gain]
             return sum((i + 1) / rank for i, rank in enumerate(hits)) / len(grades)
         case "nDCG":
+
             def dcg(values):
                 return sum(value / math.log2(rank + 1) for rank, value in enumerate(values, 1))
 

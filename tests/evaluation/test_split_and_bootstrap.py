@@ -1,5 +1,7 @@
 """The split is seeded and disjoint; the interval covers what it should, and is paired."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def test_every_label_is_in_every_part():
         assert parts(split) != parts(by_label(labels, seed=2, with_training=with_training))
         used = [part for part in parts(split) if part]
         assert len(used) == 2 + with_training
-        assert sorted(sum(used, [])) == list(range(50))
+        assert sorted(itertools.chain(*used)) == list(range(50))
         for part in used:
             assert {labels[place] for place in part} == {"a", "b", "c"}
         sizes = [sum(labels[place] == "b" for place in part) for part in used]

@@ -21,7 +21,9 @@ GRID = grid([1.0, 0.9, 0.8, 0.7])
 
 
 def retrieval(count=96, **changes):
-    return Retrieval(texts(count), texts(count, 1), tuple({i: 1} for i in range(count)), **{"measure": "R@10", **changes})
+    return Retrieval(
+        texts(count), texts(count, 1), tuple({i: 1} for i in range(count)), **{"measure": "R@10", **changes}
+    )
 
 
 def tasks():
@@ -48,7 +50,9 @@ def test_the_best_temperature_is_found_and_reported(kind):
     assert result.best.candidate.tau == 0.8
     assert result.best.gain.low > 0
     assert result.chosen is result.best.candidate
-    assert verdict(result).startswith(f"τ = 0.8: +{100 * result.best.gain.difference:.1f} {task.measure} points on held-")
+    assert verdict(result).startswith(
+        f"τ = 0.8: +{100 * result.best.gain.difference:.1f} {task.measure} points on held-"
+    )
     assert verdict(result).endswith("; use it")
     assert result.baseline.candidate == BASELINE
     assert result.scored[0].gain.difference == 0
@@ -99,7 +103,11 @@ def test_the_held_out_scores_come_from_the_held_out_part_alone():
 
 def test_nothing_is_embedded_twice():
     task = retrieval()
-    for sides, documents, queries in ((["queries"], 1, 4), (["documents"], 4, 1), (["both", "queries", "documents"], 4, 4)):
+    for sides, documents, queries in (
+        (["queries"], 1, 4),
+        (["documents"], 4, 1),
+        (["both", "queries", "documents"], 4, 4),
+    ):
         embedder = FakeEmbedder()
         result = sweep(embedder, task, grid([1.0, 0.9, 0.8, 0.7], sides=sides))
         assert len(result.scored) == 1 + 3 * len(sides)
@@ -116,7 +124,7 @@ def test_the_order_of_embedding_changes_no_score():
     mixed = grid([0.9, 0.8], sides=["queries", "both", "documents"])
     result = sweep(FakeEmbedder(), task, mixed)
     alone = {one: sweep(FakeEmbedder(), task, [one]).scored[1] for one in mixed[1:]}
-    assert [one for one in result.scored[1:]] == list(alone.values())
+    assert list(result.scored[1:]) == list(alone.values())
 
 
 def test_compare_scores_what_sweep_scores():
@@ -222,7 +230,10 @@ def test_the_length_is_that_of_the_most_relevant_documents():
     documents = ("0 a", "0 a b c", "0" + " a" * 40, "0" + " a" * 50)
     task = Retrieval(documents, ("0", "1"), ({0: 1, 1: 2}, {2: 1, 3: 1}))
     assert task.lengths(FakeEmbedder().count_tokens).tolist() == [6, 48]
-    assert tasks()["sts"].lengths(FakeEmbedder().count_tokens)[0] == max(len(t.split()) for t in tasks()["sts"].pairs[0]) + 2
+    assert (
+        tasks()["sts"].lengths(FakeEmbedder().count_tokens)[0]
+        == max(len(t.split()) for t in tasks()["sts"].pairs[0]) + 2
+    )
 
 
 def test_the_report_appears_whole_or_not_at_all(tmp_path, monkeypatch):
