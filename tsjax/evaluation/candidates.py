@@ -80,17 +80,27 @@ def grid(
     return tuple(candidates)
 
 
-def _under_law(tau: float, name: str) -> Temperature:
-    law: Law
+def law_of(name: str, factor: float = 1.0) -> Law | None:
+    """A law by its short name: ``none``, ``log:N`` or ``piecewise:A:B``, which takes the factor.
+
+    Raises:
+        InputError: it names no law.
+    """
     match name.split(":"):
         case ["none"]:
-            return Temperature(tau)
+            return None
         case ["log", length] if length.isdecimal():
-            return Temperature(tau, by_length=LogLength(int(length)))
+            return LogLength(int(length))
         case ["piecewise", start, end] if start.isdecimal() and end.isdecimal():
-            law = Piecewise(int(start), int(end), tau)
-            return Temperature() if tau == 1 else Temperature(by_length=law)
+            return Piecewise(int(start), int(end), factor)
     raise InputError(f"there is no law {name!r}; there are none, log:N (such as log:128) and piecewise:A:B")
+
+
+def _under_law(tau: float, name: str) -> Temperature:
+    law = law_of(name, tau)
+    if isinstance(law, Piecewise):
+        return Temperature() if tau == 1 else Temperature(by_length=law)
+    return Temperature(tau, by_length=law)
 
 
 def _on_side(temperature: Temperature, side: Side) -> Temperature:

@@ -68,7 +68,7 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
 def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman") -> STS:
     """Pairs of texts from a JSONL file with ``sentence1``, ``sentence2`` and ``score``; raises an InputError."""
     pairs, scores = [], []
-    for row in _rows(Path(file)):
+    for row in rows_of(Path(file)):
         pairs.append((row.text("sentence1"), row.text("sentence2")))
         scores.append(row.number("score"))
     with _naming(file):
@@ -103,7 +103,7 @@ class _naming:  # noqa: N801  # used like a function
             raise InputError(f"{self._file}: {error}") from error
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A line of a JSONL file."""
 
     place: str
@@ -137,7 +137,8 @@ class _Row(NamedTuple):
         return float(value)
 
 
-def _rows(file: Path) -> Iterator[_Row]:
+def rows_of(file: Path) -> Iterator[Row]:
+    """The lines of a JSONL file that are not blank; raises an InputError."""
     with open_binary(str(file)) as stream:
         for number, line in enumerate(decoded_lines(stream, str(file)), start=1):
             if not line.strip():
@@ -149,13 +150,13 @@ def _rows(file: Path) -> Iterator[_Row]:
                 raise InputError(f"{place}: not JSON: {error}") from error
             if not isinstance(values, dict):
                 raise InputError(f"{place}: {values!r:.40} is no object with names")
-            yield _Row(place, values)
+            yield Row(place, values)
 
 
 def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
     """Texts by ``_id``, in the file's order."""
     texts: dict[str, str] = {}
-    for row in _rows(file):
+    for row in rows_of(file):
         name, text = row.name("_id"), row.text("text")
         if name in texts:
             raise InputError(f"{row.place}: the id {name!r} is there already")
@@ -166,7 +167,7 @@ def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
 
 
 def _labelled(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    rows = [(row.text("text"), row.name("label")) for row in _rows(file)]
+    rows = [(row.text("text"), row.name("label")) for row in rows_of(file)]
     return tuple(text for text, _ in rows), tuple(label for _, label in rows)
 
 
