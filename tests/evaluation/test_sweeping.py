@@ -50,9 +50,8 @@ def test_the_best_temperature_is_found_and_reported(kind):
     assert result.best.candidate.tau == 0.8
     assert result.best.gain.low > 0
     assert result.chosen is result.best.candidate
-    assert verdict(result).startswith(
-        f"τ = 0.8: +{100 * result.best.gain.difference:.1f} {task.measure} points on held-"
-    )
+    gain = f"{100 * result.best.gain.difference:+.1f} {task.measure} points on held-out {task.unit}"
+    assert verdict(result).startswith(f"τ = 0.8: {gain} (95 % interval +")
     assert verdict(result).endswith("; use it")
     assert result.baseline.candidate == BASELINE
     assert result.scored[0].gain.difference == 0
@@ -157,8 +156,8 @@ def with_gain(low, high, best=1):
 
 
 def test_the_verdict_has_four_outcomes():
-    assert verdict(with_gain(0.001, 0.1)).endswith("95 % interval +0.1 to +10.0); use it")
-    assert verdict(with_gain(-0.001, 0.1)).startswith("no gain beyond noise; leave τ = 1 (τ = 0.9: ")
+    assert verdict(with_gain(0.001, 0.1)).endswith(" (95 % interval +0.1 to +10.0); use it")
+    assert verdict(with_gain(-0.001, 0.1)).startswith("no gain beyond noise; leave τ = 1: τ = 0.9 gives ")
     assert verdict(with_gain(0.0, 0.0)).startswith("no gain beyond noise")
     assert verdict(with_gain(-0.1, -0.001)).startswith("a loss beyond noise; leave τ = 1")
     assert verdict(with_gain(0.001, 0.1, best=0)).startswith("no other temperature does better than τ = 1 on the valid")

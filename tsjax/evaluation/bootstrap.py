@@ -40,10 +40,9 @@ class Interval:
         """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither."""
         return int(self.low > 0) - int(self.high < 0)
 
-    @property
-    def points(self) -> str:
-        """The difference as points of a hundred, such as "+1.9"."""
-        return f"{100 * self.difference:+.1f}"
+    def points(self, of: str) -> str:
+        """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""
+        return f"{100 * self.difference:+.1f} {of} ({100 * CONFIDENCE:g} % interval {self.ends})"
 
     @property
     def ends(self) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tsjax.evaluation.bootstrap import CONFIDENCE
-
 if TYPE_CHECKING:
     from tsjax.evaluation.sweeping import SweepResult
 
@@ -15,11 +13,10 @@ def verdict(result: SweepResult) -> str:
     best, measure, unit = result.best, result.measure, result.unit
     if best is result.baseline:
         return f"no other temperature does better than τ = 1 on the validation {unit}; leave τ = 1"
-    gain = f"{best.gain.points} {measure} points on held-out {unit}"
-    interval = f"{100 * CONFIDENCE:g} % interval {best.gain.ends}"
+    gain = best.gain.points(f"{measure} points on held-out {unit}")
     match best.gain.verdict:
         case 1:
-            return f"{best.candidate}: {gain} ({interval}); use it"
+            return f"{best.candidate}: {gain}; use it"
         case -1:
-            return f"a loss beyond noise; leave τ = 1 ({best.candidate}, best on validation: {gain}, {interval})"
-    return f"no gain beyond noise; leave τ = 1 ({best.candidate}: {gain}, {interval})"
+            return f"a loss beyond noise; leave τ = 1: {best.candidate}, best on validation, gives {gain}"
+    return f"no gain beyond noise; leave τ = 1: {best.candidate} gives {gain}"
