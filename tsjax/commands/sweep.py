@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--temperature",
         metavar="τ,…",
+        dest="taus",
         type=_numbers,
         help="temperatures to try beside 1 (default: from 1.1 to 0.5)",
     )
@@ -81,7 +82,7 @@ def add(commands: Any) -> None:
     command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch on each device")
     add_device_options(command)
     add_compile_cache_option(command)
-    command.set_defaults(truncate_dim=None)
+    command.set_defaults(temperature=None, truncate_dim=None)  # what load_model looks for
 
 
 def run(options: argparse.Namespace) -> None:
@@ -89,10 +90,11 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.evaluation.candidates import DEFAULT_GRID
     from tsjax.evaluation.lab import lab
     from tsjax.evaluation.report import lines, write
+    from tsjax.evaluation.sweeping import check_sides
     from tsjax.files import check_absent
 
     # Whatever can go wrong is found before hours of embedding.
-    candidates = grid(DEFAULT_GRID if options.temperature is None else options.temperature, options.law, options.side)
+    candidates = grid(DEFAULT_GRID if options.taus is None else options.taus, options.law, options.side)
     for directory in (options.output, options.save):
         if directory is not None:
             check_absent(Path(directory), directory=True, overwrite=None)
@@ -103,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
         lab(package)
     task = _task(options)
     task.split(options.seed)
-    options.temperature = None
+    check_sides(task, candidates)
     result = sweep(
         load_model(options),
         task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,12 @@ class Interval:
 
     def points(self, of: str) -> str:
         """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""
-        return (
-            f"{100 * self.difference:+.1f} {of} "
-            f"({100 * CONFIDENCE:g} % interval {100 * self.low:+.1f} to {100 * self.high:+.1f})"
-        )
+        return f"{100 * self.difference:+.1f} {of} ({100 * CONFIDENCE:g} % interval {self.ends})"
+
+    @property
+    def ends(self) -> str:
+        """Where it lies, in points, such as "+0.4 to +3.4"."""
+        return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 
 def paired_difference(
@@ -62,6 +65,8 @@ def paired_difference(
         items: the items that count, at least two.
         seed: of the draws.
     """
+    if candidate is baseline:
+        return Interval(0.0, 0.0, 0.0)
     difference = score(candidate, items) - score(baseline, items)
     assert candidate.runs == baseline.runs  # of the same task
 
@@ -72,16 +77,19 @@ def paired_difference(
         return candidate.statistic(some, runs) - baseline.statistic(some, runs)
 
     samples = [items] if candidate.runs == 1 else [items, np.arange(candidate.runs)]
-    resampled = lab("scipy.stats").bootstrap(
-        samples,
-        statistic,
-        n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly else _RESAMPLES,
-        batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
+    stats = lab("scipy.stats")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
+        resampled = stats.bootstrap(
+            samples,
+            statistic,
+            n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly else _RESAMPLES,
+            batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
+            vectorized=True,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
     # A draw may hold items of one label only, which have no V-measure: those say nothing.
     drawn = resampled.bootstrap_distribution
     tail = 100 * (1 - CONFIDENCE) / 2
