@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsjax.learning.recipe import Recipe
+    from tsjax.model.attention import Kernel
     from tsjax.model.config import ModelConfig
     from tsjax.text.tokenizer import Tokenized
 
@@ -94,7 +95,12 @@ class Network:
         mesh = mesh_of(devices)
         self._by_rows, self._whole = NamedSharding(mesh, BY_ROWS), NamedSharding(mesh, WHOLE)
         budget = _CHUNK.get(devices[0].platform, _CHUNK_ACCELERATOR)
-        self._ladder = ladders.padded(max_length, budget, len(devices))
+        self._ladder = ladders.alike(max_length, budget, len(devices))
+        on_cpu = devices[0].platform == "cpu"
+        # The fastest that needs no gradient, and the fastest that has one.
+        self._kernels: dict[Any, Kernel] = (
+            {_embed: "windows", _pull: "mapped"} if on_cpu else {_embed: "xla", _pull: "xla"}
+        )
         self._frozen = None if weights is None else self.place(weights)
 
     def place(self, tree: Any) -> Any:
@@ -122,7 +128,12 @@ class Network:
         return total
 
     def _start(self, function: Any, learned: Learned, chunk: _Chunk, texts: Texts, *more: Any) -> Any:
-        options = {"config": self._config, "tempered": texts.tempered, "dtype": self._dtype}
+        options = {
+            "config": self._config,
+            "dtype": self._dtype,
+            "kernel": self._kernels[function],
+            "tempered": texts.tempered,
+        }
         return function(learned, self._frozen, chunk[1:], *more, **options)
 
     def _chunks(self, texts: Texts) -> Iterator[_Chunk]:
@@ -140,7 +151,14 @@ class Network:
 
 
 def _vectors(
-    learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], config: ModelConfig, dtype: str, *, tempered: bool
+    learned: Learned,
+    frozen: Params | None,
+    chunk: tuple[Any, ...],
+    config: ModelConfig,
+    dtype: str,
+    kernel: Kernel,
+    *,
+    tempered: bool,
 ) -> Float[Array, "R E"]:
     ids, lengths, prompts, terms = chunk
     weights = frozen if frozen is not None else learned["weights"]
@@ -149,18 +167,24 @@ def _vectors(
     encoder = config.encoder
     tau = per_text(learned, encoder, terms) if tempered else jnp.ones((encoder.num_layers, 1, 1, encoder.num_heads))
     inputs = Inputs(ids, one_a_row(lengths, ids.shape[1]), prompts)
-    # The kernel that can be differentiated on every device.
-    return apply_packed(config, weights, inputs, tau, "xla").embeddings[:, 0]
+    return apply_packed(config, weights, inputs, tau, kernel).embeddings[:, 0]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "tempered"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "kernel", "tempered"))
 def _embed(
-    learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], *, config: ModelConfig, dtype: str, tempered: bool
+    learned: Learned,
+    frozen: Params | None,
+    chunk: tuple[Any, ...],
+    *,
+    config: ModelConfig,
+    dtype: str,
+    kernel: Kernel,
+    tempered: bool,
 ) -> Float[Array, "R E"]:
-    return _vectors(learned, frozen, chunk, config, dtype, tempered=tempered)
+    return _vectors(learned, frozen, chunk, config, dtype, kernel, tempered=tempered)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "tempered"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "kernel", "tempered"))
 def _pull(
     learned: Learned,
     frozen: Params | None,
@@ -169,9 +193,10 @@ def _pull(
     *,
     config: ModelConfig,
     dtype: str,
+    kernel: Kernel,
     tempered: bool,
 ) -> Learned:
-    _, pullback = jax.vjp(lambda x: _vectors(x, frozen, chunk, config, dtype, tempered=tempered), learned)
+    _, pullback = jax.vjp(lambda x: _vectors(x, frozen, chunk, config, dtype, kernel, tempered=tempered), learned)
     (gradient,) = pullback(cotangents)
     return gradient
 

@@ -17,11 +17,12 @@ from jaxtyping import Array, Bool, Float
 from tsjax.model import cudnn, splash
 from tsjax.model.config import EncoderConfig
 from tsjax.model.linear import PRECISION
+from tsjax.model.mapped import mapped_attention
 from tsjax.model.packing import Packing
 from tsjax.model.positions import Rotation
 from tsjax.model.windows import Bias, windowed_attention
 
-Kernel: TypeAlias = Literal["xla", "windows", "cudnn", "splash"]
+Kernel: TypeAlias = Literal["xla", "mapped", "windows", "cudnn", "splash"]
 
 
 def kernel_for(platform: str, capability: str | None, config: EncoderConfig, dtype: str) -> Kernel:
@@ -118,6 +119,11 @@ def attention(
         if view.local is None:
             return by_row(query, key, value)
         return jax.lax.cond(view.local, partial(by_row, window=window), by_row, query, key, value)
+    if kernel == "mapped":
+        inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
+        return mapped_attention(
+            query, key, value, view.packing.segments, bias=view.by_pair, inverse=inverse, causal=causal, reach=reach
+        )
     logits = jnp.einsum("rtnh,rsnh->rnts", query, key, precision=PRECISION, preferred_element_type=jnp.float32)
     if view.by_pair is not None:
         logits = logits + view.by_pair[None] / jnp.swapaxes(temperature, 1, 2)[..., None]

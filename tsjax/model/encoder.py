@@ -280,6 +280,6 @@ class Encoder(nnx.Module):
             return None if theta is None else rotation(packing.positions, config.head_dim, theta, config.rope_factor)
 
         # Here, lest each layer spread them anew.
-        pairs = by_pair(by_offset, 0, length, length) if by_offset is not None and kernel == "xla" else None
+        pairs = by_pair(by_offset, 0, length, length) if by_offset is not None and kernel in ("xla", "mapped") else None
         view = View(packing, rotation=turned(config.rope_theta), by_offset=by_offset, by_pair=pairs)
         return view, turned(config.local_rope_theta or config.rope_theta)

@@ -223,7 +223,7 @@ def apply_packed(
         params: nested dict of arrays.
         inputs: the batch. No text has more tokens than the model has positions for.
         temperature: float32 τ by layer, text and head.
-        kernel: what computes attention. Only ``xla`` can be differentiated on every device, ``cudnn`` needs a text a
+        kernel: what computes attention. Only ``xla`` and ``mapped`` can be differentiated, ``cudnn`` needs a text a
             row, and ``windows`` a row's texts by falling length.
     """
     graph, shapes = _split(config)
