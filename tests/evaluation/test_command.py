@@ -1,6 +1,8 @@
 """``tsjax sweep`` from end to end, on random checkpoints."""
 
 import json
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -145,6 +147,37 @@ def test_bad_input_is_one_line_before_any_model_is_loaded(tmp_path, retrieval, m
     assert err.count("\n") == 1
     assert (message or "there is no directory ./no-model") in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(tmp_path, model, retrieval, capsys):
+    (tmp_path / "file").write_text("")
+    assert main("retrieval", retrieval, "--model", model, "--temperature", "0.5", "-o", tmp_path / "file" / "out") == 2
+    out, err = capsys.readouterr()
+    assert "leave τ = 1" in out.splitlines()[-1] or "use it" in out.splitlines()[-1]
+    assert "cannot write" in err.splitlines()[-1]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, model, retrieval):
+    arguments = [
+        "retrieval",
+        retrieval,
+        "--model",
+        model,
+        "-o",
+        str(tmp_path / "out"),
+        "--save",
+        str(tmp_path / "saved"),
+    ]
+    command = [sys.executable, "-m", "tsjax", "sweep", *arguments, "--no-compile-cache"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "embedding" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "tsjax: interrupted"
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_list_is_one_line(capsys):

@@ -100,6 +100,28 @@ def test_runs_widen_the_interval():
     assert interval.high > 0.65
 
 
+def test_pairs_that_share_texts_are_drawn_by_texts():
+    """What is odd about a text is in all of its pairs; drawn as if independent, they promise too much."""
+    texts = np.array(list(itertools.combinations(range(24), 2)))
+    covered, widths = {True: 0, False: 0}, {True: [], False: []}
+    for trial in range(40):
+        rng = np.random.default_rng(trial)
+        odd, odder = rng.standard_normal((2, 24))
+        wanted = rng.standard_normal(len(texts))
+        # Both are as good as each other.
+        good, other = (wanted + one[texts].sum(axis=1) for one in (odd, odder))
+        for shared in (True, False):
+            outcomes = [
+                Correlation(one, wanted, ranked=False, texts=texts if shared else None) for one in (good, other)
+            ]
+            interval = paired_difference(*outcomes, np.arange(len(texts)), seed=trial)
+            covered[shared] += interval.low <= 0 <= interval.high
+            widths[shared].append(interval.high - interval.low)
+    assert np.mean(widths[True]) > 1.5 * np.mean(widths[False])
+    assert covered[True] >= 36
+    assert covered[False] < 32
+
+
 def test_the_other_outcomes_have_intervals_too():
     rng = np.random.default_rng(0)
     wanted = rng.standard_normal(80)

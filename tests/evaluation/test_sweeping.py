@@ -259,6 +259,21 @@ def test_the_report_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_has_no_value_is_no_nan(tmp_path):
+    """A bucket of one pair has no correlation."""
+    pairs = tuple((f"{i % 3} {i}", "1" + " x" * (500 if i == 7 else 3)) for i in range(20))
+    task = STS(pairs, tuple(float(i % 5) for i in range(20)))
+    seed = next(seed for seed in range(9) if 7 in task.split(seed).held_out)
+    result = sweep(FakeEmbedder(), task, GRID, seed=seed)
+    assert math.isnan(result.by_length[-1].best)
+    printed = "\n".join(lines(result))
+    assert "nan" not in printed
+    assert "only 10 held-out pairs: do not rely on the interval" in printed
+    write(result, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["by_length"][-1]["best"] is None
+    assert "nan" not in (tmp_path / "out" / "by_length.csv").read_text()
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ir_measures", None)
     with pytest.raises(tsjax.MissingExtraError, match=r"evaluation needs ir-measures; install it with: .*tsjax\[lab\]"):

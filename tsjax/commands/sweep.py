@@ -114,12 +114,13 @@ def run(options: argparse.Namespace) -> None:
         report=lambda message: print(f"tsjax: {message}", file=sys.stderr),
         show_progress_bar=on_terminal(),
     )
+    # First of all, so that a full disk costs nobody the result of hours.
+    print("\n".join(lines(result)), flush=True)
     if options.output is not None:
         write(result, Path(options.output))
         print(f"tsjax: wrote {options.output}", file=sys.stderr)
     if options.save is not None:
         _save(options, result)
-    print("\n".join(lines(result)))
 
 
 def _task(options: argparse.Namespace) -> Task:

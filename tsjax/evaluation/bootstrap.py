@@ -57,12 +57,15 @@ def paired_difference(
 
     Items are drawn with replacement, and so are runs where there are several: the interval then covers the choice of
     texts and, say, of training samples. Both outcomes are measured on the same draws (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993). Percentiles, since the better-founded BCa has no value where no item differs.
+    Introduction to the Bootstrap", 1993). Where items are pairs that share texts, texts are drawn, and a pair comes as
+    often as both of its texts together (the vertex bootstrap of Snijders and Borgatti, "Non-Parametric Standard Errors
+    and Tests for Network Statistics", 1999): drawing pairs would take them for independent.
+    Percentiles, since the better-founded BCa has no value where no item differs.
 
     Args:
         candidate: the one of interest.
         baseline: the other; it has as many runs.
-        items: the items that count, at least two.
+        items: the items that count; of fewer than two, the interval is all numbers.
         seed: of the draws.
     """
     if candidate is baseline:
@@ -70,20 +73,34 @@ def paired_difference(
     difference = score(candidate, items) - score(baseline, items)
     assert candidate.runs == baseline.runs  # of the same task
 
-    def statistic(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
+    def of_items(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
         assert axis in (-1, drawn[0].ndim - 1)
         some = np.atleast_2d(drawn[0])
         runs = np.atleast_2d(drawn[1]) if len(drawn) > 1 else np.zeros((len(some), 1), np.intp)
         return candidate.statistic(some, runs) - baseline.statistic(some, runs)
 
-    samples = [items] if candidate.runs == 1 else [items, np.arange(candidate.runs)]
+    def of_texts(*drawn: Int[np.ndarray, "choices texts"], axis: int) -> Any:
+        assert candidate.texts is not None  # only then
+        left, right = candidate.texts[items].T
+        result = []
+        for choice in np.atleast_2d(drawn[0]):
+            times = np.bincount(choice, minlength=1 + max(left.max(), right.max()))
+            result.append(of_items(np.repeat(items, times[left] * times[right]), axis=-1))
+        return np.concatenate(result)
+
+    if candidate.texts is not None:
+        measured, samples = of_texts, [np.unique(candidate.texts[items])]
+    else:
+        measured, samples = of_items, [items, *([np.arange(candidate.runs)] if candidate.runs > 1 else [])]
+    if min(map(len, samples)) < 2:
+        return Interval(difference, -np.inf, np.inf)
     stats = lab("scipy.stats")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
         resampled = stats.bootstrap(
             samples,
-            statistic,
-            n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly else _RESAMPLES,
+            measured,
+            n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly or candidate.texts is not None else _RESAMPLES,
             batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
             vectorized=True,
             confidence_level=CONFIDENCE,

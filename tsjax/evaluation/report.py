@@ -43,7 +43,7 @@ def lines(result: SweepResult) -> Iterator[str]:
     for row in result.by_length:
         gain = f"{100 * row.gain.difference:+15.1f}   {row.gain.ends}" if row.gain else ""
         tokens = f"{row.start}-{row.end - 1}"
-        yield f"{tokens:>12}  {row.items:9,}  {row.baseline:7.4f}  {row.best:7.4f} {gain}".rstrip()
+        yield f"{tokens:>12}  {row.items:9,}  {_score(row.baseline)}  {_score(row.best)} {gain}".rstrip()
     yield ""
     yield from notes(result)
     yield verdict(result)
@@ -137,6 +137,10 @@ def _gain(gain: Interval | None) -> dict[str, float | None] | None:
     if gain is None:
         return None
     return {"difference": _number(gain.difference), "low": _number(gain.low), "high": _number(gain.high)}
+
+
+def _score(value: float) -> str:
+    return f"{value:7.4f}" if math.isfinite(value) else f"{'none':>7}"
 
 
 def _number(value: float) -> float | None:
