@@ -204,7 +204,8 @@ class Embedder(Settings):
             pool: only None; there are no worker processes.
             chunk_size: only None, likewise.
             temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
-            task: what the texts are for; chooses among several encoders (see `RoutedEmbedder`), and this is one.
+            task: what the texts are for; ``query`` takes the temperature of queries, where that is another. It also
+                chooses among several encoders (see `RoutedEmbedder`), and this is one.
             sentences: the old name of ``inputs``.
 
         Returns:
@@ -222,9 +223,10 @@ class Embedder(Settings):
         check_precision(precision)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")
+        tau = self._temperature if temperature is None else self._checked_temperature(temperature)
         request = _Request(
             prompt=self._prompt_text(prompt_name, prompt),
-            temperature=self._temperature if temperature is None else self._checked_temperature(temperature),
+            temperature=tau.for_task(task),
             max_texts=None if batch_size is None else positive("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
             # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
