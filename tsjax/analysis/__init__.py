@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         mean_pairwise_cosine,
         pairwise_cosine,
     )
-    from tsjax.analysis.probe import Probe, probe
+    from tsjax.analysis.probe import Probe, probe_text
     from tsjax.analysis.report import write_report
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "mean_cosine_between",
     "mean_pairwise_cosine",
     "pairwise_cosine",
-    "probe",
+    "probe_text",
     "study_collapse",
     "write_report",
 ]
@@ -47,7 +47,7 @@ _HOME = {
     "Collapse": "collapse",
     "study_collapse": "collapse",
     "Probe": "probe",
-    "probe": "probe",
+    "probe_text": "probe",
     "write_report": "report",
 }
 

@@ -175,7 +175,7 @@ def study_collapse(
 
 def _grid(embedder: Embedder, temperatures: Sequence[TemperatureLike]) -> list[Temperature]:
     """The temperatures, each once, known to fit the model and to be told apart by name."""
-    if isinstance(temperatures, str) or not isinstance(temperatures, Iterable):
+    if not isinstance(temperatures, Iterable):
         raise InputError(f"temperatures must be several, not {temperatures!r}")
     grid = list(dict.fromkeys(embedder._checked_temperature(value) for value in temperatures))
     if not grid:
@@ -272,11 +272,20 @@ def _vector_row(bucket: Bucket, vectors: NDArray[np.float32], everywhere: NDArra
 
 
 def _head_rows(bucket: Bucket, probes: list[Probe], name: str) -> list[HeadRow]:
-    rates = np.mean([found.filter_rate for found in probes], axis=0, dtype=np.float64)
-    entropies = np.mean([found.entropy for found in probes], axis=0, dtype=np.float64)
+    rates = np.stack([found.filter_rate for found in probes]).mean(axis=0, dtype=np.float64)
+    entropies = np.stack([found.entropy for found in probes]).mean(axis=0, dtype=np.float64)
     return [
-        HeadRow(bucket.corpus, name, bucket.length, len(probes), *place, float(rates[place]), float(entropies[place]))
-        for place in np.ndindex(rates.shape)
+        HeadRow(
+            bucket.corpus,
+            name,
+            bucket.length,
+            len(probes),
+            layer,
+            head,
+            float(rates[layer, head]),
+            float(entropies[layer, head]),
+        )
+        for layer, head in itertools.product(*map(range, rates.shape))
     ]
 
 

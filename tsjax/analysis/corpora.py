@@ -30,7 +30,7 @@ Corpus: TypeAlias = Literal["texts", "cut", "repeated"]
 _SHORTEST = 16
 _BUCKETS = 7
 
-# A bucket of fewer texts is left out where others have as many; a jackknife needs three in any case.
+# A bucket of fewer texts is left out, or of fewer than half of the largest; a jackknife needs three in any case.
 _ENOUGH = 16
 LEAST_TEXTS = 3
 
@@ -154,7 +154,7 @@ def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
         notes.append(f"{_texts(short)} of at most {lowest} tokens: in no bucket.")
     if long := int((drawn.found > drawn.lengths[-1]).sum()):
         notes.append(f"{_texts(long)} of more than {drawn.lengths[-1]} tokens: measured cut, but not whole.")
-    enough = max(LEAST_TEXTS, min(_ENOUGH, max(map(len, inside.values()))))
+    enough = max(LEAST_TEXTS, min(_ENOUGH, max(map(len, inside.values())) // 2))
     kept = {length: places for length, places in inside.items() if len(places) >= enough}
     if not kept:
         return [], [*notes, "Too few texts fit whole, so texts as they are were not measured."]

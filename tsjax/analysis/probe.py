@@ -1,8 +1,8 @@
 """What attention does inside the network, layer by layer and head by head, measured on the device.
 
 The encoder itself runs, and is looked into: hidden states, masks, biases and temperatures are those that make the
-vectors. Heads are taken one after the other, and of each there is one T × T matrix, so that a text of 8,192 tokens takes
-some hundred megabytes.
+vectors. Heads are taken one after the other, and of each there is one T × T matrix, so that a text of 8,192 tokens
+takes some hundred megabytes.
 
 Shapes: T tokens, padding included; N heads, H head size, D model size, L layers.
 """
@@ -55,7 +55,7 @@ class Probe(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def probe(
+def compiled_probe(
     params: Params,
     input_ids: Int[Array, " T"],
     length: Int[Array, ""],
@@ -87,7 +87,8 @@ def probe(
     )
     last = _frequencies(states[0], inside)
     high, low = (jnp.append(by_layer, end) for by_layer, end in zip(found[3:], last, strict=True))
-    return Probe(*found[:3], high, low), states[0]
+    rates, entropies, steps, _, _ = found
+    return Probe(rates, entropies, steps, high, low), states[0]
 
 
 def _frequencies(x: Float[Array, "T D"], inside: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -175,8 +176,9 @@ def largest_singular_value(
 def probe_text(
     params: Params, ids: Int[np.ndarray, " n"], padded: int, temperature: Any, pad_token_id: int, config: ModelConfig
 ) -> Probe:
-    """`probe` of the token ids of a text, padded to so many; the measures as NumPy arrays."""
+    """`compiled_probe` of the token ids of a text, padded to so many; the measures as NumPy arrays."""
     filled = np.full(padded, pad_token_id, np.int32)
     filled[: len(ids)] = ids
-    found, _ = probe(params, filled, np.int32(len(ids)), temperature, config=config)
-    return Probe(*jax.device_get(found))
+    found, _ = compiled_probe(params, filled, np.int32(len(ids)), temperature, config=config)
+    host: Probe = jax.device_get(found)
+    return host

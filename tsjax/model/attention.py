@@ -106,8 +106,8 @@ def attention(
     reach = reach_of(view, window)
     if kernel == "windows":
         inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
-        bias = None if view.by_offset is None else Bias(view.by_offset, inverse)
-        return windowed_attention(query, key, value, view.packing, bias=bias, causal=causal, reach=reach)
+        by_offset = None if view.by_offset is None else Bias(view.by_offset, inverse)
+        return windowed_attention(query, key, value, view.packing, bias=by_offset, causal=causal, reach=reach)
     if kernel in ("cudnn", "splash"):
         assert kernel == "splash" or view.packing.slots == 1, "cuDNN has lengths, and no segments"
         by_row = (
