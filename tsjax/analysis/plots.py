@@ -174,6 +174,7 @@ def _by_layer(
 ) -> Any:
     """A measure against depth: a panel a temperature, a line a length."""
     import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     corpus = layer_corpus(found)
     if corpus is None:
@@ -193,7 +194,7 @@ def _by_layer(
                 axis.fill_between(depths, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(f"τ = {name}")
         axis.set_xlabel(across)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, steps=[1, 2, 4, 5, 10]))
     axes[0].set_ylabel(label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
@@ -216,7 +217,7 @@ def _states_by_depth(found: Collapse) -> Any:
         rows = [row for row in found.states if (row.corpus, row.temperature, row.length) == (corpus, name, length)]
         return [row.depth for row in rows], [row.high_energy for row in rows], None, None
 
-    return _by_layer(found, series, "share of the energy\nthat is high-frequency", "after layer")
+    return _by_layer(found, series, r"$\Vert HC[X] \Vert^2 \, / \, \Vert X \Vert^2$", "after layer")
 
 
 _PLOTS: dict[str, Callable[[Collapse], Any]] = {
@@ -226,7 +227,7 @@ _PLOTS: dict[str, Callable[[Collapse], Any]] = {
         found, "distance_to_centroid", "distance_to_centroid_error", "distance to the centroid"
     ),
     "rank": lambda found: _by_length(found, "effective_rank", None, "effective rank"),
-    "filter_rate": lambda found: _heads_by_layer(found, "filter_rate", "filter rate σₐ"),
+    "filter_rate": lambda found: _heads_by_layer(found, "filter_rate", r"filter rate $\sigma_a$"),
     "energy": _states_by_depth,
     "entropy": lambda found: _heads_by_layer(found, "entropy", "attention entropy / log n"),
 }

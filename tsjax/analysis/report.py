@@ -96,7 +96,7 @@ def _page(found: Collapse, figures: Sequence[str]) -> str:
     for name, sentence in said.items():
         parts.append(f"<h2>{_TITLES[name]}</h2>\n<p>{html.escape(sentence)}</p>\n")
         if name in figures:
-            parts.append(f'<img src="{name}.png" alt="{html.escape(sentence)}">\n')
+            parts.append(f'<img src="{name}.png" alt="{_TITLES[name]}">\n')
     links = [f'<a href="{name}.csv">{name}.csv</a>' for name in TABLES if rows(found, name)]
     parts.append(
         f'<h2>Tables</h2>\n<p>{", ".join(links)}; all in <a href="report.json">report.json</a>.</p>\n</html>\n'

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tsjax.analysis.plots import CORPUS_TITLES, layer_corpus, shown_temperatures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from tsjax.analysis.collapse import Collapse, VectorRow
+    from tsjax.analysis.collapse import Collapse
 
 
 def sentences(found: Collapse) -> dict[str, str]:
@@ -18,36 +19,33 @@ def sentences(found: Collapse) -> dict[str, str]:
     return {name: text for name, text in said.items() if text}
 
 
-def _change(first: float, last: float) -> str:
-    """From one figure to another, in words that do not claim more than two decimals tell."""
-    a, b = f"{first:.2f}", f"{last:.2f}"
+def _change(first: float, last: float, error: float = 0.0, digits: int = 2) -> str:
+    """From one figure to another, in words that claim no more than the digits and two standard errors tell."""
+    a, b = f"{first:.{digits}f}", f"{last:.{digits}f}"
     if a == b:
         return f"stays at {a}"
+    if abs(last - first) <= 2 * error:
+        return f"{a} and {b} (within two standard errors)"
     return f"{'rises' if last > first else 'falls'} from {a} to {b}"
 
 
-def _spread(found: Collapse, value: str, what: str, footnote: str) -> str:
+def _spread(found: Collapse, value: str, what: str, footnote: str, digits: int = 2) -> str:
     """How a measure of vectors goes with length, for each corpus, at the first and the last τ."""
     names = [entry["name"] for entry in found.about["temperatures"]]
-    parts = []
+    said = [f"{what}."]
     for corpus in dict.fromkeys(row.corpus for row in found.vectors):
-        ends = []
+        told = []
         for name in dict.fromkeys((names[0], names[-1])):
             own = [row for row in found.vectors if (row.corpus, row.temperature) == (corpus, name)]
-            ends.append((name, own[0], own[-1]))
-        parts.append(_one_corpus(corpus, ends, value))
-    return f"{what}: {'; '.join(parts)}. {footnote}".strip()
-
-
-def _one_corpus(corpus: str, ends: Sequence[tuple[str, VectorRow, VectorRow]], value: str) -> str:
-    _, first, last = ends[0]
-    where = f"{CORPUS_TITLES[corpus]} ({first.length} to {last.length} tokens"
-    if first.length == last.length:
-        where = f"{CORPUS_TITLES[corpus]} (up to {first.length} tokens"
-        told = [f"{getattr(row, value):.2f} at τ = {name}" for name, row, _ in ends]
-    else:
-        told = [f"it {_change(getattr(a, value), getattr(b, value))} at τ = {name}" for name, a, b in ends]
-    return f"{where}, {first.texts} texts each) {' and '.join(told)}"
+            first, last = own[0], own[-1]
+            a, b = getattr(first, value), getattr(last, value)
+            error = math.hypot(getattr(first, f"{value}_error", 0.0), getattr(last, f"{value}_error", 0.0))
+            change = f"{a:.{digits}f}" if len(own) == 1 else _change(a, b, error, digits)
+            told.append(f"{change} at τ = {name}")
+        where = f"up to {last.length}" if len(own) == 1 else f"{first.length} to {last.length}"
+        title = CORPUS_TITLES[corpus].capitalize()
+        said.append(f"{title}, {where} tokens ({first.texts} of each length): {'; '.join(told)}.")
+    return " ".join([*said, footnote])
 
 
 def _between(found: Collapse) -> str:
@@ -61,13 +59,14 @@ def _between(found: Collapse) -> str:
         }
         low, high = min(a for a, _ in own), max(b for _, b in own)
         if low < high:
+            within, across = (own[low, low], own[high, high]), own[low, high]
             parts.append(
-                f"{CORPUS_TITLES[corpus]}: {own[low, low]:.2f} among those of {low} tokens, {own[high, high]:.2f} "
-                f"among those of {high}, {own[low, high]:.2f} between the two"
+                f"{CORPUS_TITLES[corpus].capitalize()}: {within[0]:.2f} among those of {low} tokens, {within[1]:.2f} "
+                f"among those of {high}, {across:.2f} between the two"
             )
     if not parts:
         return ""
-    return f"Mean cosine of two different texts at τ = {name}. " + "; ".join(parts) + "."
+    return f"Mean cosine of two different texts at τ = {name}. {'. '.join(parts)}."
 
 
 def _layers(found: Collapse, value: str, what: str, footnote: str) -> str:
@@ -85,8 +84,11 @@ def _layers(found: Collapse, value: str, what: str, footnote: str) -> str:
                 own = own[-1:]
             means.append(sum(getattr(row, value) for row in own) / len(own))
         told.append(f"{_change(*means)} at τ = {name}")
-    said = f"{what}, in {CORPUS_TITLES[corpus]}, from {lengths[0]} to {lengths[-1]} tokens: it {', it '.join(told)}."
-    return f"{said} {footnote}".strip()
+    where = f"{CORPUS_TITLES[corpus]}, {lengths[0]} to {lengths[-1]} tokens"
+    if len(lengths) == 1:
+        where = f"{CORPUS_TITLES[corpus]}, up to {lengths[0]} tokens"
+    said = f"{what}. In {where}: {'; '.join(told)}."
+    return f"{said} {footnote}"
 
 
 _SENTENCES: dict[str, Callable[[Collapse], str]] = {
@@ -108,6 +110,7 @@ _SENTENCES: dict[str, Callable[[Collapse], str]] = {
         "effective_rank",
         "Effective rank of a length's normalised vectors, not centred",
         "It grows with the number of texts, so compare it only between equal numbers.",
+        digits=1,
     ),
     "filter_rate": lambda found: _layers(
         found,
@@ -118,8 +121,8 @@ _SENTENCES: dict[str, Callable[[Collapse], str]] = {
     "energy": lambda found: _layers(
         found,
         "high_energy",
-        "Share of ‖X‖² that is not the tokens' mean (HC; the rest is DC), in the last layer's hidden states",
-        "",
+        "Share of ‖X‖² that is not the tokens' mean (HC; the rest is DC), said here of the last hidden states",
+        "Depth 0 is what enters the first layer.",
     ),
     "entropy": lambda found: _layers(
         found,
