@@ -124,19 +124,22 @@ def make_buckets(
     """
     if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
         raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
-    chosen = [texts[place] for place in np.random.default_rng(seed).permutation(len(texts)).tolist()]
+    once = list(dict.fromkeys(texts))
+    chosen = [once[place] for place in np.random.default_rng(seed).permutation(len(once)).tolist()]
     tokenized = tokenizer.encode([prompt + text for text in chosen])
     found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
     drawn = _Drawn(tokenizer, prompt, chosen, tokenized.ids, found, tuple(lengths), texts_per_bucket)
     buckets: list[Bucket] = []
     notes: list[str] = []
+    if double := len(texts) - len(once):
+        notes.append(f"{_texts(double)} of {len(texts):,} repeated an earlier one, and did not count.")
     for make in (_as_they_are, _cut, _repeated):
         made, said = make(drawn)
         buckets += made
         notes += said
     if not buckets:
         raise InputError(
-            f"no length has {LEAST_TEXTS} texts: there are {_texts(len(texts))} of {found.min()} to "
+            f"no length has {LEAST_TEXTS} texts: there are {_texts(len(once))} of {found.min()} to "
             f"{min(int(found.max()), tokenizer.max_length)} tokens, and the lengths are "
             f"{', '.join(map(str, lengths))}"
         )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tsjax.model.attention import masked_logits, reach_of, scaled
+from tsjax.model.attention import Kernel, masked_logits, reach_of, scaled
 from tsjax.model.config import EncoderConfig, ModelConfig
 from tsjax.model.encoder import Layer, LayerInput
 from tsjax.model.forward import Params, bound
@@ -27,6 +27,8 @@ from tsjax.model.positions import by_pair
 
 # Queries at a time: what a block's logits, weights and masks take is small beside the T × T weights.
 _QUERIES = 256
+
+_SHORT = 1024
 
 # Vectors that are iterated together. One alone comes slowly to its end where the two largest singular values are close;
 # a block's error shrinks by the ratio of the largest and the next after the block.
@@ -81,10 +83,11 @@ def compiled_probe(
     def observe(layer: Layer, given: LayerInput) -> tuple[Any, ...]:
         return (*_heads(config.encoder, layer, given, length), *_frequencies(given.x[0], inside))
 
-    # The kernel that goes block by block: others hold all heads' T × T logits at once.
-    states, found = encoder.observed(
-        input_ids[None], packing, temperature[:, None, None, :], kernel="windows", observe=observe
-    )
+    # Beyond some length the kernel that goes block by block: the other holds all heads' T × T logits at once, but
+    # compiles in a third of the time.
+    kernel: Kernel = "xla" if input_ids.shape[0] <= _SHORT else "windows"
+    tau = temperature[:, None, None, :]
+    states, found = encoder.observed(input_ids[None], packing, tau, kernel=kernel, observe=observe)
     last = _frequencies(states[0], inside)
     high, low = (jnp.append(by_layer, end) for by_layer, end in zip(found[3:], last, strict=True))
     rates, entropies, steps, _, _ = found
@@ -159,7 +162,8 @@ def largest_singular_value(
         passed = centred(jnp.matmul(attention, vectors, precision=PRECISION))
         gram = jnp.matmul(passed.T, passed, precision=PRECISION)
         rate = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
-        vectors, _ = jnp.linalg.qr(jnp.matmul(attention.T, passed, precision=PRECISION))
+        # As a product from the left: A transposed would be written out anew in every step.
+        vectors, _ = jnp.linalg.qr(jnp.matmul(passed.T, attention, precision=PRECISION).T)
         return vectors, rate, jnp.abs(rate - before), steps + 1
 
     def moving(state: tuple[Array, Array, Array, Array]) -> Array:
