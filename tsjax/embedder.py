@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _CHARACTERS_A_TOKEN = 64
 _LEAST_CHARACTERS = 1_000_000
 
+# Names that models have for the prompt of a task, the first of which counts.
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
 logger = logging.getLogger(__name__)
 
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
@@ -254,7 +257,7 @@ class Embedder(Settings):
         **options: Any,
     ) -> Any:
         """`encode` with the prompt named ``query``, unless a prompt is given; the model's default where it has none."""
-        name = self._name_for(("query",), prompt_name, prompt)
+        name = self._name_for("query", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="query", **options)
 
     def encode_document(
@@ -266,7 +269,7 @@ class Embedder(Settings):
         **options: Any,
     ) -> Any:
         """`encode` with the prompt named ``document``, else ``passage``, else ``corpus``, unless a prompt is given."""
-        name = self._name_for(("document", "passage", "corpus"), prompt_name, prompt)
+        name = self._name_for("document", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="document", **options)
 
     def stream(
@@ -393,11 +396,15 @@ class Embedder(Settings):
                 stacklevel=4,  # the caller of encode
             )
 
-    def _name_for(self, names: Sequence[str], prompt_name: str | None, prompt: str | None) -> str | None:
-        """The first of the names that there is a prompt for, unless the call says what it wants."""
+    def prompt_for(self, task: Literal["query", "document"]) -> str:
+        """What `encode_query` or `encode_document` puts before each text, unless the call says otherwise."""
+        return self._prompt_text(self._name_for(task, None, None), None)
+
+    def _name_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
+        """The first of the task's names that there is a prompt for, unless the call says what it wants."""
         if prompt_name is not None or prompt is not None:
             return prompt_name
-        return next((name for name in names if name in self.prompts), None)
+        return next((name for name in _PROMPT_NAMES[task] if name in self.prompts), None)
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:

@@ -113,7 +113,7 @@ def convert_to(
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
         _check_nothing_chosen(source, options)
-        return _resave(source, destination, temperature, overwrite=overwrite)
+        return _resave(source, destination, overwrite=overwrite, temperature=temperature)
     return _convert(source, destination, options, temperature=temperature, overwrite=overwrite, name=label)
 
 
@@ -169,10 +169,35 @@ def _convert(source: Path, destination: Path, options: Options, **more: Any) -> 
     return convert(source, destination, **dataclasses.asdict(options), **more)
 
 
-def _resave(
-    source: Path, destination: Path, temperature: Temperature | None, *, overwrite: bool
+def save_with(
+    name: str | os.PathLike[str] | None,
+    destination: Path,
+    *,
+    temperature: Temperature,
+    max_seq_length: int | None = None,
+    **options: Any,
 ) -> Header | RoutedHeader:
-    """Copy a checkpoint of ours, of one route or several, with another temperature."""
+    """Save a model with another temperature, and another length at which texts are cut if one is given.
+
+    Args:
+        name: as for `resolve`.
+        destination: the directory to make.
+        temperature: to save as the model's default.
+        max_seq_length: likewise; None for the model's own.
+        options: the others of `resolve`.
+
+    Raises:
+        OutputError: the destination exists, or cannot be written.
+        InputError, ModelNotFoundError, ConversionError: as for `resolve`.
+    """
+    changes: dict[str, Any] = {} if max_seq_length is None else {"max_seq_length": max_seq_length}
+    return _resave(resolve(name, **options), destination, overwrite=False, temperature=temperature, **changes)
+
+
+def _resave(
+    source: Path, destination: Path, *, overwrite: bool, temperature: Temperature | None, **changes: Any
+) -> Header | RoutedHeader:
+    """Copy a checkpoint of ours, of one route or several, with another temperature, and perhaps more that differs."""
     if temperature is None:
         raise CheckpointError(
             f"{source} is a tsjax checkpoint already; there is nothing to convert but its temperature"
@@ -182,7 +207,7 @@ def _resave(
     from tsjax.model.forward import weight_shapes
 
     def changed(header: Header) -> tuple[Metadata, FlatWeights, str]:
-        metadata = dataclasses.replace(header.metadata, temperature=temperature)
+        metadata = dataclasses.replace(header.metadata, temperature=temperature, **changes)
         return metadata, read_weights(header, weight_shapes(metadata.model)), read_tokenizer(header)
 
     if not is_routed(source):

@@ -18,7 +18,7 @@ from tsjax.routed_checkpoint import read_routed_header
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import jax
     import numpy as np
@@ -217,6 +217,10 @@ class RoutedEmbedder:
     def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
         """How alike each of the first is to the second of the same place: float32 (n,)."""
         return self._embedders[0].similarity_pairwise(embeddings1, embeddings2)
+
+    def count_tokens(self, inputs: Sequence[str], *, task: str | None = None) -> NDArray[np.int32]:
+        """`Embedder.count_tokens` of the route that is for ``task``."""
+        return self.route(task).count_tokens(inputs)
 
     def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
         """`Embedder.warmup` of every route; the seconds of a shape that several have are added."""

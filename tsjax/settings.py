@@ -13,14 +13,22 @@ from tsjax.errors import InputError
 from tsjax.similarity import Similarity
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
-from tsjax.text.tokenizer import TextTokenizer
+from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from tsjax.checkpoint import Header, Metadata
     from tsjax.temperature import TemperatureLike
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+# Tokens that no text has.
+_NO_LIMIT = 2**31 - 1
+
 AnyTokenizer = TypeVar("AnyTokenizer", TextTokenizer, PairTokenizer)
 
 
@@ -200,6 +208,18 @@ class Settings(ModelSettings[TextTokenizer]):
         if value not in get_args(Similarity):
             raise InputError(f"similarity {value!r} does not exist; it can be {', '.join(get_args(Similarity))}")
         self._similarity_fn_name = value
+
+    def count_tokens(self, inputs: Sequence[str], *, task: str | None = None) -> NDArray[np.int32]:
+        """How many tokens each text has before anything is cut, special ones included, prompts not: int32 (n,).
+
+        Args:
+            inputs: the texts.
+            task: what they are for; chooses among several tokenizers (see `RoutedEmbedder`), and this is one.
+
+        Raises:
+            InputError: a text that is not a string.
+        """
+        return self._tokenizer.with_max_length(_NO_LIMIT).encode(check_texts(listed(inputs))).lengths
 
     def _checked_dim(self, value: int | None) -> int | None:
         if value is not None and positive("truncate_dim", value) > self._config.embedding_dimension:

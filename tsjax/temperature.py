@@ -90,9 +90,12 @@ class Piecewise:
 
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
         """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
+        return 1 + np.float32(self.factor - 1) * self.along(lengths)
+
+    def along(self, lengths: ArrayLike) -> NDArray[np.float32]:
+        """How far texts of these lengths are from ``start`` (0) to ``end`` (1): float32 of the same shape."""
         n = np.clip(np.asarray(lengths), self.start, self.end)
-        along = np.log(n / self.start) / math.log(self.end / self.start)
-        return (1 + (np.float32(self.factor) - 1) * along).astype(np.float32)
+        return (np.log(n / self.start) / math.log(self.end / self.start)).astype(np.float32)
 
     def __str__(self) -> str:
         return f"(1 to {self.factor:g} from {self.start} to {self.end} tokens)"

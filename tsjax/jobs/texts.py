@@ -48,7 +48,7 @@ def read_texts(file: str, column: str = DEFAULT_COLUMN, input_format: InputForma
     if chosen == "parquet":
         yield from _parquet(file, column)
         return
-    with _open(file) as stream:
+    with open_binary(file) as stream:
         yield from _READERS[chosen](stream, file, column)
 
 
@@ -58,7 +58,7 @@ def check_readable(file: str) -> None:
         if sys.stdin is None:
             raise InputError("standard input is closed")
     elif not _is_pipe(file):
-        _open(file).close()
+        open_binary(file).close()
 
 
 def count_texts(file: str, input_format: InputFormat | None = None) -> int | None:
@@ -69,7 +69,7 @@ def count_texts(file: str, input_format: InputFormat | None = None) -> int | Non
     if chosen == "parquet":
         return int(_parquet_file(file).metadata.num_rows)
     lines, last = 0, b""
-    with _open(file) as stream:
+    with open_binary(file) as stream:
         while block := stream.read(1 << 20):
             lines += block.count(b"\n")
             last = block
@@ -82,7 +82,8 @@ def _is_pipe(file: str) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _open(file: str) -> BinaryIO:
+def open_binary(file: str) -> BinaryIO:
+    """A file, or standard input for ``-``; an InputError says why it cannot be read."""
     if file == STDIN:
         return sys.stdin.buffer
     try:
@@ -91,7 +92,7 @@ def _open(file: str) -> BinaryIO:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
-def _lines(stream: BinaryIO, file: str) -> Iterator[str]:
+def decoded_lines(stream: BinaryIO, file: str) -> Iterator[str]:
     """Decoded lines without their ends. Only a line feed ends a line, not the further characters of str.splitlines."""
     number = 0
     try:
@@ -108,11 +109,11 @@ def _lines(stream: BinaryIO, file: str) -> Iterator[str]:
 
 def _plain(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
     del column  # lines have none
-    yield from _lines(stream, file)
+    yield from decoded_lines(stream, file)
 
 
 def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(stream, file), start=1):
+    for number, line in enumerate(decoded_lines(stream, file), start=1):
         if not line.strip():
             continue  # a blank line is no row in JSONL
         try:
@@ -131,7 +132,7 @@ def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
 
 def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iterator[str]:
     csv.field_size_limit(_LARGEST_CELL)
-    rows = csv.reader((line + "\n" for line in _lines(stream, file)), delimiter=delimiter, strict=True)
+    rows = csv.reader((line + "\n" for line in decoded_lines(stream, file)), delimiter=delimiter, strict=True)
     try:
         header = next(rows, None)
         if header is None:

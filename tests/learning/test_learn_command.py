@@ -1,0 +1,142 @@
+"""`tsjax learn` end to end on a small random model: what it writes, what it says, and what it refuses."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from checkpoints import write_sentence_transformers
+from learning_pairs import pairs
+
+import tsjax
+from tsjax.cli import main
+from tsjax.errors import InputError
+from tsjax.evaluation import read_retrieval
+from tsjax.learning.corpora import read_corpus
+from tsjax.temperature import Temperature
+
+
+def write_beir(folder, data):
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{i}", "text": text} for i, text in enumerate(data.documents)]
+    queries = [{"_id": f"q{i}", "text": text} for i, text in enumerate(data.queries)]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grades = "".join(f"q{i}\td{i}\t1\n" for i in range(len(data)))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + grades)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    path = tmp_path_factory.mktemp("learn")
+    write_sentence_transformers(path / "model")
+    write_beir(path / "corpus", pairs(40, 0))
+    write_beir(path / "other", pairs(20, 1))
+    data = pairs(24, 2, hard=1)
+    rows = zip(data.queries, data.documents, data.negatives, strict=True)
+    lines = [{"anchor": q, "positive": d, "negative": list(n)} for q, d, n in rows]
+    (path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+QUICK = ["--steps", "4", "--batch-size", "6", "--evaluate-every", "2", "--compare", "0.9", "--compare-law", "log:16"]
+
+
+def run(place, *arguments):
+    return main(["learn", *map(str, arguments), "--model", str(place / "model"), *QUICK])
+
+
+def test_from_data_to_a_model(place, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = (place / "corpus", place / "pairs.jsonl", "-o", out, "--unseen", place / "other")
+    assert run(place, *arguments) == 0
+    said = capsys.readouterr()
+    assert "step 4 of 4" in said.err
+    for corpus in ("corpus", "pairs", "other"):
+        assert f"{corpus}: MRR@10 on" in said.out
+    assert said.out.count("learned against none") == 3
+    report = json.loads((out / "report.json").read_text())
+    tau = Temperature.from_json(report["temperature"])
+    assert np.shape(tau.value) == (3, 3)
+    assert Temperature.from_json(json.loads((out / "temperature.json").read_text())) == tau
+    model = tsjax.load(out / "model")
+    assert model.temperature == tau
+    texts = list(pairs(5, 3).documents)
+    np.testing.assert_array_equal(model.encode(texts), tsjax.load(place / "model", temperature=tau).encode(texts))
+    with (out / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["none", "best scalar", "best law", "learned"] * 3
+    assert [row["queries"] for row in rows[::4]] == ["20", "12", "20"]
+    assert [look["step"] for look in report["curve"]] == [0, 2, 4]
+    for name in ("curve.png", "temperatures.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    # The same command again computes nothing anew, and says the same.
+    assert run(place, *arguments) == 0
+    assert capsys.readouterr().out == said.out
+    assert json.loads((out / "report.json").read_text()) == report
+
+
+def test_weights(place, tmp_path):
+    assert (
+        run(place, place / "pairs.jsonl", "-o", tmp_path / "out", "--weights", "--no-compare", "--matryoshka", "12")
+        == 0
+    )
+    before, after = (tsjax.load(path) for path in (place / "model", tmp_path / "out" / "model"))
+    assert after.temperature == Temperature()
+    assert np.abs(before.encode(["the cat"]) - after.encode(["the cat"])).max() > 1e-5
+    assert not (tmp_path / "out" / "temperatures.png").exists()
+
+
+def test_the_held_out_half_is_seen_by_nothing(place):
+    corpus = read_corpus(place / "corpus")
+    for seed in (0, 1):
+        training, validation = corpus.split(seed)
+        held_out = {corpus.task.queries[i] for i in corpus.task.split(seed).held_out}
+        assert not held_out & {*training.queries, *validation.queries}
+        assert not set(training.queries) & set(validation.queries)
+        assert len(training) + len(validation) == 20
+        assert len(validation) == 4
+
+
+def test_a_file_of_pairs_is_a_corpus_too(place):
+    corpus = read_corpus(place / "pairs.jsonl")
+    assert corpus.task.items == 24
+    assert len(corpus.task.documents) == 48
+    assert all(len(negatives) == 1 for negatives in corpus.negatives.values())
+    assert read_corpus(place / "corpus").task == read_retrieval(place / "corpus")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "holds no pair"),
+        ([{"query": "a", "positive": "b"}] * 9, "nothing to tell apart"),
+        ([{"query": "a"}], "line 1: there is no 'positive'"),
+        ([{"query": "a", "positive": "b", "negative": [1]}], "line 1: 'negative'"),
+        ([{"query": f"q{i}", "positive": f"d{i}"} for i in range(5)], "at least 8"),
+    ],
+)
+def test_data_that_cannot_teach_are_refused(tmp_path, lines, message):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=message):
+        read_corpus(tmp_path / "pairs.jsonl").split(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "1"], "at least 2"),
+        (["--law", "cubic"], "no law 'cubic'"),
+        (["--compare", "0.9,0"], "finite number > 0"),
+        (["--measure", "luck"], "no measure 'luck'"),
+        (["--form", "none"], "nothing is to learn"),
+        (["--unseen", "CORPUS"], "a name of its own"),
+    ],
+)
+def test_what_makes_no_sense_is_said_at_once(place, tmp_path, arguments, message, capsys):
+    given = [str(place / "corpus") if word == "CORPUS" else word for word in arguments]
+    status = main(["learn", str(place / "corpus"), "-o", str(tmp_path / "o"), "--model", str(place / "model"), *given])
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,195 @@
+"""``tsjax learn``: temperatures, and by choice weights, from pairs of a query and a text that answers it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsjax.commands.options import (
+    add_compile_cache_option,
+    add_device_options,
+    add_source_options,
+    load_model,
+    on_terminal,
+)
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from tsjax.embedder import Embedder
+    from tsjax.learning.comparison import Row
+    from tsjax.learning.corpora import Corpus
+    from tsjax.learning.recipe import Form, Recipe
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "learn",
+        help="learn temperatures from queries and the texts that answer them",
+        description="Learn a temperature for every head (or layer, or one), the weights frozen, so that queries come "
+        "near to their texts. Half of the queries are held out; on them, what was learned is compared with no "
+        "temperature, the best single one and the best law of length. The same command again goes on where a killed "
+        "run stopped.",
+        epilog="example: tsjax learn my-questions -o learned. The data are folders as BEIR has them (corpus.jsonl, "
+        "queries.jsonl, qrels/test.tsv), or JSONL files with query, positive and perhaps negative; with several, each "
+        "step takes one of them. The result is in learned/model.",
+    )
+    command.set_defaults(command=run, truncate_dim=None, temperature=None)
+    command.add_argument("data", metavar="DATA", nargs="+", help="what is learned from: folders, or files of pairs")
+    command.add_argument("-o", "--output", metavar="DIR", required=True, help="directory of the run")
+    command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
+    command.add_argument(
+        "--unseen", metavar="DATA", action="append", default=[], help="compare on this, too; may be repeated"
+    )
+    what = command.add_argument_group("what learns")
+    what.add_argument(
+        "--form",
+        choices=("heads", "layers", "scalar", "none"),
+        help="how many temperatures (default: heads; none with --weights)",
+    )
+    what.add_argument(
+        "--law", metavar="LAW", default="none", help="by length: none, log:N, or piecewise:A:B, whose factor learns"
+    )
+    what.add_argument(
+        "--side", choices=("both", "documents", "queries"), default="both", help="whose; the other's stays 1"
+    )
+    what.add_argument("--weights", action="store_true", help="fine-tune the encoder's weights")
+    how = command.add_argument_group("how")
+    for name, kind, default, text in (
+        ("--steps", int, 40, "optimizer steps at most"),
+        ("--batch-size", int, 24, "pairs of a step; bounded by no memory"),
+        ("--train-length", int, None, "cut texts at so many tokens while learning (default: as --max-seq-length)"),
+        ("--learning-rate", float, 0.02, "of the temperatures"),
+        ("--penalty", float, 0.02, "times the mean of log² τ: holds them near 1"),
+        ("--scale", float, 20.0, "of cosines in the loss"),
+        ("--weight-learning-rate", float, 2e-5, "of the weights, at its greatest"),
+        ("--weight-decay", float, 0.01, "of the weights"),
+        ("--warmup", float, 0.1, "share of the steps in which the weights' rate rises"),
+        ("--evaluate-every", int, 5, "steps from one validation, and saved state, to the next"),
+        ("--patience", int, 4, "stop after so many validations without a better one"),
+        ("--seed", int, 0, "of the split, the batches and the intervals"),
+    ):
+        said = text if default is None else f"{text} (default: {default})"
+        how.add_argument(name, metavar="N" if kind is int else "X", type=kind, default=default, help=said)
+    how.add_argument(
+        "--matryoshka", metavar="N,…", type=_dimensions, default=(), help="leading dimensions to serve as vectors, too"
+    )
+    seen = command.add_argument_group("comparison")
+    seen.add_argument("--measure", metavar="NAME", default="MRR@10", help="as in tsjax sweep (default: MRR@10)")
+    seen.add_argument(
+        "--compare", metavar="τ,…", type=_taus, default=(0.95, 0.9, 0.8, 0.7), help="scalars to choose the best from"
+    )
+    seen.add_argument(
+        "--compare-law",
+        metavar="LAW,…",
+        type=lambda text: tuple(text.split(",")),
+        default=("log:256", "piecewise:128:512"),
+        help="laws to choose the best from, each with every τ (default: log:256,piecewise:128:512)",
+    )
+    seen.add_argument("--no-compare", action="store_true", help="learn, and compare nothing")
+    add_source_options(command)
+    command.add_argument("--max-seq-length", metavar="N", type=int, help="cut texts at so many tokens")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in")
+    command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch when comparing")
+    add_device_options(command)
+    add_compile_cache_option(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    from tsjax.embedder import Embedder
+    from tsjax.evaluation import grid
+    from tsjax.evaluation.lab import lab
+    from tsjax.learning.corpora import read_corpus
+    from tsjax.learning.report import lines, save_model, write
+    from tsjax.learning.training import learn
+
+    # Whatever can go wrong is found before an hour of learning.
+    recipe = _recipe(options)
+    candidates = () if options.no_compare else grid(options.compare, ("none", *options.compare_law))
+    for package in ("matplotlib", *(() if options.no_compare else ("scipy", "ir_measures"))):
+        lab(package)
+    corpora = [read_corpus(path, measure=options.measure) for path in options.data]
+    unseen = [read_corpus(path, measure=options.measure) for path in options.unseen]
+    _check_names([*corpora, *unseen])
+    parts = [corpus.split(options.seed) for corpus in corpora]
+    embedder = load_model(options)
+    if not isinstance(embedder, Embedder):
+        raise InputError("a model with several routes cannot learn; take one of them")
+    embedder.temperature = 1.0
+    directory = Path(options.output)
+    learned = learn(
+        embedder,
+        [training for training, _ in parts],
+        [validation for _, validation in parts],
+        recipe,
+        directory=directory,
+        report=lambda look: _say(_look(look, recipe)),
+    )
+    save_model(learned, embedder, directory)
+    rows: list[Row] = []
+    if candidates:
+        rows = _compare(options, embedder, corpora, unseen, candidates)
+    write(learned, recipe, rows, embedder, directory)
+    _say(f"wrote {directory}")
+    print("\n".join(lines(learned, rows, corpora[0].task.measure)))
+
+
+def _compare(
+    options: argparse.Namespace, embedder: Embedder, corpora: list[Corpus], unseen: list[Corpus], candidates: Any
+) -> list[Row]:
+    """The comparison, with what was learned as it comes back from the saved checkpoint."""
+    from tsjax.learning.comparison import compare_learned
+    from tsjax.learning.report import MODEL
+
+    after = argparse.Namespace(**vars(options))
+    after.model, after.task, after.position_stride = str(Path(options.output) / MODEL), None, None
+    return compare_learned(
+        embedder,
+        load_model(after).route(),
+        corpora,
+        unseen,
+        candidates,
+        seed=options.seed,
+        report=_say,
+        show_progress_bar=on_terminal(),
+    )
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    from tsjax.evaluation.candidates import law_of
+    from tsjax.learning.recipe import Recipe
+
+    form: Form = options.form or ("none" if options.weights else "heads")
+    same = {field.name for field in dataclasses.fields(Recipe)} - {"form", "by_length"}
+    return Recipe(form=form, by_length=law_of(options.law), **{name: getattr(options, name) for name in same})
+
+
+def _check_names(corpora: list[Corpus]) -> None:
+    names = [corpus.name for corpus in corpora]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two of the data are called {twice}; give each a name of its own")
+
+
+def _look(look: dict[str, float | None], recipe: Recipe) -> str:
+    loss = "" if look["loss"] is None else f"loss {look['loss']:.4f}, "
+    return f"step {look['step']} of {recipe.steps}: {loss}validation loss {look['validation_loss']:.4f}"
+
+
+def _say(message: str) -> None:
+    print(f"tsjax: {message}", file=sys.stderr, flush=True)
+
+
+def _taus(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of numbers such as 0.95,0.9") from None
+
+
+def _dimensions(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of dimensions such as 256,128") from None

@@ -1,0 +1,24 @@
+"""The optional packages that evaluation stands on: what is measured comes from well-kept libraries, not from here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tsjax.errors import MissingExtraError
+
+
+def lab(module: str) -> Any:
+    """A module of one of the packages of the extra ``lab``, imported when it is needed.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        package = {"sklearn": "scikit-learn", "ir_measures": "ir-measures"}.get(root, root)
+        raise MissingExtraError(
+            f"evaluation needs {package}; install it with: pip install 'tsjax[lab]' (or pip install {package})"
+        ) from error

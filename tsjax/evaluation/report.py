@@ -1,0 +1,151 @@
+"""A sweep for people, as lines, and for programs, as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from tsjax.evaluation.bootstrap import CONFIDENCE
+from tsjax.evaluation.plots import draw
+from tsjax.evaluation.verdict import verdict
+from tsjax.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tsjax.evaluation.bootstrap import Interval
+    from tsjax.evaluation.sweeping import SweepResult
+
+_FEW = 30  # held-out items, below which an interval is not to be relied on
+
+
+def lines(result: SweepResult) -> Iterator[str]:
+    """Two tables, what else is to be known, and as the last line what follows."""
+    percent = f"{100 * CONFIDENCE:g} % interval"
+    yield (
+        f"{result.kind}, {result.measure}: τ chosen on {result.validation_items:,} {result.unit}, reported on "
+        f"{result.held_out_items:,} others (seed {result.seed})"
+    )
+    yield ""
+    names = [str(one.candidate) for one in result.scored]
+    width = max(map(len, names))
+    yield f"{'':{width}}  validation  held-out   gain (points)   {percent}"
+    for name, one in zip(names, result.scored, strict=True):
+        gain = "" if one is result.baseline else f"{_points(one.gain.difference):>15}   {_interval(one.gain)}"
+        mark = "  best on validation" if one is result.best else ""
+        yield f"{name:{width}}  {one.validation:10.4f}  {one.held_out:8.4f} {gain}{mark}".rstrip()
+    yield ""
+    yield f"held-out {result.unit} by tokens of the text that matters, τ = 1 and {result.best.candidate}"
+    yield f"{'tokens':>12}  {result.unit:>9}    τ = 1     best   gain (points)   {percent}"
+    for row in result.by_length:
+        gain = f"{_points(row.gain.difference):>15}   {_interval(row.gain)}" if row.gain else ""
+        tokens = f"{row.start}-{row.end - 1}"
+        yield f"{tokens:>12}  {row.items:9,}  {row.baseline:7.4f}  {row.best:7.4f} {gain}".rstrip()
+    yield ""
+    yield from notes(result)
+    yield verdict(result)
+
+
+def notes(result: SweepResult) -> Iterator[str]:
+    """What whoever reads the scores should know, in sentences."""
+    cut = result.truncated
+    for count, what in (
+        (cut.documents, "documents" if result.kind == "retrieval" else "texts"),
+        (cut.queries, "queries"),
+    ):
+        if count:
+            subject = f"1 of the {what} was" if count == 1 else f"{count:,} {what} were"
+            yield f"{subject} longer than {result.max_seq_length} tokens and lost the rest"
+    yield from result.notes
+    if result.held_out_items < _FEW:
+        yield f"only {result.held_out_items} held-out {result.unit}: do not rely on the interval"
+
+
+def content(result: SweepResult) -> dict[str, Any]:
+    """All of it as JSON values; what has no value is null."""
+    return {
+        "task": result.kind,
+        "measure": result.measure,
+        "unit": result.unit,
+        "seed": result.seed,
+        "validation_items": result.validation_items,
+        "held_out_items": result.held_out_items,
+        "confidence": CONFIDENCE,
+        "candidates": [
+            {
+                "name": str(one.candidate),
+                "tau": one.candidate.tau,
+                "law": one.candidate.law,
+                "side": one.candidate.side,
+                "temperature": one.candidate.temperature.to_json(),
+                "validation": _number(one.validation),
+                "held_out": _number(one.held_out),
+                "gain": _gain(one.gain),
+            }
+            for one in result.scored
+        ],
+        "best_on_validation": str(result.best.candidate),
+        "chosen": {"name": str(result.chosen), "temperature": result.chosen.temperature.to_json()},
+        "by_length": [
+            {
+                "start": row.start,
+                "end": row.end,
+                "items": row.items,
+                "baseline": _number(row.baseline),
+                "best": _number(row.best),
+                "gain": _gain(row.gain),
+            }
+            for row in result.by_length
+        ],
+        "truncated": {"documents": result.truncated.documents, "queries": result.truncated.queries},
+        "max_seq_length": result.max_seq_length,
+        "notes": list(notes(result)),
+        "verdict": verdict(result),
+    }
+
+
+def write(result: SweepResult, destination: Path) -> None:
+    """A directory with ``report.json``, ``scores.csv``, ``by_length.csv`` and ``sweep.png``, all of it or nothing.
+
+    Raises:
+        OutputError: it exists, or cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    everything = content(result)
+    with replacing(destination, directory=True) as folder:
+        text = json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        keys = ("name", "tau", "law", "side", "validation", "held_out")
+        _write_csv(folder / "scores.csv", keys, everything["candidates"])
+        _write_csv(folder / "by_length.csv", ("start", "end", "items", "baseline", "best"), everything["by_length"])
+        draw(result, folder / "sweep.png")
+
+
+def _write_csv(file: Path, keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*keys, "gain", "gain_low", "gain_high"])
+        for row in rows:
+            gain = row["gain"] or {"difference": None, "low": None, "high": None}
+            writer.writerow([*(row[key] for key in keys), *gain.values()])
+
+
+def _gain(gain: Interval | None) -> dict[str, float | None] | None:
+    if gain is None:
+        return None
+    return {"difference": _number(gain.difference), "low": _number(gain.low), "high": _number(gain.high)}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _interval(gain: Interval) -> str:
+    return f"{_points(gain.low)} to {_points(gain.high)}"

@@ -1,0 +1,22 @@
+"""What follows from a sweep, in a sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tsjax.evaluation.sweeping import SweepResult
+
+
+def verdict(result: SweepResult) -> str:
+    """Which temperature to use, with the gain that says so."""
+    best, measure, unit = result.best, result.measure, result.unit
+    if best is result.baseline:
+        return f"no other temperature does better than τ = 1 on the validation {unit}; leave τ = 1"
+    where = best.gain.points(f"{measure} points on held-out {unit}")
+    match best.gain.verdict:
+        case 1:
+            return f"{best.candidate}: {where}; use it"
+        case -1:
+            return f"{best.candidate} did best on the validation {unit} and yet {where}: a loss; leave τ = 1"
+    return f"no gain beyond noise ({best.candidate}: {where}); leave τ = 1"

@@ -1,0 +1,106 @@
+"""Corpora to learn from: read from files, and cut into what is learned from, what validates, and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsjax.errors import InputError
+from tsjax.evaluation.readers import Row, read_retrieval, rows_of
+from tsjax.evaluation.tasks import Retrieval
+from tsjax.learning.pairs import Pairs
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+# Of the half that is not held out, what decides when to stop.
+_VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Queries and texts, as a task to be scored on and as pairs to learn from.
+
+    Attributes:
+        name: for people to read.
+        task: all of it.
+        negatives: hard negatives of a query, by its place in the task.
+    """
+
+    name: str
+    task: Retrieval
+    negatives: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def split(self, seed: int) -> tuple[Pairs, Pairs]:
+        """What is learned from and what validates: four fifths and one of the queries that `sweep` chooses τ on.
+
+        The other half of the queries, `sweep`'s held-out part with the same seed, is in neither.
+
+        Raises:
+            InputError: there are too few queries.
+        """
+        chosen = np.random.default_rng(seed).permutation(self.task.split(seed).validation)
+        count = max(2, round(_VALIDATION * len(chosen)))
+        if len(chosen) < count + 2:
+            raise InputError(
+                f"{self.name} has {self.task.items} queries; learning needs at least 8: half are held out, and of the "
+                "other half some validate"
+            )
+        return self._pairs(chosen[count:]), self._pairs(chosen[:count])
+
+    def _pairs(self, places: NDArray[np.intp]) -> Pairs:
+        task = self.task
+        both = [(query, document) for query in places.tolist() for document in task.relevant[query]]
+        return Pairs(
+            self.name,
+            tuple(task.queries[query] for query, _ in both),
+            tuple(task.documents[document] for _, document in both),
+            tuple(self.negatives.get(query, ()) for query, _ in both),
+        )
+
+
+def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10") -> Corpus:
+    """A corpus from a folder as BEIR has it, or from a JSONL file of pairs.
+
+    Args:
+        path: a folder as `read_retrieval` reads it; or a file with ``query`` (or ``anchor``), ``positive`` and, if
+            there are hard negatives, ``negative`` (one text or a list) on each line.
+        measure: see `Retrieval`.
+
+    Raises:
+        InputError: something is missing or damaged; the sentence says where.
+    """
+    source = Path(path)
+    name = source.name.removesuffix(".jsonl") or str(source)
+    if source.is_dir():
+        return Corpus(name, read_retrieval(source, measure=measure))
+    documents: dict[str, int] = {}
+    relevant: dict[str, dict[int, int]] = {}
+    negatives: dict[str, list[str]] = {}
+    for row in rows_of(source):
+        query = row.text("anchor" if "anchor" in row.values and "query" not in row.values else "query")
+        positive = row.text("positive")
+        relevant.setdefault(query, {})[documents.setdefault(positive, len(documents))] = 1
+        for negative in _negatives(row):
+            documents.setdefault(negative, len(documents))
+            negatives.setdefault(query, []).append(negative)
+    if not relevant:
+        raise InputError(f"{source} holds no pair of a query and a text")
+    if len(documents) < 2:
+        raise InputError(f"{source}: every query has the same text, so there is nothing to tell apart")
+    task = Retrieval(tuple(documents), tuple(relevant), tuple(relevant.values()), measure)
+    return Corpus(name, task, {place: tuple(negatives[q]) for place, q in enumerate(relevant) if q in negatives})
+
+
+def _negatives(row: Row) -> list[str]:
+    """One text, or several, or none."""
+    given = row.values.get("negative", [])
+    if isinstance(given, list) and all(isinstance(text, str) for text in given):
+        return given
+    return [row.text("negative")]
