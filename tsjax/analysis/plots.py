@@ -61,7 +61,7 @@ def plot(found: Collapse) -> dict[str, Any]:
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise MissingExtraError("plots need matplotlib; install it with: pip install matplotlib") from error
+        raise MissingExtraError("plots need matplotlib; install it with: pip install 'tsjax[lab]'") from error
     settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
     del settings["backend"]  # nobody's is touched
     with mpl.rc_context(settings):

@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     for note in found.notes:
         _say(note)
     if not plotted:
-        _say("no plots: they need matplotlib; install it with: pip install matplotlib")
+        _say("no plots: they need matplotlib; install it with: pip install 'tsjax[lab]'")
     _say(f"written to {output}; open {output / 'index.html'}")
 
 
