@@ -1,9 +1,4 @@
-"""The way back: a tsjax checkpoint as a Hugging Face and sentence-transformers directory, τ folded into its weights.
-
-A fixed temperature is exact in any engine: attention's logits are linear in the queries, so dividing the query
-projection (and a relative bias) by τ divides the logits. Rotations are linear too; where queries are normalised after
-the projection, the scale of that norm takes τ.
-"""
+"""The way back: a tsjax checkpoint as a Hugging Face and sentence-transformers directory, τ folded into its weights."""
 
 from __future__ import annotations
 
@@ -19,10 +14,12 @@ from conversion.export_modules import modules
 from conversion.families import FAMILIES
 from conversion.families.family import ACTIVATION_NAMES
 from conversion.fields import Fields
+from conversion.model_card import model_card
 from conversion.rules import Rule, invert
 from tsjax.checkpoint import read_header, read_tokenizer, read_weights, write_tensors
 from tsjax.errors import ConversionError
 from tsjax.files import check_absent, replacing
+from tsjax.folding import fold_weights
 from tsjax.model.forward import weight_shapes
 from tsjax.temperature import Temperature
 
@@ -57,15 +54,16 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
 
     Raises:
         CheckpointError: the source is damaged.
-        ConversionError: its architecture has no class in transformers, or τ cannot be folded into it.
+        ConversionError: its architecture has no class in transformers.
+        InputError: τ cannot be folded into its weights.
         OutputError: the destination exists, or cannot be written.
     """
     check_absent(destination, directory=True, overwrite=None)
     header = read_header(source)
     metadata, encoder = header.metadata, header.metadata.model.encoder
     family = _family(header)
-    weights = read_weights(header, weight_shapes(metadata.model))
-    fold(weights, encoder, metadata.temperature if temperature is None else temperature)
+    tau = metadata.temperature if temperature is None else temperature
+    weights = fold_weights(read_weights(header, weight_shapes(metadata.model)), tau, encoder)
     below = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
     rules = (*family.spellings[0].rules(encoder), *(family.pooler_rules() if metadata.pooler else ()))
     theirs = invert(rules, encoder.num_layers, below, axes(encoder))
@@ -89,6 +87,7 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
         write_tensors(directory / "model.safetensors", theirs)
         _write_json(directory / "config.json", config)
         _write_tokenizer(directory, tokenizer_json, special, metadata)
+        (directory / "README.md").write_text(model_card(metadata, tau), encoding="utf-8")
         folders, files = modules(metadata)
         for name, content in files.items():
             _write_json(directory / name, content)
@@ -99,37 +98,6 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
             if module.head is not None and module.rules:
                 tensors = _head(weights, module.head, module.rules, encoder)
                 write_tensors(folder / "model.safetensors", tensors)
-
-
-def fold(weights: Weights, encoder: EncoderConfig, temperature: Temperature) -> None:
-    """Divide every logit by τ through the weights, in place.
-
-    Raises:
-        ConversionError: this architecture's weights cannot express this temperature.
-    """
-    if temperature == Temperature():
-        return
-    if temperature.reference_length is not None:
-        raise ConversionError("a temperature that follows the text's length cannot be folded into weights")
-    tau = temperature.per_head(encoder.num_layers, encoder.num_heads)
-    same_in_all_layers = bool((tau == tau[:1]).all())
-    if encoder.alibi and not (tau == 1).all():
-        raise ConversionError("ALiBi's slopes follow from the number of heads: no weights can take a temperature")
-    if not same_in_all_layers and (encoder.shared_layers or encoder.relative_buckets is not None):
-        raise ConversionError("layers that share weights or position biases can only have the same temperatures")
-    layers = "encoder.layers.attention"
-    if encoder.query_key_norm:
-        if not (tau == tau[:, :1]).all():
-            raise ConversionError("heads whose queries are normalised alike can only have the same temperature")
-        scale = weights[f"{layers}.query_norm.scale"]
-        scale[...] = (scale + encoder.norm_offset) / tau[:, :1] - encoder.norm_offset
-        return
-    by_layer = tau[0] if encoder.shared_layers else tau[:, None]
-    weights[f"{layers}.query.kernel"] /= by_layer[..., None]
-    if encoder.attention_bias:
-        weights[f"{layers}.query.bias"] /= tau[0][:, None] if encoder.shared_layers else tau[..., None]
-    if encoder.relative_buckets is not None:
-        weights["encoder.relative_bias.embedding"] /= tau[0]
 
 
 def _family(header: Header) -> Family:

@@ -95,8 +95,8 @@ def test_options_reach_the_model(tmp_path, model):
         "c": (["--precision", "ubinary"], {"precision": "ubinary"}),
         "d": (["--temperature", "[1, 0.5, 0.25]"], {"temperature": [1, 0.5, 0.25]}),
         "e": (
-            ["--temperature", '{"value": 0.9, "reference_length": 8}'],
-            {"temperature": tsjax.Temperature(0.9, reference_length=8)},
+            ["--temperature", '{"value": 0.9, "by_length": {"law": "log", "reference_length": 8}}'],
+            {"temperature": tsjax.Temperature(0.9, by_length=tsjax.LogLength(8))},
         ),
     }.items():
         out = tmp_path / f"{name}.npy"

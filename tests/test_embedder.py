@@ -10,6 +10,7 @@ import pytest
 from checkpoints import write_sentence_transformers
 
 import tsjax
+from tsjax import hub
 from tsjax.errors import InputError, TruncationWarning
 
 TEXTS = ["the cat", "", "what he had to be, but not by all of this at one or his", "Is it?", "was"]
@@ -120,7 +121,8 @@ def test_temperature_moves_vectors_and_compiles_nothing(embedder):
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
         seen = [before]
-        for tau in (0.9, 0.5, [1.0, 0.8, 0.6], np.full((3, 3), 0.7), tsjax.Temperature(1.0, reference_length=8)):
+        laws = (tsjax.LogLength(8), tsjax.Piecewise(3, 9, 0.7))
+        for tau in (0.9, 0.5, [1.0, 0.8, 0.6], np.full((3, 3), 0.7), *(tsjax.Temperature(1.0, law) for law in laws)):
             seen.append(embedder.encode(TEXTS, temperature=tau))
             assert np.abs(seen[-1] - before).max() > 1e-5
         np.testing.assert_array_equal(embedder.encode(TEXTS, temperature=1), before)
@@ -133,6 +135,18 @@ def test_temperature_moves_vectors_and_compiles_nothing(embedder):
     finally:
         jax.monitoring.clear_event_listeners()
     assert len({vectors.tobytes() for vectors in seen}) == len(seen)
+
+
+def test_queries_and_documents_have_their_own_temperatures(directory, embedder, tmp_path):
+    tau = tsjax.Temperature(0.7, query=tsjax.Temperature(0.5, tsjax.LogLength(8)))
+    expected = [embedder.encode(TEXTS, temperature=each) for each in (0.7, tau.query)]
+    hub.convert_to(directory, tmp_path / "saved", temperature=tau)
+    for loaded in (tsjax.load(directory, temperature=tau), tsjax.load(tmp_path / "saved")):
+        np.testing.assert_array_equal(loaded.encode(TEXTS), expected[0])
+        np.testing.assert_array_equal(loaded.encode_document(TEXTS, prompt=""), expected[0])
+        np.testing.assert_array_equal(loaded.encode_query(TEXTS, prompt=""), expected[1])
+        np.testing.assert_array_equal(np.concatenate(list(loaded.stream(TEXTS, task="query"))), expected[1])
+    np.testing.assert_array_equal(embedder.encode_query(TEXTS, prompt="", temperature=tau), expected[1])
 
 
 def test_the_embedders_own_temperature(directory, embedder):

@@ -1,3 +1,5 @@
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsjax.errors import InputError
-from tsjax.temperature import Temperature
+from tsjax.temperature import LogLength, Piecewise, Temperature
 
 values = st.floats(min_value=2.0**-100, max_value=2.0**100, width=32)
 
@@ -48,24 +50,63 @@ def test_what_is_no_number_is_refused(value):
         Temperature.of(value)
 
 
-@given(st.one_of(values, st.lists(values, min_size=1, max_size=4)), st.none() | st.integers(2, 10**6))
-def test_json_gives_the_same_temperature_back(value, reference_length):
-    temperature = Temperature(value, reference_length)
-    assert Temperature.from_json(temperature.to_json()) == temperature
+laws = st.one_of(
+    st.none(),
+    st.builds(LogLength, st.integers(2, 10**6)),
+    st.builds(lambda start, more, factor: Piecewise(start, start + more, factor), *[st.integers(1, 10**6)] * 2, values),
+)
+some = st.one_of(values, st.lists(values, min_size=1, max_size=4))
+
+
+@given(some, laws, st.none() | st.builds(Temperature, some, laws))
+def test_json_gives_the_same_temperature_back(value, law, query):
+    temperature = Temperature(value, law, query)
+    again = Temperature.from_json(json.loads(json.dumps(temperature.to_json())))
+    assert again == temperature
+    assert hash(again) == hash(temperature)
     np.testing.assert_array_equal(np.float32(temperature.value), np.float32(value))
 
 
 def test_json_stays_short():
-    assert Temperature(0.9).to_json() == {"value": 0.9, "reference_length": None}
+    assert Temperature(0.9).to_json() == {"value": 0.9}
+
+
+def test_the_first_spelling_of_a_reference_length_is_still_read():
+    assert Temperature.from_json({"value": 0.9, "reference_length": None}) == Temperature(0.9)
+    assert Temperature.from_json({"value": 0.9, "reference_length": 128}) == Temperature(0.9, LogLength(128))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"value": 1, "scale": 2}, "'scale'"),
+        ({"by_length": {"law": "cubic"}}, "log or piecewise"),
+        ({"by_length": [1]}, "log or piecewise"),
+        ({"by_length": {"law": "log"}}, "needs 'reference_length'"),
+        ({"by_length": {"law": "log", "reference_length": 9, "end": 3}}, "knows no 'end'"),
+        ({"query": {"query": 1.0}}, "of its own"),
+        ({"query": {"tau": 1.0}}, "'tau'"),
+    ],
+)
+def test_json_that_means_nothing_is_refused(data, message):
+    with pytest.raises(InputError, match=message):
+        Temperature.from_json(data)
 
 
 def test_the_length_law_is_log_n_scaling():
     lengths = np.array([0, 2, 16, 256, 512])
-    per_text = Temperature(0.8, reference_length=256).per_text(3, 2, lengths)
+    per_text = Temperature(0.8, LogLength(256)).per_text(3, 2, lengths)
     assert per_text.shape == (3, 5, 2)
     expected = 0.8 * np.log(256) / np.log([2, 2, 16, 256, 512])
     np.testing.assert_allclose(per_text, np.broadcast_to(expected[None, :, None], (3, 5, 2)), rtol=1e-6)
     assert per_text[0, 3, 0] == np.float32(0.8)
+
+
+def test_the_piecewise_law_bends_at_its_ends_only():
+    lengths = np.array([0, 1, 99, 100, 200, 400, 401, 9999])
+    factors = Piecewise(100, 400, 0.6).factors(lengths)
+    assert factors.dtype == np.float32
+    np.testing.assert_allclose(factors, [1, 1, 1, 1, 0.8, 0.6, 0.6, 0.6], rtol=1e-6)
 
 
 def test_without_a_law_every_text_has_the_same():
@@ -73,12 +114,43 @@ def test_without_a_law_every_text_has_the_same():
     np.testing.assert_array_equal(per_text[:, 0], per_text[:, 1])
 
 
+def test_queries_have_their_own():
+    both = Temperature(0.9, LogLength(64), query=[1, 2, 3])
+    assert both.for_task("query") == Temperature([1, 2, 3])
+    for task in (None, "document", "clustering"):
+        assert both.for_task(task) == Temperature(0.9, LogLength(64))
+    alike = Temperature(0.7)
+    assert alike.for_task("query") is alike
+
+
+def test_a_querys_temperature_has_to_fit_the_model_too():
+    with pytest.raises(InputError, match="3 layers of 2 heads"):
+        Temperature(0.9, query=[1, 2]).check(3, 2)
+
+
 @pytest.mark.parametrize("length", [1, 0, -3, 2.5, True, "512"])
 def test_a_senseless_reference_length_is_refused(length):
     with pytest.raises(InputError, match="reference_length"):
-        Temperature(1.0, reference_length=length)
+        LogLength(length)
 
 
-def test_an_unknown_field_in_json_is_refused():
-    with pytest.raises(InputError, match="'scale'"):
-        Temperature.from_json({"value": 1, "scale": 2})
+@pytest.mark.parametrize(
+    ("start", "end", "factor", "message"),
+    [
+        (0, 5, 0.9, "start"),
+        (5, 1, 0.9, "end"),
+        (5, 5, 0.9, "start < end"),
+        (1, 5, 0, "finite and > 0"),
+        (1, 5, [0.9], "one number"),
+        (1, 5, "x", "must be a number"),
+    ],
+)
+def test_a_senseless_piecewise_law_is_refused(start, end, factor, message):
+    with pytest.raises(InputError, match=message):
+        Piecewise(start, end, factor)
+
+
+@pytest.mark.parametrize("law", [128, "log", Temperature()])
+def test_a_law_is_a_law(law):
+    with pytest.raises(InputError, match="by_length"):
+        Temperature(0.9, law)

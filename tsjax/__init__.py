@@ -29,9 +29,10 @@ if TYPE_CHECKING:
         TruncationWarning,
         TsjaxError,
     )
+    from tsjax.folding import fold
     from tsjax.quantization import quantize_embeddings
     from tsjax.router import RoutedEmbedder
-    from tsjax.temperature import Temperature
+    from tsjax.temperature import LogLength, Piecewise, Temperature
 
 __version__ = "0.1.0"
 
@@ -42,15 +43,18 @@ __all__ = [
     "CrossEncoder",
     "Embedder",
     "InputError",
+    "LogLength",
     "MissingExtraError",
     "ModelNotFoundError",
     "OutputError",
+    "Piecewise",
     "RoutedEmbedder",
     "Temperature",
     "TruncationWarning",
     "TsjaxError",
     "embed",
     "enable_compile_cache",
+    "fold",
     "load",
     "quantize_embeddings",
 ]
@@ -58,10 +62,13 @@ __all__ = [
 _HOME = {
     "CrossEncoder": "tsjax.cross_encoder",
     "Embedder": "tsjax.embedder",
+    "LogLength": "tsjax.temperature",
+    "Piecewise": "tsjax.temperature",
     "RoutedEmbedder": "tsjax.router",
     "Temperature": "tsjax.temperature",
     "embed": "tsjax.api",
     "enable_compile_cache": "tsjax.compile_cache",
+    "fold": "tsjax.folding",
     "load": "tsjax.api",
     "quantize_embeddings": "tsjax.quantization",
 }

@@ -83,7 +83,7 @@ class Metadata:
             raise ConfigError(f"max_seq_length is {self.max_seq_length}; the positions allow 1 to {encoder.max_length}")
         if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.model.embedding_dimension:
             raise ConfigError(f"truncate_dim is {self.truncate_dim}, of {self.model.embedding_dimension} dimensions")
-        self.temperature.per_head(encoder.num_layers, encoder.num_heads)
+        self.temperature.check(encoder.num_layers, encoder.num_heads)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `from_json` is the inverse."""

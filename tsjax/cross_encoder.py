@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
     from numpy.typing import NDArray
 
-    from tsjax.temperature import TemperatureLike
+    from tsjax.temperature import Temperature, TemperatureLike
 
     Scoring: TypeAlias = Activation | Callable[[Array], Array]
 
@@ -93,6 +93,12 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
             f"CrossEncoder({self.metadata.source!r}, {encoder.num_layers} layers × {encoder.hidden_size}, "
             f"{self.num_labels} labels, max_seq_length={self.max_seq_length}, τ={self.temperature}, {self._dtype})"
         )
+
+    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
+        temperature = super()._checked_temperature(value)
+        if temperature.query is not None:
+            raise InputError("a cross-encoder reads query and document together: they can only have one temperature")
+        return temperature
 
     @property
     def num_labels(self) -> int:

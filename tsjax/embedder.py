@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _CHARACTERS_A_TOKEN = 64
 _LEAST_CHARACTERS = 1_000_000
 
+# Names that models have for the prompt of a task, the first of which counts.
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
 logger = logging.getLogger(__name__)
 
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
@@ -204,7 +207,8 @@ class Embedder(Settings):
             pool: only None; there are no worker processes.
             chunk_size: only None, likewise.
             temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
-            task: what the texts are for; chooses among several encoders (see `RoutedEmbedder`), and this is one.
+            task: what the texts are for; ``query`` takes the temperature of queries, where that is another. It also
+                chooses among several encoders (see `RoutedEmbedder`), and this is one.
             sentences: the old name of ``inputs``.
 
         Returns:
@@ -222,9 +226,10 @@ class Embedder(Settings):
         check_precision(precision)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")
+        tau = self._temperature if temperature is None else self._checked_temperature(temperature)
         request = _Request(
             prompt=self._prompt_text(prompt_name, prompt),
-            temperature=self._temperature if temperature is None else self._checked_temperature(temperature),
+            temperature=tau.for_task(task),
             max_texts=None if batch_size is None else positive("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
             # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
@@ -252,7 +257,7 @@ class Embedder(Settings):
         **options: Any,
     ) -> Any:
         """`encode` with the prompt named ``query``, unless a prompt is given; the model's default where it has none."""
-        name = self._name_for(("query",), prompt_name, prompt)
+        name = self._name_for("query", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="query", **options)
 
     def encode_document(
@@ -264,7 +269,7 @@ class Embedder(Settings):
         **options: Any,
     ) -> Any:
         """`encode` with the prompt named ``document``, else ``passage``, else ``corpus``, unless a prompt is given."""
-        name = self._name_for(("document", "passage", "corpus"), prompt_name, prompt)
+        name = self._name_for("document", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="document", **options)
 
     def stream(
@@ -391,11 +396,15 @@ class Embedder(Settings):
                 stacklevel=4,  # the caller of encode
             )
 
-    def _name_for(self, names: Sequence[str], prompt_name: str | None, prompt: str | None) -> str | None:
-        """The first of the names that there is a prompt for, unless the call says what it wants."""
+    def prompt_for(self, task: Literal["query", "document"]) -> str:
+        """What `encode_query` or `encode_document` puts before each text, unless the call says otherwise."""
+        return self._prompt_text(self._name_for(task, None, None), None)
+
+    def _name_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
+        """The first of the task's names that there is a prompt for, unless the call says what it wants."""
         if prompt_name is not None or prompt is not None:
             return prompt_name
-        return next((name for name in names if name in self.prompts), None)
+        return next((name for name in _PROMPT_NAMES[task] if name in self.prompts), None)
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:

@@ -188,7 +188,7 @@ class RoutedEmbedder:
         Raises:
             InputError: no route is for the task, or there is none and no default route; or as for `Embedder.encode`.
         """
-        return self.route(task).encode(inputs, *positional, **options)
+        return self.route(task).encode(inputs, *positional, task=task, **options)
 
     def encode_query(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Any:
         """`Embedder.encode_query` of the route that is for the task ``query``."""
@@ -208,7 +208,7 @@ class RoutedEmbedder:
         **options: Any,
     ) -> Iterator[NDArray[Any]]:
         """`Embedder.stream` of the route that is for ``task``."""
-        return self.route(task).stream(inputs, block_size=block_size, precision=precision, **options)
+        return self.route(task).stream(inputs, block_size=block_size, precision=precision, task=task, **options)
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
         """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""

@@ -135,9 +135,7 @@ class ModelSettings(Generic[AnyTokenizer]):
         self._default_prompt_name = value
 
     def _checked_temperature(self, value: TemperatureLike) -> Temperature:
-        temperature = Temperature.of(value)
-        temperature.per_head(self._config.encoder.num_layers, self._config.encoder.num_heads)
-        return temperature
+        return Temperature.of(value).check(self._config.encoder.num_layers, self._config.encoder.num_heads)
 
     def _prompt_text(self, name: str | None, prompt: str | None) -> str:
         if prompt is not None:

@@ -1,4 +1,4 @@
-"""The temperature of an attention softmax: what it is, what it may be, and how it varies with a text's length.
+"""The temperature of an attention softmax: what it is, what it may be, and the laws by which it varies.
 
 Attention weights are ``softmax(logits / τ)``. τ < 1 sharpens them, which counteracts the collapse of long texts'
 embeddings into a narrow region; τ = 1 is the model as published. Source: TempScale, "Length-Induced Embedding
@@ -9,6 +9,8 @@ This file knows numbers only: no network, no JAX.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -27,30 +29,112 @@ _Nested: TypeAlias = "float | tuple[float, ...] | tuple[tuple[float, ...], ...]"
 
 
 @dataclass(frozen=True)
+class LogLength:
+    """The log-n law: τ(n) = value · log n₀ / log n, for a text of n tokens.
+
+    Longer texts get sharper attention, shorter ones softer, and a text of n₀ tokens gets ``value``. With it the logits
+    grow with log n, as the entropy of attention over n tokens does. It is the log-n scaling of attention logits
+    (Chiang and Cholak, "Overcoming a Theoretical Limitation of Self-Attention", arXiv:2202.12172), written as a
+    temperature; with a value for each head it is what SSMax learns (arXiv:2501.19399).
+
+    Attributes:
+        reference_length: n₀ in tokens, special ones included; at least 2.
+
+    Raises:
+        InputError: it is no such number.
+    """
+
+    reference_length: int
+
+    def __post_init__(self) -> None:
+        _check_tokens("reference_length", self.reference_length, least=2)
+
+    def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
+        """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
+        n = np.maximum(np.asarray(lengths), 2)  # a text of one token attends to itself whatever τ is
+        return (np.log(self.reference_length) / np.log(n)).astype(np.float32)
+
+    def __str__(self) -> str:
+        return f"log {self.reference_length} / log n"
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """A law in pieces: τ(n) = value up to ``start`` tokens, value · factor from ``end`` on, and between them a line.
+
+    The line is straight over log n. Short texts, which do not collapse, keep what they have, and only long ones get
+    another temperature. The law is tsjax's own; TempScale has one τ for all lengths.
+
+    Attributes:
+        start: the longest text that has ``value``, in tokens.
+        end: the shortest text that has ``value · factor``, in tokens; more than ``start``.
+        factor: finite and > 0 in float32; below 1, long texts get sharper attention.
+
+    Raises:
+        InputError: values that are not such.
+    """
+
+    start: int
+    end: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_tokens("start", self.start, least=1)
+        _check_tokens("end", self.end, least=2)
+        if self.start >= self.end:
+            raise InputError(f"a piecewise temperature needs start < end, not {self.start} and {self.end}")
+        factor = _checked(self.factor, "the factor of a piecewise temperature")
+        if factor.ndim:
+            raise InputError(f"the factor of a piecewise temperature must be one number; its shape is {factor.shape}")
+        object.__setattr__(self, "factor", _as_nested(factor))
+
+    def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
+        """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
+        return 1 + np.float32(self.factor - 1) * self.along(lengths)
+
+    def along(self, lengths: ArrayLike) -> NDArray[np.float32]:
+        """How far texts of these lengths are from ``start`` (0) to ``end`` (1): float32 of the same shape."""
+        n = np.clip(np.asarray(lengths), self.start, self.end)
+        return (np.log(n / self.start) / math.log(self.end / self.start)).astype(np.float32)
+
+    def __str__(self) -> str:
+        return f"(1 to {self.factor:g} from {self.start} to {self.end} tokens)"
+
+
+Law: TypeAlias = "LogLength | Piecewise"
+
+_LAWS: dict[str, type[Law]] = {"log": LogLength, "piecewise": Piecewise}
+
+
+@dataclass(frozen=True)
 class Temperature:
     """A temperature for every layer, head and text.
 
     Attributes:
         value: one τ for the whole model, or L of them (one a layer), or L × N (one a layer and head).
             Each is finite and > 0 in float32.
-        reference_length: if given, τ follows the text's length n, in tokens with the special ones:
-            ``τ(n) = value · log(n₀) / log(n)`` with n₀ this length. Longer texts get sharper attention, shorter ones
-            softer, and a text of n₀ tokens gets ``value``. This is the log-n scaling of attention logits
-            (Chiang & Cholak, arXiv:2202.12172), written as a temperature. None: the same τ for every length.
+        by_length: how τ follows the text's length, a `LogLength` or a `Piecewise`; None: the same for every length.
+        query: the temperature of texts that are embedded as queries (`Embedder.encode_query`), where it is another
+            than that of documents and of all other texts; anything that `of` takes. None: the same.
 
     Raises:
-        InputError: a value that is not finite, not > 0, not a number, or not of one of the three shapes.
+        InputError: a value that is not finite, not > 0, not a number, or not of one of the three shapes; a law that
+            is none; a query's temperature that again has one for queries.
     """
 
     value: _Nested = 1.0
-    reference_length: int | None = None
+    by_length: Law | None = None
+    query: Temperature | None = None
 
     def __post_init__(self) -> None:
-        array = _checked(self.value)
-        object.__setattr__(self, "value", _as_nested(array))
-        n = self.reference_length
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 2 <= n < 2**31):
-            raise InputError(f"reference_length must be a whole number of at least 2 tokens, not {n!r}")
+        object.__setattr__(self, "value", _as_nested(_checked(self.value)))
+        if self.by_length is not None and not isinstance(self.by_length, LogLength | Piecewise):
+            raise InputError(f"by_length must be a LogLength or a Piecewise, not {self.by_length!r}")
+        if self.query is not None:
+            query = Temperature.of(self.query)
+            if query.query is not None:
+                raise InputError("the temperature of queries cannot have one for queries of its own")
+            object.__setattr__(self, "query", query)
 
     @classmethod
     def of(cls, temperature: TemperatureLike | None) -> Temperature:
@@ -58,6 +142,19 @@ class Temperature:
         if isinstance(temperature, Temperature):
             return temperature
         return cls() if temperature is None else cls(temperature)  # type: ignore[arg-type]  # __post_init__ checks it
+
+    def for_task(self, task: str | None) -> Temperature:
+        """The temperature of texts of a task: that of queries for ``query``, else the one for everything else."""
+        if self.query is None:
+            return self
+        return self.query if task == "query" else dataclasses.replace(self, query=None)
+
+    def check(self, num_layers: int, num_heads: int) -> Temperature:
+        """Itself, if it fits a model of so many layers and heads, queries included; else an InputError."""
+        for temperature in (self, self.query):
+            if temperature is not None:
+                temperature.per_head(num_layers, num_heads)
+        return self
 
     def per_head(self, num_layers: int, num_heads: int) -> NDArray[np.float32]:
         """``value`` spread over layers and heads: float32 (L, N).
@@ -82,22 +179,30 @@ class Temperature:
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
         """What ``value`` is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
         lengths = np.asarray(lengths)
-        if self.reference_length is None:
-            return np.ones(lengths.shape, np.float32)
-        return (np.log(self.reference_length) / np.log(np.maximum(lengths, 2))).astype(np.float32)
+        return np.ones(lengths.shape, np.float32) if self.by_length is None else self.by_length.factors(lengths)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `from_json` is the inverse."""
-        value = np.asarray(self.value).tolist()
-        return {"value": value, "reference_length": self.reference_length}
+        content: dict[str, Any] = {"value": np.asarray(self.value).tolist()}
+        if self.by_length is not None:
+            name = next(name for name, law in _LAWS.items() if isinstance(self.by_length, law))
+            content["by_length"] = {"law": name, **dataclasses.asdict(self.by_length)}
+        if self.query is not None:
+            content["query"] = self.query.to_json()
+        return content
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Temperature:
-        """The inverse of `to_json`."""
-        unknown = set(data) - {"value", "reference_length"}
-        if unknown:
-            raise InputError(f"unknown field {sorted(unknown)[0]!r} in a temperature")
-        return cls(data.get("value", 1.0), data.get("reference_length"))
+        """The inverse of `to_json`. A ``reference_length`` beside the value, as first written, is a `LogLength`."""
+        if unknown := set(data) - {"value", "by_length", "query", "reference_length"}:
+            raise InputError(f"unknown field {min(unknown)!r} in a temperature")
+        law = data.get("by_length")
+        if (n := data.get("reference_length")) is not None:
+            law = {"law": "log", "reference_length": n}
+        query = data.get("query")
+        if isinstance(query, dict):
+            query = cls.from_json(query)
+        return cls(data.get("value", 1.0), None if law is None else _law(law), query)
 
     def __str__(self) -> str:
         array = np.asarray(self.value, np.float32)
@@ -106,28 +211,45 @@ class Temperature:
         else:
             what = "per layer" if array.ndim == 1 else "per layer and head"
             text = f"{array.min():g} to {array.max():g}, {what}"
-        if self.reference_length is not None:
-            text += f" · log {self.reference_length} / log n"
-        return text
+        if self.by_length is not None:
+            text += f" · {self.by_length}"
+        return text if self.query is None else f"{text}; for queries {self.query}"
 
 
-def _checked(value: object) -> NDArray[np.float32]:
+def _law(data: object) -> Law:
+    """The inverse of a law's JSON."""
+    if not isinstance(data, dict) or data.get("law") not in _LAWS:
+        raise InputError(f"a temperature's by_length needs a law, {' or '.join(_LAWS)}, not {data!r:.80}")
+    law = _LAWS[data["law"]]
+    wanted = {field.name for field in dataclasses.fields(law)}
+    if difference := wanted ^ (set(data) - {"law"}):
+        name = min(difference)
+        raise InputError(f"the law {data['law']!r} {'needs' if name in wanted else 'knows no'} {name!r}")
+    return law(**{name: data[name] for name in wanted})
+
+
+def _check_tokens(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+        raise InputError(f"{name} must be a whole number of at least {least} tokens, not {value!r}")
+
+
+def _checked(value: object, name: str = "temperature") -> NDArray[np.float32]:
     """The value as float32 of zero, one or two axes, or an InputError."""
     try:
         raw = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # arrays of other libraries raise their own
-        raise InputError(f"temperature must be a number or an array of numbers: {error}") from error
+        raise InputError(f"{name} must be a number or an array of numbers: {error}") from error
     if raw.dtype.kind not in "iuf" and not _is_ml_float(raw.dtype):
-        raise InputError(f"temperature must be a number or an array of numbers, not {value!r}")
+        raise InputError(f"{name} must be a number or an array of numbers, not {value!r}")
     if raw.ndim > 2 or raw.size == 0:
-        raise InputError(f"temperature must be one number, one a layer, or (layers, heads); its shape is {raw.shape}")
+        raise InputError(f"{name} must be one number, one a layer, or (layers, heads); its shape is {raw.shape}")
     with np.errstate(over="ignore", under="ignore"):
         array = raw.astype(np.float32)
     # Subnormal values count as zero: processors that flush them would divide by it.
     bad = ~(np.isfinite(array) & (array >= np.finfo(np.float32).tiny))
     if bad.any():
         first = raw[bad].flat[0] if raw.ndim else raw
-        raise InputError(f"temperature must be finite and > 0 (in float32), not {float(first)!r}")
+        raise InputError(f"{name} must be finite and > 0 (in float32), not {float(first)!r}")
     return array
 
 

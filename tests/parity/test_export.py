@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 from checkpoints import write_json
 from families import CASES, HEADS, Case
+from huggingface_hub import ModelCardData
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from test_cross_encoders import PAIRS
 from test_families import LENGTHS, ids, mean_vectors, ours
@@ -17,8 +19,8 @@ import tsjax
 from conversion.convert import convert
 from conversion.export import export
 from conversion.originals import hidden_states, load_original
-from tsjax.errors import ConversionError
-from tsjax.temperature import Temperature
+from tsjax.errors import InputError
+from tsjax.temperature import LogLength, Temperature
 
 TEXTS = ["the cat", "what he had to be, but not by all of this", "Is it?", "was. " * 12]
 
@@ -91,7 +93,8 @@ def test_a_folded_temperature(exported, name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "tau", "message"),
     [
-        ("BERT", Temperature(0.9, reference_length=100), "follows the text's length"),
+        ("BERT", Temperature(0.9, by_length=LogLength(100)), "follows the text's length"),
+        ("BERT", Temperature(0.9, query=1), "of their own"),
         ("ALBERT", Temperature((0.9, 0.8, 0.7)), "share weights"),
         ("MPNet", Temperature((0.9, 0.8, 0.7)), "position biases"),
         ("Qwen3-Embedding", Temperature(tuple((0.9, *[0.8] * 5) for _ in range(3))), "normalised alike"),
@@ -99,7 +102,7 @@ def test_a_folded_temperature(exported, name, tmp_path):
 )
 def test_a_temperature_that_cannot_be_folded_is_refused(exported, name, tau, message, tmp_path):
     _, mine, _ = exported(name)
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises(InputError, match=message):
         export(mine, tmp_path / "folded", temperature=tau)
     assert not (tmp_path / "folded").exists()
 
@@ -113,6 +116,34 @@ def test_a_temperature_for_each_head(exported, tmp_path):
     np.testing.assert_allclose(states[mask], again[mask], rtol=0, atol=2e-5)
     vectors = tsjax.load(mine).encode(TEXTS, temperature=tau)
     np.testing.assert_allclose(tsjax.load(tmp_path / "folded").encode(TEXTS), vectors, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.9, [0.9, 0.8, 0.7], [[0.9, 0.8, 1.1], [1, 0.7, 0.6], [1.3, 0.9, 0.8]]])
+def test_every_engine_has_the_temperature(exported, tau, tmp_path):
+    """The exported directory in sentence-transformers gives the vectors that we have with τ."""
+    _, mine, _ = exported("BERT")
+    export(mine, tmp_path / "folded", temperature=Temperature(tau))
+    theirs = SentenceTransformer(str(tmp_path / "folded"), device="cpu")
+    vectors = tsjax.load(mine, temperature=tau).encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_allclose(theirs.encode(TEXTS, normalize_embeddings=True), vectors, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tau", "said"),
+    [
+        (1, "None was folded in"),
+        (0.9, "τ = 0.9: `query.weight` and `query.bias`"),
+        ([0.9, 0.8, 0.7], "| 1 | 0.8 |"),
+        ([[1, 2, 3], [4, 5, 6], [7, 8, 0.5]], "| 2 | 7 | 8 | 0.5 |"),
+    ],
+)
+def test_the_model_card_says_what_was_folded(exported, tau, said, tmp_path):
+    _, mine, _ = exported("BERT")
+    export(mine, tmp_path / "folded", temperature=Temperature(tau))
+    card = (tmp_path / "folded" / "README.md").read_text(encoding="utf-8")
+    front = ModelCardData(**yaml.safe_load(card.split("---")[1]))
+    assert front.library_name == "sentence-transformers"
+    assert said in card
 
 
 @pytest.mark.parametrize("name", ["BERT", "T5", "ModernBERT", "Qwen3-Embedding"])

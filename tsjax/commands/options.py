@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax.errors import InputError, TsjaxError
@@ -109,7 +110,8 @@ def add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
         metavar="τ",
         type=_temperature,
         help=f"temperature {purpose}: one number, or JSON: a list of one a layer, a list of lists of one a head, or "
-        '{"value": 0.9, "reference_length": 128} for τ · log 128 / log n',
+        '{"value": 0.9, "by_length": {"law": "log", "reference_length": 128}} for τ · log 128 / log n; or a .json file '
+        "of these, such as tsjax learn writes",
     )
 
 
@@ -117,12 +119,17 @@ def _temperature(text: str) -> Any:
     from tsjax.temperature import Temperature
 
     try:
-        value = json.loads(text)
-        return Temperature.from_json(value) if isinstance(value, dict) else value
+        content = Path(text).read_text(encoding="utf-8") if text.endswith(".json") else text
+        value = json.loads(content)
+        return Temperature.from_json(value) if isinstance(value, dict) else Temperature.of(value)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is neither a number nor a JSON list") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} is neither a number nor JSON, nor a .json file of them"
+        ) from None
 
 
 def on_terminal() -> bool:

@@ -1,0 +1,67 @@
+"""README.md beside an exported model: where it came from, and what temperature its weights hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsjax import __version__
+from tsjax.temperature import Temperature
+
+if TYPE_CHECKING:
+    from tsjax.checkpoint import Metadata
+
+
+def model_card(metadata: Metadata, tau: Temperature) -> str:
+    """The card, with the front matter that the hub reads.
+
+    Args:
+        metadata: of the checkpoint that was exported.
+        tau: what was folded into its weights.
+    """
+    embedder = metadata.kind == "embedder"
+    tags = ["sentence-transformers", "tsjax", *([] if tau == Temperature() else ["tempscale"])]
+    front = [
+        "library_name: sentence-transformers",
+        f"pipeline_tag: {'sentence-similarity' if embedder else 'text-ranking'}",
+    ]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.source):  # a name on the hub, and no path
+        front.append(f"base_model: {metadata.source}")
+    front += ["tags:", *(f"- {tag}" for tag in tags)]
+    kind = "SentenceTransformer" if embedder else "CrossEncoder"
+    load = f'from sentence_transformers import {kind}\n\nmodel = {kind}("path/to/this/directory")'
+    origin = f"`{metadata.source}`" if metadata.source else "a checkpoint of tsjax"
+    sections = [
+        "---\n" + "\n".join(front) + "\n---",
+        f"# {metadata.source.rstrip('/').rpartition('/')[2] or 'A model'}, exported by tsjax {__version__}",
+        f"The weights are those of {origin}, in float32. Its licence holds for them too.",
+        "## Temperature\n\n" + _temperature(metadata, tau),
+        f"## Use\n\n```python\n{load}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _temperature(metadata: Metadata, tau: Temperature) -> str:
+    if tau == Temperature():
+        return "None was folded in: the model computes what the original does."
+    family = metadata.model.encoder
+    where = "the scale of the norm on queries" if family.query_key_norm else "`query.weight` and `query.bias`"
+    if family.relative_buckets is not None:
+        where += ", and the relative position bias,"
+    said = (
+        f"Every attention softmax has the temperature τ = {tau}: {where} were divided by it, so that any engine "
+        "computes softmax(logits / τ) without knowing of it. To have the original back, multiply them by it.\n\n"
+        "Below 1 it sharpens attention, which counteracts the collapse of long texts' embeddings (TempScale, "
+        "arXiv:2410.24200). Vectors of this model and of the original do not mix: embed queries and documents with one."
+    )
+    value = np.asarray(tau.value)
+    if value.ndim == 0:
+        return said
+    rows = value[:, None] if value.ndim == 1 else value
+    header = ["layer", *(["τ"] if value.ndim == 1 else [f"head {head}" for head in range(rows.shape[1])])]
+    lines = [header, ["---"] * len(header), *([str(i), *(f"{x:.4g}" for x in row)] for i, row in enumerate(rows))]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{said}\n\n{table}\n\nExactly: `{json.dumps(tau.to_json()['value'])}`"

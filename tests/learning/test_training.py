@@ -1,0 +1,262 @@
+"""Learning on small random models: gradients, the way to a better loss, stopping, and going on after a kill."""
+
+import contextlib
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoints import WORDS, write_sentence_transformers
+
+import tsjax
+from tsjax.errors import InputError, OutputError
+from tsjax.learning import gradients, training
+from tsjax.learning.pairs import Pairs, schedule
+from tsjax.learning.recipe import Recipe
+from tsjax.learning.training import learn
+from tsjax.temperature import LogLength, Piecewise, Temperature
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    options = {"prompts": {"query": "it was ", "passage": "this is "}}
+    path = write_sentence_transformers(
+        tmp_path_factory.mktemp("st") / "model", options=options, max_position_embeddings=41
+    )
+    return tsjax.load(path)
+
+
+def pairs(count, seed, name="corpus", hard=0):
+    """Texts of a few words whose queries are words of theirs."""
+    rng, words = np.random.default_rng(seed), WORDS.split()
+    documents = [" ".join(rng.choice(words, rng.integers(4, 30))) for _ in range(count)]
+    queries = [" ".join(rng.choice(text.split(), 3)) for text in documents]
+    negatives = [tuple(" ".join(rng.choice(words, 9)) for _ in range(hard)) for _ in range(count)] if hard else ()
+    return Pairs(name, tuple(queries), tuple(documents), tuple(negatives))
+
+
+TRAINING, VALIDATION = [pairs(24, 0)], [pairs(12, 1)]
+QUICK = Recipe(steps=6, batch_size=8, evaluate_every=2, learning_rate=0.05)
+
+
+def test_the_loss_falls_and_the_best_is_kept(embedder):
+    looks = []
+    learned = learn(embedder, TRAINING, VALIDATION, dataclasses.replace(QUICK, steps=12), report=looks.append)
+    assert list(learned.curve) == looks
+    losses = [look["validation_loss"] for look in looks]
+    assert min(losses) < losses[0]
+    assert looks[losses.index(min(losses))]["step"] == learned.best_step
+    assert learned.weights is None
+    assert np.shape(learned.temperature.value) == (3, 3)
+    assert np.ptp(learned.temperature.value) > 0.01
+
+
+def plain_loss(embedder, tau, chosen, recipe, weights=None):
+    """The loss of a batch written out, all texts at once, without the penalty; a function of τ by layer and head."""
+    from tsjax.model.forward import apply
+
+    queries, documents = chosen.texts(range(len(chosen)))
+    tokenizer = embedder._tokenizer
+
+    def vectors(texts, prompt):
+        tokens = tokenizer.encode([prompt + text for text in texts])
+        ids = np.zeros((len(texts), tokens.lengths.max()), np.int32)
+        for row, own in enumerate(tokens.ids):
+            ids[row, : len(own)] = own
+        params = jax.device_get(embedder._engine._params) if weights is None else weights
+        out = apply(
+            embedder.metadata.model, params, jnp.asarray(ids), jnp.asarray(tokens.lengths), tau[:, None]
+        ).embeddings
+        return out / jnp.linalg.norm(out, axis=1, keepdims=True)
+
+    logits = recipe.scale * vectors(queries, "it was ") @ vectors(documents, "this is ").T
+    logits = jnp.where(chosen.excluded(range(len(chosen))), -jnp.inf, logits)
+    return -jnp.mean(jax.nn.log_softmax(logits, axis=1)[jnp.arange(len(queries)), jnp.arange(len(queries))])
+
+
+def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
+    """In chunks of two or three texts, hard negatives included, as all at once by JAX."""
+    monkeypatch.setitem(gradients._CHUNK, "cpu", 64)
+    chosen = pairs(8, 2, hard=1)
+    recipe = dataclasses.replace(QUICK, penalty=0.0)
+    run = training._Run(embedder, [chosen], VALIDATION, recipe)
+    learned = {"log_value": jnp.asarray(np.random.default_rng(0).normal(0, 0.2, (3, 3)), jnp.float32)}
+    everything = np.arange(8)
+    texts = run._training[0].of(everything)
+    vectors = [run._network.embed(learned, each) for each in texts]
+    assert len(list(run._network._chunks(texts[1]))) > 3
+    excluded = chosen.excluded(everything)
+    loss, cotangents = training._loss_and_gradient(*vectors, excluded, recipe.scale, ())
+    parts = [run._network.pull(learned, each, np.asarray(given)) for each, given in zip(texts, cotangents, strict=True)]
+    expected_loss, expected = jax.jit(
+        jax.value_and_grad(lambda log: plain_loss(embedder, jnp.exp(log), chosen, recipe))
+    )(learned["log_value"])
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(parts[0]["log_value"] + parts[1]["log_value"], expected, rtol=1e-3, atol=1e-5)
+    assert np.abs(expected).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"form": "scalar"},
+        {"form": "layers", "by_length": Piecewise(8, 30, 0.5)},
+        {"form": "scalar", "by_length": LogLength(16)},
+        {"form": "heads", "side": "documents"},
+        {"form": "scalar", "side": "queries"},
+    ],
+)
+def test_every_form_learns_and_is_a_temperature(embedder, change):
+    recipe = dataclasses.replace(QUICK, steps=2, **change)
+    run = training._Run(embedder, TRAINING, VALIDATION, recipe)
+    # Its own pairs validate it: one number does not generalise from two dozen.
+    learned = learn(embedder, TRAINING, TRAINING, dataclasses.replace(recipe, steps=12))
+    tau = learned.temperature
+    assert learned.best_step > 0
+    own = tau.query if recipe.side == "queries" else tau
+    assert np.shape(own.value) == {"scalar": (), "layers": (3,), "heads": (3, 3)}[recipe.form]
+    assert type(own.by_length) is type(recipe.by_length)
+    if recipe.side == "documents":
+        assert tau.query == Temperature()
+    if recipe.side == "queries":
+        assert dataclasses.replace(tau, query=None) == Temperature()
+    # The embedder with that temperature computes what learning did.
+    numbers = {"log_value": jnp.log(jnp.asarray(own.value, jnp.float32))}
+    if isinstance(own.by_length, Piecewise):
+        assert own.by_length.factor != 1
+        numbers["log_factor"] = jnp.log(jnp.float32(own.by_length.factor))
+    queries, documents = run._validation[0].of(np.arange(12))
+    for texts, encode, given in (
+        (queries, embedder.encode_query, VALIDATION[0].queries),
+        (documents, embedder.encode_document, VALIDATION[0].documents),
+    ):
+        expected = encode(given, temperature=tau)
+        np.testing.assert_allclose(run._network.embed(numbers, texts), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_weights_learn_too(embedder):
+    recipe = dataclasses.replace(QUICK, form="none", weights=True, weight_learning_rate=1e-3, matryoshka=(12,), steps=8)
+    learned = learn(embedder, [pairs(24, 0, hard=1)], VALIDATION, recipe)
+    assert learned.temperature == Temperature()
+    assert learned.curve[-1]["validation_loss"] < learned.curve[0]["validation_loss"] - 0.01
+    ones = jnp.ones((3, 3))
+    plain = dataclasses.replace(recipe, matryoshka=())
+    before = plain_loss(embedder, ones, VALIDATION[0], plain)
+    assert plain_loss(embedder, ones, VALIDATION[0], plain, learned.weights) < before
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(embedder):
+    curves = [learn(embedder, TRAINING, VALIDATION, dataclasses.replace(QUICK, seed=seed)) for seed in (0, 0, 1)]
+    assert curves[0] == curves[1]
+    assert curves[0].temperature != curves[2].temperature
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_killed_run_ends_as_if_it_had_not_been(embedder, tmp_path, weights, monkeypatch):
+    recipe = dataclasses.replace(QUICK, weights=weights, weight_learning_rate=1e-3)
+    whole = learn(embedder, TRAINING, VALIDATION, recipe, directory=tmp_path / "whole")
+    step = training._Run._step
+    for last in (1, 3, 2, 5):  # as many steps before each kill; the first is before anything is saved
+        steps = []
+
+        def counted(self, *arguments, steps=steps, last=last):
+            if len(steps) == last:
+                raise Killed
+            steps.append(1)
+            return step(self, *arguments)
+
+        monkeypatch.setattr(training._Run, "_step", counted)
+        with contextlib.suppress(Killed):
+            learn(embedder, TRAINING, VALIDATION, recipe, directory=tmp_path / "killed")
+    again = learn(embedder, TRAINING, VALIDATION, recipe, directory=tmp_path / "killed")
+    assert again.temperature == whole.temperature
+    assert again.curve == whole.curve
+    jax.tree.map(np.testing.assert_array_equal, again.weights, whole.weights)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "training_pairs", "message"),
+    [
+        (dataclasses.replace(QUICK, learning_rate=0.1), TRAINING, r"recipe.learning_rate \(0.05, and now 0.1\)"),
+        (QUICK, [pairs(24, 5)], "training"),
+    ],
+)
+def test_another_run_is_not_continued(embedder, tmp_path, recipe, training_pairs, message):
+    quick = dataclasses.replace(QUICK, steps=2)
+    learn(embedder, TRAINING, VALIDATION, quick, directory=tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        learn(embedder, training_pairs, VALIDATION, dataclasses.replace(recipe, steps=2), directory=tmp_path / "run")
+
+
+def test_it_stops_where_nothing_gets_better(embedder):
+    recipe = dataclasses.replace(QUICK, steps=50, learning_rate=1e-9, evaluate_every=1, patience=3, penalty=0)
+    learned = learn(embedder, TRAINING, VALIDATION, recipe)
+    assert learned.steps < 50
+    assert learned.steps - learned.best_step == 3
+
+
+def test_a_penalty_holds_temperatures_near_one(embedder):
+    free, held = (
+        learn(embedder, TRAINING, TRAINING, dataclasses.replace(QUICK, steps=12, penalty=penalty)).temperature
+        for penalty in (0.0, 100.0)
+    )
+    assert np.abs(np.log(held.value)).mean() < 0.5 * np.abs(np.log(free.value)).mean()
+
+
+def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no run of learning"):
+        learn(embedder, TRAINING, VALIDATION, QUICK, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 1}, "at least 2"),
+        ({"steps": 0}, "steps"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"penalty": -1.0}, "penalty"),
+        ({"form": "none"}, "nothing is to learn"),
+        ({"form": "none", "weights": True, "by_length": LogLength(8)}, "form is 'none'"),
+        ({"form": "rows"}, "scalar, layers, heads"),
+        ({"side": "left"}, "documents"),
+        ({"warmup": 2.0}, "from 0 to 1"),
+        ({"matryoshka": (36,)}, "fewer than the model's 36"),
+        ({"matryoshka": (0,)}, "matryoshka"),
+        ({"train_length": 2}, "at least 3"),
+    ],
+)
+def test_a_senseless_recipe_is_refused(embedder, change, message):
+    with pytest.raises(InputError, match=message):
+        learn(embedder, TRAINING, VALIDATION, dataclasses.replace(QUICK, **change))
+
+
+def test_pairs_that_teach_nothing_are_refused():
+    with pytest.raises(InputError, match="at least two"):
+        Pairs("corpus", ("a", "b"), ("the same", "the same"))
+
+
+def test_other_answers_and_copies_are_no_negatives():
+    own = Pairs("corpus", ("q", "q", "r", "s"), ("a", "b", "c", "a"), (("c",), (), ("x",), ()))
+    excluded = own.excluded([0, 1, 2, 3])
+    #       a      b      c      a      c      x
+    assert excluded.tolist() == [
+        [False, True, False, True, False, False],
+        [True, False, False, True, False, False],
+        [False, False, False, False, True, False],
+        [True, False, False, False, False, False],
+    ]
+
+
+def test_every_epoch_has_every_full_batch_once():
+    steps = list(itertools.islice(schedule([10, 3, 25], 4, seed=0), 9))
+    assert sorted(step.corpus for step in steps) == [0, 0, 1, *[2] * 6]
+    for corpus, size in ((0, 10), (1, 3), (2, 25)):
+        chosen = np.concatenate([step.chosen for step in steps if step.corpus == corpus])
+        assert len(set(chosen)) == len(chosen) == max(size // 4 * 4, min(size, 4))

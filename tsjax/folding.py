@@ -1,0 +1,75 @@
+"""A temperature folded into a model's weights, so that whoever computes with them has it without knowing.
+
+Attention's logits are linear in the queries, so dividing the query projection (and a relative bias) by τ divides the
+logits: exact, but for rounding. Rotations are linear too; where queries are normalised after the projection, the scale
+of that norm takes τ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tsjax.errors import InputError
+from tsjax.model.forward import flatten, unflatten
+from tsjax.temperature import Temperature
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tsjax.model.config import EncoderConfig, ModelConfig
+    from tsjax.model.forward import Params
+    from tsjax.temperature import TemperatureLike
+
+
+def fold(params: Params, temperature: TemperatureLike, config: ModelConfig) -> Params:
+    """Parameters that give with τ = 1 what these give with a temperature.
+
+    Args:
+        params: nested dict of arrays, as `tsjax.model.forward.apply` takes them; it stays as it is.
+        temperature: one τ, one a layer, or one a layer and head.
+        config: the architecture.
+
+    Returns:
+        parameters of the same shapes and dtypes.
+
+    Raises:
+        InputError: this architecture's weights cannot express this temperature, or it does not fit the architecture.
+    """
+    return unflatten(fold_weights(flatten(config, params), Temperature.of(temperature), config.encoder))
+
+
+def fold_weights(weights: Mapping[str, Any], temperature: Temperature, encoder: EncoderConfig) -> dict[str, Any]:
+    """`fold` for weights by dotted name, as a checkpoint has them."""
+    folded = dict(weights)
+    if temperature == Temperature():
+        return folded
+    if temperature.query is not None:
+        raise InputError("queries and documents have temperatures of their own: one set of weights cannot have both")
+    if temperature.by_length is not None:
+        raise InputError("a temperature that follows the text's length cannot be folded into weights")
+    tau = temperature.per_head(encoder.num_layers, encoder.num_heads)
+    same_in_all_layers = bool((tau == tau[:1]).all())
+    if encoder.alibi and not (tau == 1).all():
+        raise InputError("ALiBi's slopes follow from the number of heads: no weights can take a temperature")
+    if not same_in_all_layers and (encoder.shared_layers or encoder.relative_buckets is not None):
+        raise InputError("layers that share weights or position biases can only have the same temperatures")
+
+    def divide(name: str, by: NDArray[np.float32]) -> None:
+        folded[name] = (weights[name] / by).astype(weights[name].dtype)
+
+    layers = "encoder.layers.attention"
+    if encoder.query_key_norm:
+        if not (tau == tau[:, :1]).all():
+            raise InputError("heads whose queries are normalised alike can only have the same temperature")
+        name, by = f"{layers}.query_norm.scale", tau[0, 0] if encoder.shared_layers else tau[:, :1]
+        scale = (weights[name] + encoder.norm_offset) / by - encoder.norm_offset
+        folded[name] = scale.astype(weights[name].dtype)
+        return folded
+    divide(f"{layers}.query.kernel", (tau[0] if encoder.shared_layers else tau[:, None])[..., None])
+    if encoder.attention_bias:
+        divide(f"{layers}.query.bias", (tau[0] if encoder.shared_layers else tau)[..., None])
+    if encoder.relative_buckets is not None:
+        divide("encoder.relative_bias.embedding", tau[0])
+    return folded

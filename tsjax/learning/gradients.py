@@ -1,0 +1,181 @@
+"""Vectors and their gradients, chunk by chunk: a batch of any size in the memory of one chunk.
+
+The loss needs the vectors of all texts of a batch at once, the network does not. So the vectors are computed first,
+without what a gradient needs; then the loss and its gradient with respect to them; then chunk by chunk again the
+gradient of what learns. The sum is the batch's gradient, exactly (GradCache, Gao et al., arXiv:2101.06983).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, Int
+
+from tsjax.learning.learned import Learned, length_terms, per_text
+from tsjax.model.forward import Inputs, Params, apply_packed, cast_params
+from tsjax.model.packing import one_a_row
+from tsjax.model.sharding import BY_ROWS, WHOLE, mesh_of
+from tsjax.text import ladders
+from tsjax.text.batching import fill, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tsjax.learning.recipe import Recipe
+    from tsjax.model.config import ModelConfig
+    from tsjax.text.tokenizer import Tokenized
+
+# Tokens of a chunk on each device: what a gradient needs of them takes some kilobytes a token and layer.
+_CHUNK = {"cpu": 2048}
+_CHUNK_ACCELERATOR = 16384
+
+
+class Texts(NamedTuple):
+    """Texts of one kind, as the network takes them.
+
+    Attributes:
+        tokenized: their tokens.
+        prompt_length: leading tokens that pooling leaves out.
+        tempered: whether the temperatures that learn are theirs; otherwise theirs is 1.
+    """
+
+    tokenized: Tokenized
+    prompt_length: int
+    tempered: bool
+
+    def of(self, chosen: Sequence[int] | NDArray[np.intp]) -> Texts:
+        """Some of them."""
+        ids = [self.tokenized.ids[i] for i in chosen]
+        tokenized = self.tokenized._replace(
+            ids=ids, lengths=self.tokenized.lengths[chosen], truncated=self.tokenized.truncated[chosen]
+        )
+        return self._replace(tokenized=tokenized)
+
+
+class _Chunk(NamedTuple):
+    texts: NDArray[np.intp]
+    ids: Int[Array, "R T"]
+    lengths: Int[Array, " R"]
+    prompts: Int[Array, "R 1"]
+    terms: Float[Array, "R 1 2"]
+
+
+class Network:
+    """A network whose vectors and gradients are computed chunk by chunk on all its devices.
+
+    Args:
+        config: the architecture.
+        weights: float32; those that do not learn, or None where all do.
+        recipe: what learns, and how.
+        pad_token_id: id that fills up a chunk.
+        max_length: the longest text.
+        devices: each takes its share of a chunk's rows.
+        dtype: what the encoder computes in.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Params | None,
+        recipe: Recipe,
+        pad_token_id: int,
+        max_length: int,
+        devices: Sequence[jax.Device],
+        dtype: str = "float32",
+    ) -> None:
+        self._config, self._recipe, self._pad, self._dtype = config, recipe, pad_token_id, dtype
+        mesh = mesh_of(devices)
+        self._by_rows, self._whole = NamedSharding(mesh, BY_ROWS), NamedSharding(mesh, WHOLE)
+        budget = _CHUNK.get(devices[0].platform, _CHUNK_ACCELERATOR)
+        self._ladder = ladders.padded(max_length, budget, len(devices))
+        self._frozen = None if weights is None else self.place(weights)
+
+    def place(self, tree: Any) -> Any:
+        """Arrays, whole on every device."""
+        return jax.device_put(tree, self._whole)
+
+    def embed(self, learned: Learned, texts: Texts) -> NDArray[np.float32]:
+        """The vector of each text, not normalised unless the model does so: float32 (texts, E)."""
+        vectors = np.empty((len(texts.tokenized.ids), self._config.embedding_dimension), np.float32)
+        started = [(chunk, self._start(_embed, learned, chunk, texts)) for chunk in self._chunks(texts)]
+        for chunk, output in started:
+            vectors[chunk.texts] = np.asarray(output)[: len(chunk.texts)]
+        return vectors
+
+    def pull(self, learned: Learned, texts: Texts, cotangents: NDArray[np.float32]) -> Learned | None:
+        """The gradient of what learns, from that of the vectors, (texts, E); None where nothing learns from them."""
+        if not texts.tempered and "weights" not in learned:
+            return None
+        total = None
+        for chunk in self._chunks(texts):
+            given = np.zeros((chunk.ids.shape[0], cotangents.shape[1]), np.float32)
+            given[: len(chunk.texts)] = cotangents[chunk.texts]
+            gradient = self._start(_pull, learned, chunk, texts, jax.device_put(given, self._by_rows))
+            total = gradient if total is None else _add(total, gradient)
+        return total
+
+    def _start(self, function: Any, learned: Learned, chunk: _Chunk, texts: Texts, *more: Any) -> Any:
+        options = {"config": self._config, "tempered": texts.tempered, "dtype": self._dtype}
+        return function(learned, self._frozen, chunk[1:], *more, **options)
+
+    def _chunks(self, texts: Texts) -> Iterator[_Chunk]:
+        lengths = texts.tokenized.lengths
+        for batch in plan(lengths, self._ladder):
+            own = np.ones(batch.shape.rows, np.int32)  # a row to spare has a token, lest its gradient be NaN
+            own[: len(batch.rows)] = lengths[batch.indices]
+            arrays = (
+                fill(texts.tokenized.ids, batch, self._pad),
+                own,
+                np.full((batch.shape.rows, 1), texts.prompt_length, np.int32),
+                length_terms(self._recipe, own[:, None]),
+            )
+            yield _Chunk(batch.indices, *(jax.device_put(array, self._by_rows) for array in arrays))
+
+
+def _vectors(
+    learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], config: ModelConfig, dtype: str, *, tempered: bool
+) -> Float[Array, "R E"]:
+    ids, lengths, prompts, terms = chunk
+    weights = frozen if frozen is not None else learned["weights"]
+    if dtype != "float32":
+        weights = cast_params(weights, jnp.dtype(dtype))
+    encoder = config.encoder
+    tau = per_text(learned, encoder, terms) if tempered else jnp.ones((encoder.num_layers, 1, 1, encoder.num_heads))
+    inputs = Inputs(ids, one_a_row(lengths, ids.shape[1]), prompts)
+    # The kernel that can be differentiated on every device.
+    return apply_packed(config, weights, inputs, tau, "xla").embeddings[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "tempered"))
+def _embed(
+    learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], *, config: ModelConfig, dtype: str, tempered: bool
+) -> Float[Array, "R E"]:
+    return _vectors(learned, frozen, chunk, config, dtype, tempered=tempered)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "tempered"))
+def _pull(
+    learned: Learned,
+    frozen: Params | None,
+    chunk: tuple[Any, ...],
+    cotangents: Float[Array, "R E"],
+    *,
+    config: ModelConfig,
+    dtype: str,
+    tempered: bool,
+) -> Learned:
+    _, pullback = jax.vjp(lambda x: _vectors(x, frozen, chunk, config, dtype, tempered=tempered), learned)
+    (gradient,) = pullback(cotangents)
+    return gradient
+
+
+@jax.jit
+def _add(one: Learned, other: Learned) -> Learned:
+    return jax.tree.map(jnp.add, one, other)

@@ -1,0 +1,42 @@
+"""The contrastive loss: a query should be nearer to its own text than to the others of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def contrastive(
+    queries: Float[Array, "B E"],
+    documents: Float[Array, "M E"],
+    excluded: Bool[Array, "B M"],
+    scale: float,
+    dimensions: Sequence[int] = (),
+) -> Float[Array, ""]:
+    """InfoNCE with in-batch negatives (arXiv:1807.03748, arXiv:1705.00652), over all dimensions and over leading ones.
+
+    Args:
+        queries: vectors of the queries.
+        documents: vectors of the texts; the first B are the queries' own, hard negatives may follow.
+        excluded: which texts are no negatives of a query: its other answers, and copies of its own.
+        scale: what cosines are multiplied by.
+        dimensions: leading dimensions whose losses are added (Matryoshka, arXiv:2205.13147), each alike.
+
+    Returns:
+        the mean over the queries, and over all and the leading dimensions.
+    """
+    own = jnp.arange(queries.shape[0])
+    losses = []
+    for dimension in (queries.shape[1], *dimensions):
+        cosines = _unit(queries[:, :dimension]) @ _unit(documents[:, :dimension]).T
+        logits = jnp.where(excluded, -jnp.inf, scale * cosines)
+        losses.append(jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[own, own]))
+    return jnp.mean(jnp.stack(losses))
+
+
+def _unit(x: Float[Array, "n E"]) -> Float[Array, "n E"]:
+    # Inside the root, lest a zero vector's gradient be NaN.
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=1, keepdims=True), 1e-24))

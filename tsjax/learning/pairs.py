@@ -1,0 +1,102 @@
+"""What is learned from: pairs of a query and a text that answers it, and in which order they come."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Queries, each with a text that answers it and maybe texts that do not.
+
+    A query that several texts answer stands in several pairs.
+
+    Attributes:
+        name: of the corpus, for people to read.
+        queries: the queries.
+        documents: the answer of each.
+        negatives: of each, texts that look like answers and are none (hard negatives).
+
+    Raises:
+        InputError: fewer than two pairs, or parts of different lengths.
+    """
+
+    name: str
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    negatives: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.negatives:
+            object.__setattr__(self, "negatives", ((),) * len(self.queries))
+        if not len(self.queries) == len(self.documents) == len(self.negatives):
+            raise InputError(f"{self.name}: queries, documents and negatives must be equally many")
+        if len(set(self.documents)) < 2:
+            raise InputError(
+                f"{self.name} has {len(set(self.documents))} different texts that answer a query; learning needs at "
+                "least two, since one's answer is the other's negative"
+            )
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def texts(self, chosen: Sequence[int] | NDArray[np.intp]) -> tuple[list[str], list[str]]:
+        """The queries of some pairs, and their documents with the hard negatives after them."""
+        hard = itertools.chain.from_iterable(self.negatives[i] for i in chosen)
+        return [self.queries[i] for i in chosen], [*(self.documents[i] for i in chosen), *hard]
+
+    def excluded(self, chosen: Sequence[int] | NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which of `texts`' documents are no negatives of a query, although not its own: bool (queries, documents)."""
+        queries, documents = self.texts(chosen)
+        number = {document: i for i, document in enumerate(dict.fromkeys(documents))}
+        columns = np.array([number[document] for document in documents])
+        excluded = np.zeros((len(queries), len(documents)), np.bool_)
+        for row, query in enumerate(queries):
+            excluded[row] = np.isin(columns, [number.get(answer, -1) for answer in self._answers[query]])
+            excluded[row, row] = False
+        return excluded
+
+    @functools.cached_property
+    def _answers(self) -> dict[str, set[str]]:
+        """The texts that answer each query."""
+        answers = defaultdict(set)
+        for query, document in zip(self.queries, self.documents, strict=True):
+            answers[query].add(document)
+        return dict(answers)
+
+
+class Step(NamedTuple):
+    """The pairs of one optimizer step, all of one corpus."""
+
+    corpus: int
+    chosen: NDArray[np.intp]
+
+
+def schedule(sizes: Sequence[int], batch_size: int, seed: int) -> Iterator[Step]:
+    """Batches without end, each of one corpus: every epoch all full ones, in an order that the seed decides.
+
+    A corpus comes as often as it has batches; the pairs that fill none this time are others in the next epoch. One that
+    is smaller than a batch is a batch.
+    """
+    for epoch in itertools.count():
+        rng = np.random.default_rng([seed, epoch])
+        steps = []
+        for corpus, size in enumerate(sizes):
+            order = rng.permutation(size)
+            full = max(size // batch_size * batch_size, min(size, batch_size))
+            steps += [Step(corpus, order[i : i + batch_size]) for i in range(0, full, batch_size)]
+        for place in rng.permutation(len(steps)):
+            yield steps[place]

@@ -1,0 +1,307 @@
+"""The run: step after step until the validation pairs get no better, saved on the way so that a kill loses little.
+
+Everything that a step does follows from the recipe, the data and the state before it, so a run that was stopped and
+goes on from its last saved state ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import DictKey
+from jaxtyping import Array, Bool, Float
+
+from tsjax.checkpoint import read_network_weights
+from tsjax.errors import InputError
+from tsjax.learning import learned as numbers
+from tsjax.learning.gradients import Network, Texts
+from tsjax.learning.learned import Learned
+from tsjax.learning.loss import contrastive
+from tsjax.learning.pairs import Pairs, Step, schedule
+from tsjax.learning.recipe import Recipe
+from tsjax.learning.state import Progress, States
+from tsjax.model.forward import unflatten, weight_shapes
+from tsjax.settings import positive
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tsjax.embedder import Embedder
+    from tsjax.temperature import Temperature
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a run gave.
+
+    Attributes:
+        temperature: the best that was seen, by the validation pairs.
+        weights: the encoder's weights of the same moment, as `tsjax.model.forward.apply` takes them; None where they
+            did not learn.
+        steps: how many there were.
+        best_step: after which the best was seen; 0 where nothing was better than the beginning.
+        curve: for each look: ``step``, ``loss`` (mean of the steps since the last, None at the beginning),
+            ``validation_loss``.
+    """
+
+    temperature: Temperature
+    weights: Any
+    steps: int
+    best_step: int
+    curve: tuple[dict[str, float | None], ...] = field(repr=False)
+
+
+class _Corpus(NamedTuple):
+    """A corpus, its texts as tokens."""
+
+    pairs: Pairs
+    queries: Texts
+    documents: Texts
+    hard: Texts
+    hard_starts: NDArray[np.intp]
+
+    def of(self, chosen: Sequence[int] | NDArray[np.intp]) -> tuple[Texts, Texts]:
+        """Queries and documents of some pairs, the hard negatives last."""
+        hard = [i for pair in chosen for i in range(self.hard_starts[pair], self.hard_starts[pair + 1])]
+        own, others = self.documents.of(chosen), self.hard.of(np.array(hard, np.intp))
+        joined = own.tokenized._replace(
+            ids=[*own.tokenized.ids, *others.tokenized.ids],
+            lengths=np.concatenate([own.tokenized.lengths, others.tokenized.lengths]),
+            truncated=np.concatenate([own.tokenized.truncated, others.tokenized.truncated]),
+        )
+        return self.queries.of(chosen), own._replace(tokenized=joined)
+
+
+def learn(
+    embedder: Embedder,
+    training: Sequence[Pairs],
+    validation: Sequence[Pairs],
+    recipe: Recipe | None = None,
+    *,
+    directory: Path | None = None,
+    report: Callable[[dict[str, float | None]], object] = lambda look: None,
+) -> Learning:
+    """Learn temperatures, and by choice weights, that bring queries near to their texts.
+
+    The loss is `tsjax.learning.loss.contrastive` plus the recipe's penalty; the validation loss has no penalty. What
+    was best on the validation pairs is given, also where that is the beginning.
+
+    Args:
+        embedder: the model: its weights, prompts and devices, and the dtype to compute in. It stays as it is.
+        training: what is learned from; each step takes one corpus.
+        validation: what decides when to stop; several corpora count alike.
+        recipe: what learns, and how; None for the temperatures of all heads.
+        directory: where states are saved, and an earlier run of the same recipe, model and pairs is continued from;
+            None saves none.
+        report: told of each look at the validation pairs, the first before any step.
+
+    Raises:
+        InputError: pairs, or a recipe, that cannot be used with this model; or a directory with another run's states.
+    """
+    return _Run(embedder, training, validation, recipe or Recipe()).go(directory, report)
+
+
+class _Run:
+    """What does not change during a run."""
+
+    def __init__(
+        self, embedder: Embedder, training: Sequence[Pairs], validation: Sequence[Pairs], recipe: Recipe
+    ) -> None:
+        if not training or not validation:
+            raise InputError("learning needs pairs to learn from, and others to validate with")
+        self._model = model = embedder.metadata.model
+        if any(dimension >= model.embedding_dimension for dimension in recipe.matryoshka):
+            raise InputError(f"matryoshka dimensions must be fewer than the model's {model.embedding_dimension}")
+        for dimension in recipe.matryoshka:
+            positive("a matryoshka dimension", dimension)
+        self._recipe = recipe
+        header = embedder._header
+        weights = unflatten(read_network_weights(header, weight_shapes(model)))
+        length = recipe.train_length or embedder.max_seq_length
+        self._network = Network(
+            model,
+            None if recipe.weights else weights,
+            recipe,
+            embedder.metadata.pad_token_id,
+            length,
+            embedder.devices,
+            embedder.dtype,
+        )
+        self._start = numbers.start(recipe, model.encoder, weights)
+        self._optimizer = _optimizer(recipe)
+        tokens = functools.partial(_tokens, embedder, length, recipe)
+        self._training = [tokens(pairs) for pairs in training]
+        self._validation = [tokens(pairs) for pairs in validation]
+        self._identity = {
+            "model": embedder.fingerprint,
+            "recipe": recipe.to_json(),
+            "training": [_identity(pairs) for pairs in training],
+            "validation": [_identity(pairs) for pairs in validation],
+        }
+
+    def go(self, directory: Path | None, report: Callable[[dict[str, float | None]], object]) -> Learning:
+        recipe = self._recipe
+        start = self._network.place(self._start)
+        state = {"learned": start, "best": start, "optimizer": self._network.place(self._optimizer.init(start))}
+        progress = Progress()
+        with States.open(directory, self._identity) as states:
+            if (found := states.restore(state)) is not None:
+                state, progress = self._network.place(found[0]), found[1]
+                for look in progress.curve:
+                    report(look)
+            else:
+                progress = progress.look(0, None, self._validate(start))
+                report(progress.curve[-1])
+            batches = schedule([len(corpus.pairs) for corpus in self._training], recipe.batch_size, recipe.seed)
+            losses = []
+            for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
+                if step <= progress.step:
+                    continue
+                if progress.waited >= recipe.patience:
+                    break
+                state, loss = self._step(state, batch)
+                losses.append(loss)
+                if step % recipe.evaluate_every and step != recipe.steps:
+                    continue
+                progress = progress.look(step, float(np.mean(losses)), self._validate(state["learned"]))
+                losses = []
+                if progress.best_step == step:
+                    state = {**state, "best": state["learned"]}
+                states.save(step, state, progress)
+                report(progress.curve[-1])
+        best = state["best"]
+        return Learning(
+            numbers.temperature(best, recipe),
+            jax.device_get(best["weights"]) if recipe.weights else None,
+            progress.step,
+            progress.best_step,
+            progress.curve,
+        )
+
+    def _step(self, state: dict[str, Any], batch: Step) -> tuple[dict[str, Any], float]:
+        learned = state["learned"]
+        corpus = self._training[batch.corpus]
+        queries, documents = corpus.of(batch.chosen)
+        excluded = corpus.pairs.excluded(batch.chosen)
+        vectors = (self._network.embed(learned, queries), self._network.embed(learned, documents))
+        loss, cotangents = _loss_and_gradient(*vectors, excluded, self._recipe.scale, self._recipe.matryoshka)
+        pulled = [
+            self._network.pull(learned, texts, np.asarray(cotangent))
+            for texts, cotangent in zip((queries, documents), cotangents, strict=True)
+        ]
+        gradients = [gradient for gradient in pulled if gradient is not None]
+        learned, optimizer, penalty = _update(
+            self._optimizer, self._recipe.penalty, learned, state["optimizer"], gradients
+        )
+        if not np.isfinite(total := float(loss + penalty)):
+            raise InputError(f"the loss became {total}: choose a smaller learning rate, or compute in float32")
+        return {**state, "learned": learned, "optimizer": optimizer}, total
+
+    def _validate(self, learned: Learned) -> float:
+        """The loss on the validation pairs, all of a corpus at once, without the penalty; the mean of the corpora."""
+        losses = []
+        for corpus in self._validation:
+            everything = np.arange(len(corpus.pairs))
+            vectors = [self._network.embed(learned, texts) for texts in corpus.of(everything)]
+            excluded = corpus.pairs.excluded(everything)
+            losses.append(float(_loss(*vectors, excluded, self._recipe.scale, self._recipe.matryoshka)))
+        return float(np.mean(losses))
+
+
+def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _Corpus:
+    """The corpus with its texts as tokens, each behind the prompt that `Embedder` puts before it."""
+    tokenizer = embedder._tokenizer.with_max_length(length)
+
+    def texts(given: Sequence[str], prompt: str, *, tempered: bool) -> Texts:
+        leave_out = prompt and not embedder.metadata.model.pooling.include_prompt
+        tokenized = tokenizer.encode([prompt + text for text in given])
+        return Texts(tokenized, tokenizer.prompt_length(prompt) if leave_out else 0, tempered)
+
+    query, document = embedder.prompt_for("query"), embedder.prompt_for("document")
+    tempered = recipe.form != "none"
+    counts = [len(hard) for hard in pairs.negatives]
+    return _Corpus(
+        pairs,
+        texts(pairs.queries, query, tempered=tempered and recipe.side != "documents"),
+        texts(pairs.documents, document, tempered=tempered and recipe.side != "queries"),
+        texts([*itertools.chain.from_iterable(pairs.negatives)], document, tempered=False),
+        np.concatenate([[0], np.cumsum(counts, dtype=np.intp)]),
+    )
+
+
+def _identity(pairs: Pairs) -> list[Any]:
+    """What tells two sets of pairs apart."""
+    content = json.dumps([pairs.queries, pairs.documents, pairs.negatives]).encode()
+    return [pairs.name, len(pairs), hashlib.sha256(content).hexdigest()]
+
+
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """Adam for temperatures; for weights AdamW with warm-up, decay and clipping, the usual recipe of fine-tuning."""
+    warmup = round(recipe.warmup * recipe.steps)
+    rate = optax.schedules.join_schedules(
+        [
+            optax.schedules.linear_schedule(0.0, recipe.weight_learning_rate, max(1, warmup)),
+            optax.schedules.linear_schedule(recipe.weight_learning_rate, 0.0, max(1, recipe.steps - warmup)),
+        ],
+        [warmup],
+    )
+    by_kind = {
+        "temperatures": optax.adam(recipe.learning_rate),
+        "weights": optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=recipe.weight_decay, mask=_decays)
+        ),
+    }
+    return optax.multi_transform(
+        by_kind, lambda learned: {name: "weights" if name == "weights" else "temperatures" for name in learned}
+    )
+
+
+def _decays(tree: Any) -> Any:
+    """Which weights decay: matrices and tables, and neither biases nor the scales of norms."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: path[-1].key in ("kernel", "embedding") if isinstance(path[-1], DictKey) else False, tree
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "dimensions"))
+def _loss(
+    queries: Float[Array, "B E"],
+    documents: Float[Array, "M E"],
+    excluded: Bool[Array, "B M"],
+    scale: float,
+    dimensions: tuple[int, ...],
+) -> Float[Array, ""]:
+    return contrastive(queries, documents, excluded, scale, dimensions)
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "dimensions"))
+def _loss_and_gradient(
+    queries: Float[Array, "B E"],
+    documents: Float[Array, "M E"],
+    excluded: Bool[Array, "B M"],
+    scale: float,
+    dimensions: tuple[int, ...],
+) -> tuple[Float[Array, ""], tuple[Float[Array, "B E"], Float[Array, "M E"]]]:
+    return jax.value_and_grad(contrastive, argnums=(0, 1))(queries, documents, excluded, scale, dimensions)
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer",))
+def _update(
+    optimizer: optax.GradientTransformation, penalty: float, learned: Learned, state: Any, gradients: list[Learned]
+) -> tuple[Learned, Any, Float[Array, ""]]:
+    """One step of the optimizer; gives the weighted penalty of before it, too."""
+    value, pull = jax.value_and_grad(lambda x: penalty * numbers.penalty(x))(learned)
+    total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), gradients, pull)
+    updates, state = optimizer.update(total, state, learned)
+    return optax.apply_updates(learned, updates), state, value
