@@ -204,7 +204,7 @@ def table(found: Sequence[Scores], columns: Columns, select_on: Sequence[str]) -
         best = best_temperature(scores, columns, select_on)
         for label, temperature in ((scores.model, 1.0), ("+ TempScale", best)):
             if temperature is None or temperature not in scores.by_temperature:
-                yield f"| {label} | – | " + "– | " * (len(columns) + 1)
+                yield f"| {label} |" + " – |" * (len(columns) + 2)
                 continue
             by_column = scores.by_temperature[temperature]
             cells = [_mean(list(by_column[name].values()), len(tasks)) for name, tasks in columns.items()]
