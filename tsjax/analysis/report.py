@@ -37,7 +37,8 @@ def write_report(found: Collapse, directory: Path) -> bool:
         OutputError: a file cannot be written.
     """
     with explaining(directory):
-        content = {"about": found.about, "notes": found.notes, **{name: rows(found, name) for name in TABLES}}
+        tables = {name: rows(found, name) for name in TABLES}
+        content = {"about": found.about, "notes": found.notes, "sentences": sentences(found), **tables}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (directory / "report.json").write_text(text + "\n", encoding="utf-8")
         for name in TABLES:
