@@ -12,8 +12,11 @@ two hours.
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +25,8 @@ from typing import Any, NamedTuple
 from evidence_page import page
 from evidence_texts import excerpts, labelled_sample
 
+import tsjax
+from tsjax import machine
 from tsjax.files import replacing
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +97,10 @@ STUDIES = (
         f"sweep clustering {{made}}/newsgroups.jsonl {_LONG} --temperature 0.9,0.8,0.7 -o {{out}}",
     ),
     Study(
+        "collapse-minilm-newsgroups",
+        f"collapse --texts {{made}}/newsgroups.jsonl {_LONG} --temperature 1,0.9,0.8,0.7 -o {{out}}",
+    ),
+    Study(
         "collapse-minilm-sotu",
         f"collapse --texts {{lab}}/sotu/texts.jsonl {_LONG} --temperature 1,0.9,0.8,0.7 -o {{out}}",
     ),
@@ -110,14 +119,16 @@ def main() -> None:
     parser.add_argument("--lab", metavar="DIR", type=Path, default=ROOT / "build" / "lab")
     parser.add_argument("--mpnet", metavar="DIR", type=Path, default=ROOT / "build" / "mpnet")
     parser.add_argument("--directory", metavar="DIR", type=Path, default=ROOT / "build" / "evidence")
-    parser.add_argument("--only", metavar="NAME,…", help="the studies to run; default: all")
+    parser.add_argument("--only", metavar="NAME,…", help="the studies to run, '' for none; default: all")
     parser.add_argument("--write", action="store_true", help="write docs/evidence.md and docs/evidence/*.png")
     options = parser.parse_args()
     places = {"lab": options.lab, "mpnet": options.mpnet, "made": options.directory / "made"}
-    wanted = [study.name for study in STUDIES] if options.only is None else options.only.split(",")
+    wanted = [study.name for study in STUDIES]
+    if options.only is not None:
+        wanted = [name for name in options.only.split(",") if name]
     if unknown := set(wanted) - {study.name for study in STUDIES}:
         sys.exit(f"there is no study {min(unknown)!r}; there are {', '.join(study.name for study in STUDIES)}")
-    if wanted != [""]:
+    if wanted:
         make_data(places["lab"], places["made"])
     for study in STUDIES:
         if study.name in wanted:
@@ -140,35 +151,53 @@ def make_data(lab: Path, made: Path) -> None:
 
 
 def run(study: Study, out: Path, places: dict[str, Path]) -> None:
-    """Run one study, unless it is there; what it says on standard output is kept beside it."""
-    said = out.with_name(f"{out.name}.txt")
-    if said.exists():
+    """Run one study, unless it is there; a record beside it says what was run, when and where."""
+    file = _record(out)
+    if file.exists():
+        ran = json.loads(file.read_text(encoding="utf-8"))["command"]
+        if ran != study.command:
+            sys.exit(f"{out} was made by another command ({ran}); delete it and {file} to have it anew")
         return
+    if out.exists() and not (out / "run.json").exists():  # a run of learning goes on by itself
+        shutil.rmtree(out)  # stopped before its record was written
     quoted = {name: shlex.quote(str(path)) for name, path in {**places, "out": out}.items()}
     arguments = shlex.split(study.command.format(**quoted))
     print(f"{study.name}: tsjax {shlex.join(arguments)}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", "tsjax", *arguments], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{study.name} failed with status {done.returncode}")
-    with replacing(said) as file:
-        file.write_text(done.stdout, encoding="utf-8")
+    about = machine.describe()
+    record = {
+        "command": study.command,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "machine": f"{about['cores']} cores of {about['cpu']}, {about['memory_gb']} GB",
+        "versions": f"Python {about['python']}, jax {importlib.metadata.version('jax')}, tsjax {tsjax.__version__}",
+        "said": done.stdout,
+    }
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _record(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
 
 
 def write(directory: Path) -> None:
     """The page, of the studies that there are, and the plots that it shows."""
     found: dict[str, dict[str, Any]] = {}
-    commands: dict[str, str] = {}
+    records: dict[str, dict[str, str]] = {}
     for study in STUDIES:
-        report = directory / study.name / "report.json"
-        if not report.exists() or not (directory / f"{study.name}.txt").exists():
+        out = directory / study.name
+        if not (out / "report.json").exists() or not _record(out).exists():
             print(f"{study.name} has not been run; the page does without", file=sys.stderr)
             continue
-        found[study.name] = json.loads(report.read_text(encoding="utf-8"))
-        relative = {"lab": "build/lab", "mpnet": "build/mpnet", "made": "build/evidence/made"}
-        commands[study.name] = "tsjax " + study.command.format(**relative, out=f"build/evidence/{study.name}")
+        found[study.name] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        records[study.name] = record = json.loads(_record(out).read_text(encoding="utf-8"))
+        usual = {"lab": "build/lab", "mpnet": "build/mpnet", "made": "build/evidence/made"}
+        record["command"] = "tsjax " + record["command"].format(**usual, out=f"build/evidence/{study.name}")
     plots = ROOT / "docs" / "evidence"
     plots.mkdir(parents=True, exist_ok=True)
-    text, pictures = page(found, commands)
+    text, pictures = page(found, records)
     for name, (study, picture) in pictures.items():
         (plots / name).write_bytes((directory / study / picture).read_bytes())
     (ROOT / "docs" / "evidence.md").write_text(text, encoding="utf-8")

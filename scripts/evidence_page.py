@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
-
-from tsjax import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +21,18 @@ commands at the end; nothing here is typed by hand but the explanations.
 
 How to read it: *points* are hundredths of the measure. A τ is chosen on one half of the questions (pairs, texts), its
 gain over τ = 1 reported on the other half, with a 95 % interval by the paired bootstrap over those; an interval that
-holds 0 is no gain. The intervals are each at 95 %, so of twenty rows without any gain one may look like one. They speak
-of other questions on the same documents, not of other documents.
+holds 0 is no gain. Each interval is at 95 %, so of forty rows without any gain one may look like one. They speak of
+other questions on the same documents, not of other documents.
 """
 
 _COLLAPSE = """\
 ## What collapses
 
-State-of-the-union addresses, as they are, cut to each length (length varies, the text does not), and as one passage
-repeated (length varies, what is said does not). A mean cosine that rises with length is collapse; where it rises for
-whole texts only, it is what they say, not how long they are.
+Posts to newsgroups, and state-of-the-union addresses: as they are (where some are of several lengths), cut to each
+length (length varies, the text does not), and as one passage repeated (length varies, what is said does not). A mean
+cosine that rises with length is collapse; where it rises for whole texts only, it is what they say, not how long they
+are. The paper explains collapse by attention that lets ever less but the mean through as texts get longer: σₐ and HC
+would fall with length. What was measured is below.
 """
 
 _SWEEP = """\
@@ -57,27 +56,22 @@ Scores over all questions at each τ, to compare with other implementations: no 
 """
 
 
-def page(found: Reports, commands: Mapping[str, str]) -> tuple[str, dict[str, tuple[str, str]]]:
+def page(found: Reports, records: Mapping[str, Mapping[str, str]]) -> tuple[str, dict[str, tuple[str, str]]]:
     """The page, and its pictures: by their names on the page, the study and the file that each is from.
 
     Args:
         found: the report of each study.
-        commands: the command of each study.
+        records: how each was run: ``command``, ``date``, ``machine``, ``versions``.
     """
     pictures: dict[str, tuple[str, str]] = {}
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    parts = [_INTRODUCTION, f"Measured on {today}: {_machine()}.\n"]
+    where = sorted({f"{one['date']}, {one['machine']}, {one['versions']}" for one in records.values()})
+    parts = [_INTRODUCTION, f"Measured: {'; '.join(where)}.\n"]
     for text, section in ((_COLLAPSE, _collapse), (_SWEEP, _sweeps), (_LEARN, _learned), (_FULL, _full)):
         if body := "\n".join(section(found, pictures)):
             parts.append(f"{text}\n{body}")
     parts.append("## Commands\n\nThe data come by `python scripts/lab_data.py`, the model by `make verify`. Then:\n")
-    parts.append("```sh\n" + "\n".join(commands[name] for name in found) + "\n```\n")
+    parts.append("```sh\n" + "\n".join(records[name]["command"] for name in found) + "\n```\n")
     return "\n".join(parts), pictures
-
-
-def _machine() -> str:
-    about = machine.describe()
-    return ", ".join(str(value) for value in about.values()) if isinstance(about, dict) else str(about)
 
 
 def _named(study: str) -> tuple[str, str]:

@@ -54,7 +54,8 @@ LEARN |= {"steps": 40, "best_step": 35}
 @pytest.fixture(scope="module")
 def written():
     found = {"sweep-minilm-perlfaq": SWEEP, "learn-minilm-anarchism-0": LEARN}
-    return page(found, {name: f"tsjax of {name}" for name in found})
+    same = {"date": "2026-01-02", "machine": "a machine", "versions": "jax 1"}
+    return page(found, {name: {"command": f"tsjax of {name}", **same} for name in found})
 
 
 def test_figures_are_the_reports(written):
@@ -69,6 +70,7 @@ def test_figures_are_the_reports(written):
     assert "| anarchism 0 | perlfaq (unseen) | 319 | 0.7000 |" in text
     assert "-1.0 (-3.0 to +1.0) |" in text
     assert "tsjax of learn-minilm-anarchism-0" in text
+    assert "Measured: 2026-01-02, a machine, jax 1." in text
     assert pictures["sweep-minilm-perlfaq-sweep.png"] == ("sweep-minilm-perlfaq", "sweep.png")
     assert all(f"](evidence/{name})" in text for name in pictures)
 
@@ -105,17 +107,22 @@ def test_every_study_is_a_command_that_parses(tmp_path):
 
 def test_a_study_that_is_there_is_not_run_again(tmp_path, monkeypatch):
     (tmp_path / "made").mkdir()
+    (tmp_path / "study").mkdir()  # what a kill left
     ran = []
-    monkeypatch.setattr(evidence.subprocess, "run", lambda arguments, **_: ran.append(arguments) or Done())
 
     class Done:
         returncode = 0
         stdout = "said\n"
 
+    monkeypatch.setattr(evidence.subprocess, "run", lambda arguments, **_: ran.append(arguments) or Done())
     places = dict.fromkeys(("lab", "mpnet", "made"), tmp_path)
     for _ in range(2):
         evidence.run(evidence.STUDIES[0], tmp_path / "study", places)
     assert len(ran) == 1
-    assert (tmp_path / "study.txt").read_text() == "said\n"
+    assert not (tmp_path / "study").exists()
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert record["said"] == "said\n"
+    assert record["command"] == evidence.STUDIES[0].command
     assert str(tmp_path / "study") in ran[0]
-    json.dumps(ran)
+    with pytest.raises(SystemExit, match="another command"):
+        evidence.run(evidence.STUDIES[1], tmp_path / "study", places)

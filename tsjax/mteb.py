@@ -95,7 +95,7 @@ class Model:
         return ModelMeta(
             loader=None,
             name=f"{self._name or adapted}-tau-{_slug(self.embedder.temperature)}",
-            revision=self.embedder.fingerprint,
+            revision=f"{self.embedder.fingerprint}-{self.embedder.similarity_fn_name}",
             release_date=None,
             languages=None,
             n_parameters=parameters,

@@ -129,11 +129,11 @@ def test_sentences_say_what_the_figures_say():
     said = sentences(study())
     assert "Texts as they are, 16 to 2048 tokens (9 of each length): rises from 0.10 to 0.50 at τ = 1" in said["cosine"]
     assert "rises from 0.08 to 0.48 at τ = 0.5" in said["cosine"]
-    assert "falls from 7.0 to 5.0 at τ = 1" in said["rank"]
+    assert "7.0 and 5.0 at τ = 1" in said["rank"]
     assert "0.30 among those of 16 tokens, 0.50 among those of 2048, 0.30 between the two" in said["between"]
-    assert "In the same texts, cut, 16 to 2048 tokens: rises from 2.50 to 4.50 at τ = 1" in said["filter_rate"]
+    assert "In the same texts, cut, 16 to 2048 tokens: 2.50 and 4.50 at τ = 1" in said["filter_rate"]
     assert "stays at 0.50 at τ = 1; stays at 0.40 at τ = 0.9" in said["entropy"]
-    assert "rises from 0.36 to 0.56" in said["energy"]
+    assert "0.36 and 0.56" in said["energy"]
 
 
 def test_a_sentence_claims_no_more_than_its_error_allows():

@@ -1,5 +1,6 @@
 """Measures come from libraries; these tests compute them once more by brute force, and look at ties and blocks."""
 
+import json
 import math
 
 import numpy as np
@@ -10,8 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, v_measure_score
 
 from tsjax.errors import InputError
-from tsjax.evaluation import STS, Classification, Clustering, Retrieval, ranking
-from tsjax.evaluation.outcomes import score
+from tsjax.evaluation import STS, Classification, Clustering, Retrieval, ranking, read_retrieval
+from tsjax.evaluation.bootstrap import paired_difference
+from tsjax.evaluation.outcomes import Means, score
 from tsjax.evaluation.tasks import Vectors
 
 
@@ -144,3 +146,41 @@ def test_an_unknown_measure_is_refused(measure):
         Retrieval(("a", "b"), ("c",), ({0: 1},), measure)
     with pytest.raises(InputError, match="it has Spearman, Pearson"):
         STS((("a", "b"),), (1.0,), measure)
+
+
+def test_a_query_that_is_a_document_is_not_its_own_answer(tmp_path):
+    """As in BEIR's ArguAna: the document of the query's own id is not searched, unless it is judged relevant."""
+    texts = {"a": "one", "b": "two", "c": "three"}
+    (tmp_path / "qrels").mkdir()
+    for name in ("corpus", "queries"):
+        rows = "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items())
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\na\tb\t1\nb\ta\t1\nc\tc\t1\n")
+    task = read_retrieval(tmp_path)
+    assert task.itself == (0, 1, -1)
+    vectors = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1]], np.float32)
+
+    class Cosine:
+        @staticmethod
+        def similarity(one, other):
+            return one @ other.T
+
+    values = task.outcome(Vectors(vectors, vectors), task.split(0) if task.items > 3 else None, Cosine()).values
+    np.testing.assert_array_equal(values, [[1, 1, 1]])
+
+
+def test_queries_of_one_text_are_in_one_part():
+    queries = tuple(f"Question {i // 2}" if i % 2 else f"question  {i // 2} " for i in range(40))
+    task = Retrieval(tuple(f"d{i}" for i in range(40)), queries, tuple({i: 1} for i in range(40)))
+    split = task.split(0)
+    assert len(split.validation) + len(split.held_out) == 40
+    words = [{queries[i].split()[1] for i in part} for part in (split.validation, split.held_out)]
+    assert not words[0] & words[1]
+
+
+@pytest.mark.parametrize(("items", "differing", "verdict"), [(9, 9, 0), (200, 5, 0), (200, 30, 1)])
+def test_too_few_items_tell_nothing(items, differing, verdict):
+    before, after = np.zeros((2, 1, items))
+    after[0, :differing] = 1
+    gain = paired_difference(Means(after), Means(before), np.arange(items), seed=0)
+    assert gain.verdict == verdict

@@ -37,8 +37,9 @@ def write_report(found: Collapse, directory: Path) -> bool:
         OutputError: a file cannot be written.
     """
     with explaining(directory):
-        tables = {name: rows(found, name) for name in TABLES}
-        content = {"about": found.about, "notes": found.notes, "sentences": sentences(found), **tables}
+        content = {"about": found.about, "notes": found.notes, **{name: rows(found, name) for name in TABLES}}
+        json.dumps(content, allow_nan=False)  # before anything is said of it
+        content["sentences"] = sentences(found)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (directory / "report.json").write_text(text + "\n", encoding="utf-8")
         for name in TABLES:

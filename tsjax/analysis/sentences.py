@@ -19,11 +19,13 @@ def sentences(found: Collapse) -> dict[str, str]:
     return {name: text for name, text in said.items() if text}
 
 
-def _change(first: float, last: float, error: float = 0.0, digits: int = 2) -> str:
+def _change(first: float, last: float, error: float | None = None, digits: int = 2) -> str:
     """From one figure to another, in words that claim no more than the digits and two standard errors tell."""
     a, b = f"{first:.{digits}f}", f"{last:.{digits}f}"
     if a == b:
         return f"stays at {a}"
+    if error is None:
+        return f"{a} and {b}"
     if abs(last - first) <= 2 * error:
         return f"{a} and {b} (within two standard errors)"
     return f"{'rises' if last > first else 'falls'} from {a} to {b}"
@@ -39,7 +41,9 @@ def _spread(found: Collapse, value: str, what: str, footnote: str, digits: int =
             own = [row for row in found.vectors if (row.corpus, row.temperature) == (corpus, name)]
             first, last = own[0], own[-1]
             a, b = getattr(first, value), getattr(last, value)
-            error = math.hypot(getattr(first, f"{value}_error", 0.0), getattr(last, f"{value}_error", 0.0))
+            error = None
+            if hasattr(first, f"{value}_error"):
+                error = math.hypot(getattr(first, f"{value}_error"), getattr(last, f"{value}_error"))
             change = f"{a:.{digits}f}" if len(own) == 1 else _change(a, b, error, digits)
             told.append(f"{change} at τ = {name}")
         where = f"up to {last.length}" if len(own) == 1 else f"{first.length} to {last.length}"

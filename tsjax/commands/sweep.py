@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "sweep",
         help="choose a temperature on a task of yours",
-        description="Try temperatures on a task. τ is chosen on one half of the questions, pairs or texts, and its "
-        "gain over τ = 1 reported on the other, with a 95 % interval; the last line says what follows.",
+        description="Try temperatures on a task. τ is chosen on one part of the questions, pairs or texts, and its "
+        "gain over τ = 1 reported on another, with a 95 % interval; the last line says what follows.",
         epilog="example: tsjax sweep retrieval my-questions --temperature 1,0.9,0.8,0.7 -o report --save tuned. "
         "retrieval takes a folder as BEIR has it (corpus.jsonl, queries.jsonl, qrels/test.tsv); sts a JSONL file with "
         "sentence1, sentence2 and score; classification and clustering one with text and label.",

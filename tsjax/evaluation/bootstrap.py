@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsjax.evaluation.lab import lab
-from tsjax.evaluation.outcomes import Outcome, score
+from tsjax.evaluation.outcomes import Means, Outcome, score
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
 CONFIDENCE = 0.95
+
+# Fewer items, or fewer that differ, cannot tell a gain from noise whatever the draws say: of five that differ, all in
+# one direction, a sign test still finds one chance in sixteen.
+_LEAST_ITEMS = 10
+_LEAST_DIFFERING = 6
 
 _RESAMPLES = 9_999
 _RESAMPLES_IF_COSTLY = 999
@@ -29,16 +34,18 @@ class Interval:
         difference: on the items themselves.
         low: the lower end.
         high: the upper end.
+        telling: whether there were items enough for the interval to be relied on (see `paired_difference`).
     """
 
     difference: float
     low: float
     high: float
+    telling: bool = True
 
     @property
     def verdict(self) -> int:
-        """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither."""
-        return int(self.low > 0) - int(self.high < 0)
+        """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither, or for too few items to tell."""
+        return (int(self.low > 0) - int(self.high < 0)) * self.telling
 
     def points(self, of: str) -> str:
         """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""
@@ -114,4 +121,8 @@ def paired_difference(
     if not len(usable):
         return Interval(difference, -np.inf, np.inf)
     low, high = np.percentile(usable, [tail, 100 - tail])
-    return Interval(difference, float(low), float(high))
+    telling = len(items) >= _LEAST_ITEMS
+    if isinstance(candidate, Means) and isinstance(baseline, Means):
+        differing = (candidate.values != baseline.values).any(axis=0)[items].sum()
+        telling = telling and bool(differing >= _LEAST_DIFFERING)
+    return Interval(difference, float(low), float(high), telling)

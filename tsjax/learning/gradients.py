@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _CHUNK = {"cpu": 2048}
 _CHUNK_ACCELERATOR = 16384
 
+# Longer texts' scores, kept for the gradient, would take the most of the memory.
+_LONG = 1024
+
 
 class Texts(NamedTuple):
     """Texts of one kind, as the network takes them.
@@ -99,7 +102,9 @@ class Network:
         on_cpu = devices[0].platform == "cpu"
         # The fastest that needs no gradient, and the fastest that has one.
         self._kernels: dict[Any, Kernel] = (
-            {_embed: "windows", _pull: "mapped"} if on_cpu else {_embed: "xla", _pull: "xla"}
+            {_embed: "windows", _pull: "mapped"}
+            if on_cpu
+            else {_embed: "xla", _pull: "mapped" if max_length > _LONG else "xla"}
         )
         self._frozen = None if weights is None else self.place(weights)
 
