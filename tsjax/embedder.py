@@ -396,7 +396,7 @@ class Embedder(Settings):
                 stacklevel=4,  # the caller of encode
             )
 
-    def prompt_for(self, task: Literal["query", "document"]) -> str:
+    def _prompt_for(self, task: Literal["query", "document"]) -> str:
         """What `encode_query` or `encode_document` puts before each text, unless the call says otherwise."""
         return self._prompt_text(self._name_for(task, None, None), None)
 

@@ -255,7 +255,7 @@ def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _C
         tokenized = tokenizer.encode([prompt + text for text in given])
         return Texts(tokenized, tokenizer.prompt_length(prompt) if leave_out else 0, tempered)
 
-    query, document = embedder.prompt_for("query"), embedder.prompt_for("document")
+    query, document = embedder._prompt_for("query"), embedder._prompt_for("document")
     tempered = recipe.form != "none"
     counts = [len(hard) for hard in pairs.negatives]
     return _Corpus(
