@@ -14,6 +14,7 @@ from tsjax.errors import InputError, TsjaxError
 if TYPE_CHECKING:
     from tsjax.embedder import Embedder
     from tsjax.router import RoutedEmbedder
+    from tsjax.temperature import Temperature
 
 
 def source(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,21 +109,21 @@ def add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
     command.add_argument(
         "--temperature",
         metavar="τ",
-        type=parse_temperature,
+        type=_temperature,
         help=f"temperature {purpose}: one number, or JSON: a list of one a layer, a list of lists of one a head, or "
         '{"value": 0.9, "by_length": {"law": "log", "reference_length": 128}} for τ · log 128 / log n; or a .json file '
         "of these, such as tsjax learn writes",
     )
 
 
-def parse_temperature(text: str) -> Any:
+def _temperature(text: str) -> Any:
     """What --temperature may be, for argparse."""
     from tsjax.temperature import Temperature
 
     try:
         content = Path(text).read_text(encoding="utf-8") if text.endswith(".json") else text
         value = json.loads(content)
-        return Temperature.from_json(value) if isinstance(value, dict) else Temperature.of(value)
+        return Temperature.from_json(value) if isinstance(value, dict) else value
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     except OSError as error:
@@ -131,6 +132,16 @@ def parse_temperature(text: str) -> Any:
         raise argparse.ArgumentTypeError(
             f"{text!r:.60} is neither a number nor JSON, nor a .json file of them"
         ) from None
+
+
+def parse_temperature(text: str) -> Temperature:
+    """A temperature from an option's value; what can be none is an error of the option."""
+    from tsjax.temperature import Temperature
+
+    try:
+        return Temperature.of(_temperature(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def on_terminal() -> bool:
