@@ -14,6 +14,7 @@ from tsjax.commands.options import (
     add_temperature,
     load_model,
     on_terminal,
+    source,
 )
 from tsjax.errors import CheckpointError, InputError
 
@@ -181,7 +182,14 @@ def run(options: argparse.Namespace) -> None:
     plan = Plan.of(find_sources(options.input, options.input_format), options.rows_per_shard)
     model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
     runner = JobRunner(
-        model, chosen, plan, Output(options.output), worker=worker, on_error=options.on_error, reporter=reporter
+        model,
+        chosen,
+        plan,
+        Output(options.output),
+        worker=worker,
+        on_error=options.on_error,
+        reporter=reporter,
+        model_source={"model": options.model, **source(options)},
     )
     summary = runner.run()
     _summarise(reporter, summary, options.output, model.embedder.max_seq_length)

@@ -122,6 +122,11 @@ class Columns:
         return {"text": None if self.template else self.text, "template": self.template, "id": self.id,
                 "keep": list(self.keep)}  # fmt: skip
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Columns:
+        """The inverse of `to_json`."""
+        return cls(data["text"] or "text", data["template"], data["id"], tuple(data["keep"]))
+
 
 class Maker:
     """Makes rows of cells: `Columns`, ready to be used many times."""

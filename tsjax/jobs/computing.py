@@ -217,9 +217,10 @@ class Computer:
         block, sequences, results = piece.block, piece.sequences, piece.block.seen.results
         rows = [row for row in block.rows if isinstance(row, Row)]
         new = list(dict.fromkeys(place for place in piece.places if results[place] is None))
-        for place, result in zip(new, self._results(piece, len(new)), strict=True):
-            results[place] = result
-        kept, vectors, spans, reasons = [], [], [], {}
+        for place, outcome in zip(new, self._results(piece, len(new)), strict=True):
+            results[place] = outcome
+        kept, vectors, reasons = [], [], {}
+        spans: list[Span] = []
         for row, place in zip(rows, piece.places, strict=True):
             result = results[place]
             assert result is not None

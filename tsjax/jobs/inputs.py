@@ -91,6 +91,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def absolute(path: str) -> str:
+    """A path from the root, or a URL as it is."""
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
+
+
 def open_raw(url: str) -> BinaryIO:
     """The bytes of a file as they are stored, seekable.
 
@@ -191,7 +196,7 @@ def _file_system(url: str) -> Any:
 
 def _names(urls: Sequence[str]) -> list[str]:
     """What is left of each path when the folder that all share is taken off."""
-    whole = [url if is_url(url) else Path(os.path.abspath(url)).as_posix() for url in urls]  # noqa: PTH100
+    whole = [url if is_url(url) else Path(absolute(url)).as_posix() for url in urls]
     parts = [path.split("/") for path in whole]
     common = os.path.commonprefix([path[:-1] for path in parts])  # noqa: RUF071  # of lists, which it compares by item
     return ["/".join(path[len(common) :]) for path in parts]

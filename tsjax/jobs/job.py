@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -14,10 +15,10 @@ from tsjax.jobs.precision import CALIBRATED, StoredPrecision, check_stored_preci
 from tsjax.settings import positive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from tsjax.embedder import Embedder
-    from tsjax.jobs.inputs import Source
+    from tsjax.jobs.plan import Plan
     from tsjax.router import RoutedEmbedder
     from tsjax.temperature import Temperature
 
@@ -145,11 +146,13 @@ class Model:
             "pooling": metadata.model.pooling.to_json(),
             "heads": [head.to_json() for head in metadata.model.heads],
             "temperature": self.temperature.to_json(),
+            "query_temperature": embedder.temperature.for_task("query").to_json(),
             "dtype": embedder.dtype,
             "max_seq_length": embedder.max_seq_length,
             "token_budget": embedder.token_budget,
             "task": self.task,
             "prompt": self.prompt,
+            "truncate_dim": embedder.truncate_dim,
             "dimension": embedder.embedding_dimension,
         }
 
@@ -159,21 +162,22 @@ class Job:
     """A job, as its manifest records it.
 
     Attributes:
-        facts: what decides the output, as JSON values: ``model``, ``options``, ``inputs``, and for int8 and uint8 the
-            ``ranges`` of the dimensions.
+        facts: what decides the output, as JSON values: ``model``, ``options``, ``inputs`` and ``groups`` of them, and
+            for int8 and uint8 the ``ranges`` of the dimensions.
     """
 
     facts: dict[str, Any]
 
     @classmethod
-    def of(cls, model: Model, options: Options, sources: Sequence[Source]) -> Job:
+    def of(cls, model: Model, options: Options, plan: Plan) -> Job:
         """The job of embedding these inputs."""
         width = stored_width(options.precision, model.embedder.embedding_dimension)
         facts = {
             "model": model.to_json(),
             "options": options.to_json(),
             "vectors": {"numbers": width, "normalized": model.is_normalized(normalize=options.normalize)},
-            "inputs": [source.identity() for source in sources],
+            "inputs": [source.identity() for source in plan.sources],
+            "groups": [len(group) for group in plan.groups],
         }
         return cls(json.loads(json.dumps(facts)))  # as it will be read back
 
@@ -185,6 +189,11 @@ class Job:
     def ranges(self) -> list[list[float]] | None:
         """The least and the largest value of each dimension; None where the precision needs none."""
         return self.facts.get("ranges")
+
+    def group_bytes(self) -> list[int]:
+        """The bytes of each group of files."""
+        sizes = iter([source["bytes"] for source in self.facts["inputs"]])
+        return [sum(itertools.islice(sizes, count)) for count in self.facts["groups"]]
 
     @property
     def fingerprint(self) -> str:

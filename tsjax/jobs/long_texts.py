@@ -162,7 +162,8 @@ class Cutter:
         return Sequences(_tokenized(ids), windows, None, {}, 0, chunked)
 
     def _late(self, texts: Sequence[str], tokenized: Tokenized) -> Sequences:
-        ids, windows, spans, chunked = [], [], [], 0
+        ids, windows, chunked = [], [], 0
+        spans: list[tuple[Span, ...]] = []
         size = self._options.late_chunk_tokens
         for text, whole in enumerate(tokenized.ids):
             length = len(whole) - self._before - self._after

@@ -29,7 +29,8 @@ GROUP_BYTES = 64 << 20
 _GROUPS_A_WORKER = 4
 
 
-class ShardKey(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class ShardKey:
     """Which shard: the group's number, and the shard's within it."""
 
     group: int
@@ -45,7 +46,8 @@ class ShardKey(NamedTuple):
         return cls(int(group), int(index))
 
 
-class Worker(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Worker:
     """One of several that share a job without talking: number ``index``, from 0, of ``count``."""
 
     index: int = 0
@@ -53,6 +55,9 @@ class Worker(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.index:05d}-of-{self.count:05d}"
+
+
+ALONE = Worker()
 
 
 @dataclass(frozen=True)

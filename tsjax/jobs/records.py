@@ -157,6 +157,19 @@ class Output:
             shutil.rmtree(partial, ignore_errors=True)
             lock.release()
 
+    def is_locked(self, index: int, count: int) -> bool | None:
+        """Whether a process is at work as this worker; None where that cannot be known."""
+        from filelock import FileLock, Timeout  # noqa: PLC0415
+
+        lock = FileLock(self._hidden / f"{Worker(index, count)}.lock", timeout=0)
+        try:
+            with lock:
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return None
+
     def read_manifests(self) -> dict[Path, dict[str, Any]]:
         """The manifests that there are.
 
@@ -222,11 +235,27 @@ class Output:
             yield from record.rejected if record is not None else ()
 
     def write_manifest(
-        self, worker: Worker, job: Job, keys: Iterable[ShardKey], partial: Path, *, complete: bool
+        self,
+        worker: Worker,
+        job: Job,
+        keys: Iterable[ShardKey],
+        partial: Path,
+        *,
+        complete: bool,
+        started_with: dict[str, Any],
     ) -> None:
-        """Write a worker's manifest, with these shards; each record is read on its own, so that memory is flat."""
-        head = {"format": FORMAT, "worker": [worker.index, worker.count], "complete": complete, "job": job.facts,
-                "fingerprint": job.fingerprint}  # fmt: skip
+        """Write a worker's manifest, with these shards; each record is read on its own, so that memory is flat.
+
+        ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
+        """
+        head = {
+            "format": FORMAT,
+            "worker": [worker.index, worker.count],
+            "complete": complete,
+            "fingerprint": job.fingerprint,
+            "started_with": started_with,
+            "job": job.facts,
+        }
         file = self.manifest_file(worker)
         with _written(file, partial) as stream:
             stream.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "shards": [')

@@ -144,10 +144,10 @@ class _CellReader(_LineReader):
         lines = (line.decode("utf-8", "surrogateescape") for line in self._lines)
         self._cells_of_rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
-            self._header = next(self._cells_of_rows, None)
+            self._header: list[str] = next(self._cells_of_rows, [])
         except csv.Error as error:
             raise InputError(f"{self.source.url}, line {self._line}: {error}") from error
-        for name in self._columns.needed if self._header is not None else ():
+        for name in self._columns.needed if self._header else ():
             if (times := self._header.count(name)) != 1:
                 what = "no column" if not times else f"{times} columns"
                 raise InputError(f"{self.source.url} has {what} {name!r}; it has {', '.join(self._header)}")
@@ -170,7 +170,7 @@ class _CellReader(_LineReader):
         return skipped
 
     def read(self) -> Iterator[Row | Rejection]:
-        header = self._header or []
+        header = self._header
         for cells in self._rows():
             row, self.next_row = self.next_row, self.next_row + 1
             try:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from tsjax.errors import InputError, OutputError
 from tsjax.jobs.channel import Channel, StoppedError
 from tsjax.jobs.columns import Rejection, Row
 from tsjax.jobs.computing import Block, Computer, Embedded, Seen
+from tsjax.jobs.inputs import absolute
 from tsjax.jobs.job import Job, Model, Options
-from tsjax.jobs.plan import GroupReader, Plan, ShardKey, Worker
+from tsjax.jobs.plan import ALONE, GroupReader, Plan, ShardKey, Worker
 from tsjax.jobs.precision import CALIBRATED, ranges_of
 from tsjax.jobs.progress import Reporter
 from tsjax.jobs.records import Output, Record, ShardFile
@@ -75,6 +76,8 @@ class JobRunner:
         worker: which of several.
         on_error: ``reject`` lists rows that cannot be embedded; ``fail`` stops at the first.
         reporter: who is told how far it is.
+        model_source: what the model was loaded from, for whoever reads the manifest and loads it again: keywords of
+            `tsjax.load`, as JSON values.
     """
 
     def __init__(
@@ -84,15 +87,17 @@ class JobRunner:
         plan: Plan,
         output: Output,
         *,
-        worker: Worker = Worker(),  # noqa: B008  # a tuple
+        worker: Worker = ALONE,
         on_error: OnError = "reject",
         reporter: Reporter | None = None,
+        model_source: dict[str, Any] | None = None,
     ) -> None:
         self._model, self._options, self._plan, self._output = model, options, plan, output
         self._worker, self._on_error = worker, on_error
+        self._started_with = {"inputs": [absolute(source.url) for source in plan.sources], "model": model_source or {}}
         self._reporter = reporter or Reporter()
         self._computer = Computer(model, options)
-        self._job = Job.of(model, options, plan.sources)
+        self._job = Job.of(model, options, plan)
         self._layout = Layout.of(self._job, options.columns, plan.sources)
 
     def run(self) -> Summary:
@@ -107,7 +112,9 @@ class JobRunner:
             self._join()
             mine = self._mine()
             if not self._output.manifest_file(self._worker).exists():
-                self._output.write_manifest(self._worker, self._job, mine, partial, complete=False)
+                self._output.write_manifest(
+                    self._worker, self._job, mine, partial, complete=False, started_with=self._started_with
+                )
             done = self._whole(mine)
             if done:
                 self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
@@ -115,7 +122,9 @@ class JobRunner:
             self._embed(done, partial)
             mine = self._mine()
             self._output.write_rejected(self._worker, mine, partial)
-            self._output.write_manifest(self._worker, self._job, mine, partial, complete=True)
+            self._output.write_manifest(
+                self._worker, self._job, mine, partial, complete=True, started_with=self._started_with
+            )
             summary = Summary(computed_shards=len(mine) - before)
             for key in mine:
                 record = self._output.read_record(key)
@@ -202,14 +211,14 @@ class JobRunner:
                     blocks.put(block)
             except StoppedError:
                 pass
-            except BaseException as raised:  # noqa: BLE001  # raised where the blocks are taken
+            except BaseException as raised:  # raised where the blocks are taken
                 error = raised
             blocks.close(error)
 
         def write() -> None:
             try:
                 self._write(finished, partial)
-            except BaseException as raised:  # noqa: BLE001  # raised by the main thread
+            except BaseException as raised:  # raised by the main thread
                 failed.append(raised)
                 finished.stop()
 

@@ -7,9 +7,10 @@ the same rows into other bytes.)
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from tsjax.jobs.rows import import_parquet, kept_types
 from tsjax.jobs.vectors import NpyWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from tsjax.jobs.inputs import Source
     from tsjax.jobs.job import Job
     from tsjax.jobs.plan import ShardKey
+
+    _Opener: TypeAlias = "Callable[[Layout, Job, Sequence[Path]], AbstractContextManager[ShardWriter]]"
 
 _ZSTD_LEVEL = 3
 _READ_ROWS = 8192
@@ -66,15 +70,20 @@ class Layout:
         Raises:
             InputError: a column to keep is of different types in different inputs.
         """
+        layout = cls.recorded(job)
+        types = _agreed_types(columns, sources) if columns.keep and layout.file_format == "parquet" else None
+        return dataclasses.replace(layout, kept_types=types)
+
+    @classmethod
+    def recorded(cls, job: Job) -> Layout:
+        """The layout of shards that are only read, which tell the types of their kept columns themselves."""
         options = job.facts["options"]
-        types = _agreed_types(columns, sources) if columns.keep and options["format"] == "parquet" else None
         return cls(
             options["format"],
             options["precision"],
             job.facts["model"]["dimension"],
-            columns.keep,
-            types,
-            options["long_texts"] == "late",
+            tuple(options["columns"]["keep"]),
+            spans=options["long_texts"] == "late",
         )
 
     def files(self, key: ShardKey) -> tuple[str, ...]:
@@ -109,7 +118,7 @@ class ShardWriter(Protocol):
 @contextlib.contextmanager
 def open_shard(layout: Layout, job: Job, key: ShardKey, partial: Path) -> Iterator[ShardWriter]:
     """A writer of a shard's files, in the folder for files that are being written."""
-    writers = {"parquet": _parquet, "npy": _npy}
+    writers: dict[str, _Opener] = {"parquet": _parquet, "npy": _npy}
     paths = [partial / name for name in layout.files(key)]
     try:
         with explaining(paths[0]), writers[layout.file_format](layout, job, paths) as writer:

@@ -52,8 +52,9 @@ def _slurm(env: Mapping[str, str]) -> Found | None:
         return array or step
     if array.worker.count == 1:
         return step
-    (outer, arrays), (inner, tasks) = array.worker, step.worker
-    return _found(outer * tasks + inner, arrays * tasks, f"{array.by} and {step.by}")
+    tasks = step.worker.count
+    index = array.worker.index * tasks + step.worker.index
+    return _found(index, array.worker.count * tasks, f"{array.by} and {step.by}")
 
 
 def _slurm_array(env: Mapping[str, str]) -> Found | None:
