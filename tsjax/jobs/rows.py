@@ -5,6 +5,7 @@ A row that cannot be embedded comes as a `Rejection` in its place; only a file t
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -63,8 +64,9 @@ class _LineReader:
         self.source, self.next_row, self._line = source, 0, 0
         self._columns, self._maker = columns, Maker(columns)
         self._raw = open_raw(source.url)
-        self._lines = self._guarded(unpacked(self._raw, source.compression))
-        self._check_columns()
+        with _closed_on_error(self._raw):
+            self._lines = self._guarded(unpacked(self._raw, source.compression))
+            self._check_columns()
 
     def _check_columns(self) -> None:
         if extra := [name for name in self._columns.needed if name != self._columns.text or self._columns.template]:
@@ -193,6 +195,11 @@ class _ParquetReader:
         self.source, self.next_row = source, 0
         self._columns, self._maker = columns, Maker(columns)
         self._raw = open_raw(source.url)
+        with _closed_on_error(self._raw):
+            self._open(parquet)
+
+    def _open(self, parquet: Any) -> None:
+        source, columns = self.source, self._columns
         try:
             self._file = parquet.ParquetFile(self._raw)
         except Exception as error:  # pyarrow raises OSError and its own kinds for damage
@@ -258,6 +265,15 @@ class _ParquetReader:
     def close(self) -> None:
         self._file.close()
         self._raw.close()
+
+
+@contextlib.contextmanager
+def _closed_on_error(file: BinaryIO) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
 
 
 def _values(column: Any) -> list[Any]:
