@@ -66,7 +66,7 @@ def contents(output):
 
 # A process that has imported everything and forks one for each job: what is killed has started in a moment.
 _ZYGOTE = """
-import json, os, signal, sys
+import json, os, resource, signal, sys
 import pyarrow.parquet, filelock
 import tsjax.api, tsjax.embedder, tsjax.jobs.running
 from tsjax.cli import main
@@ -78,6 +78,9 @@ for line in sys.stdin:
         request = json.loads(line)
         error = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(error, 2)
+        if request["largest_file"]:  # a larger one cannot be written, as on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], resource.RLIM_INFINITY))
         status = main(request["arguments"])
         with open(request["status"], "w") as file:
             file.write(str(status))
@@ -102,10 +105,10 @@ class Jobs:
             env=environment,
         )
 
-    def start(self, *arguments_):
+    def start(self, *arguments_, largest_file=None):
         self._count += 1
         files = {name: str(self._folder / f"{name}-{self._count}") for name in ("stderr", "status")}
-        request = {"arguments": [str(argument) for argument in arguments_], **files}
+        request = {"arguments": [str(argument) for argument in arguments_], "largest_file": largest_file, **files}
         self._zygote.stdin.write(json.dumps(request) + "\n")
         self._zygote.stdin.flush()
         return Process(int(self._zygote.stdout.readline()), files)
@@ -137,6 +140,13 @@ class Process:
     def join(self):
         while self.alive():
             time.sleep(0.005)
+
+    def resident(self):
+        """Bytes of memory that it has now."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
 
     def status(self):
         """The exit status; None where it was killed."""

@@ -66,7 +66,15 @@ def test_jsonl(tmp_path):
     rejected = [row for row in rows if isinstance(row, Rejection)]
     assert [row.line for row in rejected] == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]  # the blank line is no row
     assert [row.row for row in rejected] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-    reasons = ["'text' is null", "'text' is 5, not", "no 'text'", "no id 'id'", "lone surrogate", "not JSON", "not JSON"]
+    reasons = [
+        "'text' is null",
+        "'text' is 5, not",
+        "no 'text'",
+        "no id 'id'",
+        "lone surrogate",
+        "not JSON",
+        "not JSON",
+    ]
     reasons += ["not a JSON object", "not UTF-8 (byte 19 is 0xff)", "the id 'id' is True"]
     for row, reason in zip(rejected, reasons, strict=True):
         assert reason in row.reason
