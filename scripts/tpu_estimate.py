@@ -47,6 +47,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tsjax.engine import TOKEN_BUDGET_ACCELERATOR
+from tsjax.files import replacing
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
 from tsjax.model.forward import Inputs, abstract_params, cast_params, compiled_apply
 from tsjax.model.packing import Packing
@@ -334,6 +335,16 @@ def show(result: Estimate) -> str:
     )
 
 
+def write(results: Sequence[Estimate], dtype: str, path: Path) -> None:
+    """Write the figures so far, so that a run that is stopped leaves those that it has."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    about = {"what": "compiled, not run: bounds and counts, no measurements", "dtype": dtype, **versions}
+    chips = {name: chip._asdict() for name, chip in CHIPS.items()}
+    text = json.dumps({**about, "chips": chips, "estimates": [dataclasses.asdict(r) for r in results]}, indent=1)
+    with replacing(path, overwrite=True) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
 def shape_of(text: str) -> Shape:
     """``64x512`` as a shape."""
     rows, tokens = text.split("x")
@@ -349,7 +360,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=PASSES, default="bfloat16")
     parser.add_argument("--shapes", metavar="ROWSxTOKENS,…", help="instead of those that the planner emits")
     parser.add_argument("--attention", action="store_true", help="splash attention alone, with the models' heads")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well, row by row")
     options = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
         sys.exit("tpu_estimate needs the TPU's compiler, libtpu: pip install 'tsjax[tpu]'")
@@ -376,12 +387,8 @@ def main() -> None:
                         continue
                     results.append(estimate(program, chip, mesh, shape, options.dtype))
                     print(show(results[-1]), flush=True)
-    if options.json is not None:
-        versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-        about = {"what": "compiled, not run: bounds and counts, no measurements", "dtype": options.dtype, **versions}
-        chips = {name: chip._asdict() for name, chip in CHIPS.items()}
-        text = json.dumps({**about, "chips": chips, "estimates": [dataclasses.asdict(r) for r in results]}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+                    if options.json is not None:
+                        write(results, options.dtype, options.json)
     if bad := [r for r in results if r.error is not None or r.memory_share > 1]:
         sys.exit(f"{len(bad)} of {len(results)} programs do not compile or do not fit")
 

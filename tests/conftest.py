@@ -15,6 +15,8 @@ import tsjax.model.config  # has no arrays, and its tests give it wrong types on
 with install_import_hook("tsjax.model", "beartype.beartype"):
     import tsjax.model.forward  # imports the whole network under the hook
     import tsjax.model.splash
+with install_import_hook("tsjax.analysis.probe", "beartype.beartype"):
+    import tsjax.analysis.probe
 
 import jax
 import pytest

@@ -311,7 +311,7 @@ def test_a_field_is_waved_through_by_name(tmp_path, capsys):
     assert main(["info", str(source), "--ignore-config-field", "flux"]) == 0
 
 
-@pytest.mark.parametrize("command", [[], ["embed"], ["convert"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["embed"], ["convert"], ["info"], ["sweep"]])
 def test_every_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])

@@ -38,6 +38,20 @@ for name, options in {"whole": {}, "shared out": {"shard_parameters": True}, "th
     tokens = embedder.encode(texts[:9], output_value="token_embeddings")
     theirs = one.encode(texts[:9], output_value="token_embeddings")
     report[name]["tokens"] = max(float(np.abs(a - b).max()) for a, b in zip(tokens, theirs))
+from tsjax.learning.pairs import Pairs
+from tsjax.learning.recipe import Recipe
+from tsjax.learning.training import learn
+
+own = [Pairs("texts", tuple(f"the cat {n}" for n in range(30)), tuple(f"mat {n} " * (n % 5 + 1) for n in range(30)))]
+for name, options in {"heads": {}, "weights": {"weights": True, "weight_learning_rate": 1e-3}}.items():
+    recipe = Recipe(steps=4, batch_size=10, evaluate_every=2, **options)
+    single, all_of_them = (learn(tsjax.load(model, devices=n), own, own, recipe) for n in (1, 8))
+    losses = [[look["validation_loss"] for look in learned.curve] for learned in (single, all_of_them)]
+    report[name] = {"losses": losses}
+    if name == "heads":
+        values = [np.array(learned.temperature.value) for learned in (single, all_of_them)]
+        report[name]["difference"] = float(np.abs(values[0] - values[1]).max())
+        report[name]["moved"] = float(np.abs(values[0] - 1).max())
 print(json.dumps(report))
 """
 
@@ -73,6 +87,14 @@ def test_several_devices_give_the_vectors_of_one(report, way):
 def test_parameters_that_are_shared_out_are_an_eighth_on_each(report):
     assert report["whole"]["held"] == 1
     assert report["shared out"]["held"] < 0.3  # the test's sizes are not all multiples of eight
+
+
+def test_several_devices_learn_what_one_learns(report):
+    assert report["heads"]["difference"] < 1e-3 < report["heads"]["moved"]
+    for name in ("heads", "weights"):
+        one, several = report[name]["losses"]
+        assert several == pytest.approx(one, rel=1e-4)
+        assert one[-1] < one[0]
 
 
 @pytest.mark.parametrize(

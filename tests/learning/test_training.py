@@ -14,9 +14,11 @@ from learning_pairs import pairs
 import tsjax
 from tsjax.errors import InputError, OutputError
 from tsjax.learning import gradients, training
+from tsjax.learning.loss import contrastive
 from tsjax.learning.pairs import Pairs, schedule
 from tsjax.learning.recipe import Recipe
 from tsjax.learning.training import learn
+from tsjax.model.forward import init_params
 from tsjax.temperature import LogLength, Piecewise, Temperature
 
 
@@ -63,7 +65,7 @@ def plain_loss(embedder, tau, chosen, recipe, weights=None):
         ).embeddings
         return out / jnp.linalg.norm(out, axis=1, keepdims=True)
 
-    logits = recipe.scale * vectors(queries, "it was ") @ vectors(documents, "this is ").T
+    logits = 20 * vectors(queries, "it was ") @ vectors(documents, "this is ").T
     logits = jnp.where(chosen.excluded(range(len(chosen))), -jnp.inf, logits)
     return -jnp.mean(jax.nn.log_softmax(logits, axis=1)[jnp.arange(len(queries)), jnp.arange(len(queries))])
 
@@ -80,7 +82,7 @@ def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
     vectors = [run._network.embed(learned, each) for each in texts]
     assert len(list(run._network._chunks(texts[1]))) > 3
     excluded = chosen.excluded(everything)
-    loss, cotangents = training._loss_and_gradient(*vectors, excluded, recipe.scale, ())
+    loss, cotangents = training._loss_and_gradient(*vectors, excluded, 20.0, True, ())
     parts = [run._network.pull(learned, each, np.asarray(given)) for each, given in zip(texts, cotangents, strict=True)]
     expected_loss, expected = jax.jit(
         jax.value_and_grad(lambda log: plain_loss(embedder, jnp.exp(log), chosen, recipe))
@@ -173,17 +175,59 @@ def test_a_killed_run_ends_as_if_it_had_not_been(embedder, tmp_path, weights, mo
 
 
 @pytest.mark.parametrize(
-    ("recipe", "training_pairs", "message"),
+    ("change", "data", "options", "message"),
     [
-        (dataclasses.replace(QUICK, learning_rate=0.1), TRAINING, r"recipe.learning_rate \(0.05, and now 0.1\)"),
-        (QUICK, [pairs(24, 5)], "training"),
+        ({"learning_rate": 0.1}, (TRAINING, VALIDATION), {}, r"recipe.learning_rate \(0.05, and now 0.1\)"),
+        ({}, ([pairs(24, 5)], VALIDATION), {}, "another training"),
+        ({}, (TRAINING, [pairs(24, 5)]), {}, "another validation"),
+        ({}, (TRAINING, VALIDATION), {"max_seq_length": 30}, "another model"),
+        ({}, (TRAINING, VALIDATION), {"similarity_fn_name": "dot"}, "another similarity"),
     ],
 )
-def test_another_run_is_not_continued(embedder, tmp_path, recipe, training_pairs, message):
+def test_another_run_is_not_continued(embedder, tmp_path, change, data, options, message):
     quick = dataclasses.replace(QUICK, steps=2)
     learn(embedder, TRAINING, VALIDATION, quick, directory=tmp_path / "run")
+    other = tsjax.load(embedder.metadata.source, **options)
     with pytest.raises(InputError, match=message):
-        learn(embedder, training_pairs, VALIDATION, dataclasses.replace(recipe, steps=2), directory=tmp_path / "run")
+        learn(other, *data, dataclasses.replace(quick, **change), directory=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.9}, "begins at τ = 1"), ({"similarity_fn_name": "euclidean"}, "cosine and dot only")],
+)
+def test_a_model_that_learning_would_misread_is_refused(embedder, options, message):
+    with pytest.raises(InputError, match=message):
+        learn(tsjax.load(embedder.metadata.source, **options), TRAINING, VALIDATION, QUICK)
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_the_loss_by_hand(cosine):
+    rng = np.random.default_rng(0)
+    queries, documents = rng.standard_normal((3, 8)), rng.standard_normal((5, 8))
+    excluded = np.zeros((3, 5), bool)
+    excluded[1, 4] = excluded[2, 0] = True
+    losses = []
+    for dimension in (8, 3):
+        for i in range(3):
+            x, y = queries[i, :dimension], documents[:, :dimension]
+            scores = 7 * (y @ x / (np.linalg.norm(x) * np.linalg.norm(y, axis=1)) if cosine else y @ x)
+            losses.append(np.log(np.exp(scores[~excluded[i]]).sum()) - scores[i])
+    given = (jnp.asarray(queries, jnp.float32), jnp.asarray(documents, jnp.float32), jnp.asarray(excluded))
+    np.testing.assert_allclose(contrastive(*given, 7.0, (3,), cosine=cosine), np.mean(losses), rtol=1e-5)
+
+
+def test_matrices_and_tables_decay_and_nothing_else(embedder):
+    decays = training._decays({"weights": init_params(embedder.metadata.model)})
+    leaves = jax.tree_util.tree_leaves_with_path(decays)
+    assert {path[-1].key for path, value in leaves if value} == {"kernel", "embedding"}
+    assert {path[-1].key for path, value in leaves if not value} == {"bias", "scale"}
+
+
+def test_the_weights_rate_rises_and_falls():
+    recipe = dataclasses.replace(QUICK, weights=True, steps=20, warmup=0.25, weight_learning_rate=0.1)
+    rates = [float(training._rate(recipe)(step)) for step in (0, 5, 20)]
+    np.testing.assert_allclose(rates, [0, 0.1, 0], atol=1e-6)
 
 
 def test_it_stops_where_nothing_gets_better(embedder):
@@ -222,6 +266,8 @@ def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):
         ({"matryoshka": (36,)}, "fewer than the model's 36"),
         ({"matryoshka": (0,)}, "matryoshka"),
         ({"train_length": 2}, "at least 3"),
+        ({"train_length": 0}, "train_length"),
+        ({"train_length": 42}, "42 is more than the 41 positions"),
     ],
 )
 def test_a_senseless_recipe_is_refused(embedder, change, message):

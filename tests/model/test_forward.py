@@ -24,7 +24,7 @@ from tsjax.model.forward import (
     weight_shapes,
 )
 from tsjax.model.linear import PRECISION
-from tsjax.model.packing import one_a_row
+from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.positions import by_pair
 
 ENCODER = EncoderConfig(
@@ -89,7 +89,7 @@ def test_temperature_one_is_bit_for_bit_no_temperature(monkeypatch):
     np.testing.assert_array_equal(ours, plain)
 
 
-@pytest.mark.parametrize("kernel", ["xla", "windows"])
+@pytest.mark.parametrize("kernel", ["xla", "mapped", "windows"])
 def test_attention_divides_the_logits_of_each_head_and_text(kernel):
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.standard_normal((2, 5, 3, 4)), jnp.float32) for _ in range(3))
@@ -106,6 +106,36 @@ def test_attention_divides_the_logits_of_each_head_and_text(kernel):
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum("bnts,bsnh->btnh", weights, value)
     np.testing.assert_allclose(np.asarray(ours)[mask], expected[mask], atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 2])
+def test_both_kernels_that_have_a_gradient_have_the_same(causal, window):
+    rng = np.random.default_rng(0)
+    query, key, value, given = (jnp.asarray(rng.standard_normal((2, 7, 3, 4)), jnp.float32) for _ in range(4))
+    by_offset = jnp.asarray(rng.standard_normal((3, 13)), jnp.float32)
+    packing = Packing(
+        jnp.array([[0] * 4 + [1] * 3, [0] * 5 + [2] * 2]),
+        jnp.array([[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 0, 0]]),
+        jnp.array([[0, 4], [0, 0]]),
+        jnp.array([[4, 3], [5, 0]]),
+    )
+    local = None if window is None else jnp.array(True)
+    view = View(packing, local=local, by_offset=by_offset, by_pair=by_pair(by_offset, 0, 7, 7))
+    tau = jnp.asarray(rng.uniform(0.5, 1.5, (2, 7, 3)), jnp.float32)
+
+    def run(kernel):
+        def mixed(query, key, value, bias, tau):
+            seen = view._replace(by_pair=bias)
+            options = {"scale": 0.3, "causal": causal, "window": window, "kernel": kernel}
+            return attention(query, key, value, seen, temperature=tau, **options)
+
+        out, pullback = jax.vjp(mixed, query, key, value, view.by_pair, tau)
+        return out, *pullback(given)
+
+    for one, other in zip(jax.jit(lambda: run("xla"))(), jax.jit(lambda: run("mapped"))(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.abs(one).max() > 0.01
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 3), (3, 2, 3)])

@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,3 +63,11 @@ def test_gelu_is_nearer_to_the_exact_one_than_pytorch():
         40,
         np.float32(1e30),
     ]
+
+
+def test_the_slope_of_gelu_is_the_exact_one():
+    x = np.concatenate([np.linspace(-12, 12, 4001), [-1e4, 0.0, 1e4]]).astype("f4")
+    exact = torch.tensor(x.astype("f8"), requires_grad=True)
+    torch.nn.functional.gelu(exact).sum().backward()
+    ours = jax.vmap(jax.grad(lambda value: activate(value, "gelu")))(jnp.asarray(x))
+    np.testing.assert_allclose(ours, exact.grad, atol=2e-7)

@@ -132,7 +132,7 @@ def test_every_engine_has_the_temperature(exported, tau, tmp_path):
     ("tau", "said"),
     [
         (1, "None was folded in"),
-        (0.9, "τ = 0.9: `query.weight` and `query.bias`"),
+        (0.9, "τ = 0.9: attention's query projection took it up"),
         ([0.9, 0.8, 0.7], "| 1 | 0.8 |"),
         ([[1, 2, 3], [4, 5, 6], [7, 8, 0.5]], "| 2 | 7 | 8 | 0.5 |"),
     ],

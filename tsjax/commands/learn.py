@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
         ("--train-length", int, None, "cut texts at so many tokens while learning (default: as --max-seq-length)"),
         ("--learning-rate", float, 0.02, "of the temperatures"),
         ("--penalty", float, 0.02, "times the mean of log² τ: holds them near 1"),
-        ("--scale", float, 20.0, "of cosines in the loss"),
+        ("--scale", float, None, "of similarities in the loss (default: 20 for cosines, 1 for dot products)"),
         ("--weight-learning-rate", float, 2e-5, "of the weights, at its greatest"),
         ("--weight-decay", float, 0.01, "of the weights"),
         ("--warmup", float, 0.1, "share of the steps in which the weights' rate rises"),
@@ -79,7 +79,11 @@ def add(commands: Any) -> None:
     seen = command.add_argument_group("comparison")
     seen.add_argument("--measure", metavar="NAME", default="MRR@10", help="as in tsjax sweep (default: MRR@10)")
     seen.add_argument(
-        "--compare", metavar="τ,…", type=_taus, default=(0.95, 0.9, 0.8, 0.7), help="scalars to choose the best from"
+        "--compare",
+        metavar="τ,…",
+        type=_taus,
+        default=(1.1, 1.05, 0.95, 0.9, 0.8, 0.7),
+        help="scalars to choose the best from",
     )
     seen.add_argument(
         "--compare-law",
@@ -87,6 +91,9 @@ def add(commands: Any) -> None:
         type=lambda text: tuple(text.split(",")),
         default=("log:256", "piecewise:128:512"),
         help="laws to choose the best from, each with every τ (default: log:256,piecewise:128:512)",
+    )
+    command.add_argument(
+        "--qrels", metavar="NAME", default="test", help="which qrels/NAME.tsv to learn from (default: test)"
     )
     seen.add_argument("--no-compare", action="store_true", help="learn, and compare nothing")
     add_source_options(command)
@@ -110,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
     candidates = () if options.no_compare else grid(options.compare, ("none", *options.compare_law))
     for package in ("matplotlib", *(() if options.no_compare else ("scipy", "ir_measures"))):
         lab(package)
-    corpora = [read_corpus(path, measure=options.measure) for path in options.data]
+    corpora = [read_corpus(path, measure=options.measure, qrels=options.qrels) for path in options.data]
     unseen = [read_corpus(path, measure=options.measure) for path in options.unseen]
     _check_names([*corpora, *unseen])
     parts = [corpus.split(options.seed) for corpus in corpora]

@@ -108,14 +108,15 @@ def add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
     command.add_argument(
         "--temperature",
         metavar="τ",
-        type=_temperature,
+        type=parse_temperature,
         help=f"temperature {purpose}: one number, or JSON: a list of one a layer, a list of lists of one a head, or "
         '{"value": 0.9, "by_length": {"law": "log", "reference_length": 128}} for τ · log 128 / log n; or a .json file '
         "of these, such as tsjax learn writes",
     )
 
 
-def _temperature(text: str) -> Any:
+def parse_temperature(text: str) -> Any:
+    """What --temperature may be, for argparse."""
     from tsjax.temperature import Temperature
 
     try:

@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "sweep",
         help="choose a temperature on a task of yours",
-        description="Try temperatures on a task. τ is chosen on one half of the questions, pairs or texts, and its "
-        "gain over τ = 1 reported on the other, with a 95 % interval; the last line says what follows.",
+        description="Try temperatures on a task. τ is chosen on one part of the questions, pairs or texts, and its "
+        "gain over τ = 1 reported on another, with a 95 % interval; the last line says what follows.",
         epilog="example: tsjax sweep retrieval my-questions --temperature 1,0.9,0.8,0.7 -o report --save tuned. "
         "retrieval takes a folder as BEIR has it (corpus.jsonl, queries.jsonl, qrels/test.tsv); sts a JSONL file with "
         "sentence1, sentence2 and score; classification and clustering one with text and label.",
@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--temperature",
         metavar="τ,…",
+        dest="taus",
         type=_numbers,
         help="temperatures to try beside 1 (default: from 1.1 to 0.5)",
     )
@@ -81,7 +82,7 @@ def add(commands: Any) -> None:
     command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch on each device")
     add_device_options(command)
     add_compile_cache_option(command)
-    command.set_defaults(truncate_dim=None)
+    command.set_defaults(temperature=None, truncate_dim=None)  # what load_model looks for
 
 
 def run(options: argparse.Namespace) -> None:
@@ -89,10 +90,11 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.evaluation.candidates import DEFAULT_GRID
     from tsjax.evaluation.lab import lab
     from tsjax.evaluation.report import lines, write
+    from tsjax.evaluation.sweeping import check_sides
     from tsjax.files import check_absent
 
     # Whatever can go wrong is found before hours of embedding.
-    candidates = grid(DEFAULT_GRID if options.temperature is None else options.temperature, options.law, options.side)
+    candidates = grid(DEFAULT_GRID if options.taus is None else options.taus, options.law, options.side)
     for directory in (options.output, options.save):
         if directory is not None:
             check_absent(Path(directory), directory=True, overwrite=None)
@@ -103,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
         lab(package)
     task = _task(options)
     task.split(options.seed)
-    options.temperature = None
+    check_sides(task, candidates)
     result = sweep(
         load_model(options),
         task,
@@ -112,12 +114,13 @@ def run(options: argparse.Namespace) -> None:
         report=lambda message: print(f"tsjax: {message}", file=sys.stderr),
         show_progress_bar=on_terminal(),
     )
+    # First of all, so that a full disk costs nobody the result of hours.
+    print("\n".join(lines(result)), flush=True)
     if options.output is not None:
         write(result, Path(options.output))
         print(f"tsjax: wrote {options.output}", file=sys.stderr)
     if options.save is not None:
         _save(options, result)
-    print("\n".join(lines(result)))
 
 
 def _task(options: argparse.Namespace) -> Task:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tsjax.evaluation.lab import lab
-from tsjax.evaluation.outcomes import Outcome, score
+from tsjax.evaluation.outcomes import Means, Outcome, score
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
 CONFIDENCE = 0.95
+
+# Fewer items, or fewer that differ, cannot tell a gain from noise whatever the draws say: of five that differ, all in
+# one direction, a sign test still finds one chance in sixteen.
+_LEAST_ITEMS = 10
+_LEAST_DIFFERING = 6
 
 _RESAMPLES = 9_999
 _RESAMPLES_IF_COSTLY = 999
@@ -28,23 +34,27 @@ class Interval:
         difference: on the items themselves.
         low: the lower end.
         high: the upper end.
+        telling: whether there were items enough for the interval to be relied on (see `paired_difference`).
     """
 
     difference: float
     low: float
     high: float
+    telling: bool = True
 
     @property
     def verdict(self) -> int:
-        """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither."""
-        return int(self.low > 0) - int(self.high < 0)
+        """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither, or for too few items to tell."""
+        return (int(self.low > 0) - int(self.high < 0)) * self.telling
 
     def points(self, of: str) -> str:
         """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""
-        return (
-            f"{100 * self.difference:+.1f} {of} "
-            f"({100 * CONFIDENCE:g} % interval {100 * self.low:+.1f} to {100 * self.high:+.1f})"
-        )
+        return f"{100 * self.difference:+.1f} {of} ({100 * CONFIDENCE:g} % interval {self.ends})"
+
+    @property
+    def ends(self) -> str:
+        """Where it lies, in points, such as "+0.4 to +3.4"."""
+        return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 
 def paired_difference(
@@ -54,34 +64,56 @@ def paired_difference(
 
     Items are drawn with replacement, and so are runs where there are several: the interval then covers the choice of
     texts and, say, of training samples. Both outcomes are measured on the same draws (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993). Percentiles, since the better-founded BCa has no value where no item differs.
+    Introduction to the Bootstrap", 1993). Where items are pairs that share texts, texts are drawn, and a pair comes as
+    often as both of its texts together (the vertex bootstrap of Snijders and Borgatti, "Non-Parametric Standard Errors
+    and Tests for Network Statistics", 1999): drawing pairs would take them for independent.
+    Percentiles, since the better-founded BCa has no value where no item differs.
 
     Args:
         candidate: the one of interest.
         baseline: the other; it has as many runs.
-        items: the items that count, at least two.
+        items: the items that count; of fewer than two, the interval is all numbers.
         seed: of the draws.
     """
+    if candidate is baseline:
+        return Interval(0.0, 0.0, 0.0)
     difference = score(candidate, items) - score(baseline, items)
     assert candidate.runs == baseline.runs  # of the same task
 
-    def statistic(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
+    def of_items(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
         assert axis in (-1, drawn[0].ndim - 1)
         some = np.atleast_2d(drawn[0])
         runs = np.atleast_2d(drawn[1]) if len(drawn) > 1 else np.zeros((len(some), 1), np.intp)
         return candidate.statistic(some, runs) - baseline.statistic(some, runs)
 
-    samples = [items] if candidate.runs == 1 else [items, np.arange(candidate.runs)]
-    resampled = lab("scipy.stats").bootstrap(
-        samples,
-        statistic,
-        n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly else _RESAMPLES,
-        batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
+    def of_texts(*drawn: Int[np.ndarray, "choices texts"], axis: int) -> Any:
+        assert candidate.texts is not None  # only then
+        left, right = candidate.texts[items].T
+        result = []
+        for choice in np.atleast_2d(drawn[0]):
+            times = np.bincount(choice, minlength=1 + max(left.max(), right.max()))
+            result.append(of_items(np.repeat(items, times[left] * times[right]), axis=-1))
+        return np.concatenate(result)
+
+    if candidate.texts is not None:
+        measured, samples = of_texts, [np.unique(candidate.texts[items])]
+    else:
+        measured, samples = of_items, [items, *([np.arange(candidate.runs)] if candidate.runs > 1 else [])]
+    if min(map(len, samples)) < 2:
+        return Interval(difference, -np.inf, np.inf)
+    stats = lab("scipy.stats")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
+        resampled = stats.bootstrap(
+            samples,
+            measured,
+            n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly or candidate.texts is not None else _RESAMPLES,
+            batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
+            vectorized=True,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
     # A draw may hold items of one label only, which have no V-measure: those say nothing.
     drawn = resampled.bootstrap_distribution
     tail = 100 * (1 - CONFIDENCE) / 2
@@ -89,4 +121,8 @@ def paired_difference(
     if not len(usable):
         return Interval(difference, -np.inf, np.inf)
     low, high = np.percentile(usable, [tail, 100 - tail])
-    return Interval(difference, float(low), float(high))
+    telling = len(items) >= _LEAST_ITEMS
+    if isinstance(candidate, Means) and isinstance(baseline, Means):
+        differing = (candidate.values != baseline.values).any(axis=0)[items].sum()
+        telling = telling and bool(differing >= _LEAST_DIFFERING)
+    return Interval(difference, float(low), float(high), telling)

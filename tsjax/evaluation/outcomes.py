@@ -34,6 +34,10 @@ class Outcome(Protocol):
     def costly(self) -> bool:
         """Whether each choice is computed by itself, so that a bootstrap does with fewer of them."""
 
+    @property
+    def texts(self) -> Int[np.ndarray, "items 2"] | None:
+        """The two texts of each item, as numbers, where items share texts and so are not independent; else None."""
+
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]
     ) -> Float[np.ndarray, " choices"]:
@@ -55,6 +59,7 @@ class Means:
 
     values: Float[np.ndarray, "runs items"]
     costly: bool = False
+    texts: None = None
 
     @property
     def runs(self) -> int:
@@ -78,6 +83,7 @@ class Correlation:
         predicted: the model's value of each item, float (items,).
         wanted: people's.
         ranked: Spearman's, which is Pearson's of the ranks; else Pearson's.
+        texts: the two texts of each item where items share them, int (items, 2).
 
     The score is 0 where one of the two is constant: it then follows nothing. Of fewer than three items it is NaN.
     """
@@ -85,6 +91,7 @@ class Correlation:
     predicted: Float[np.ndarray, " items"]
     wanted: Float[np.ndarray, " items"]
     ranked: bool
+    texts: Int[np.ndarray, "items 2"] | None = None
     runs: int = 1
     costly: bool = False
 
@@ -121,6 +128,7 @@ class Labels:
     predicted: Int[np.ndarray, "runs items"]
     measure: Callable[[NDArray[np.intp], NDArray[np.intp]], float]
     costly: bool = True
+    texts: None = None
 
     @property
     def runs(self) -> int:

@@ -32,7 +32,7 @@ def draw(result: SweepResult, file: Path) -> None:
     agg.FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     baseline = 100 * result.baseline.held_out
-    axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1, label="τ = 1, held-out")
+    axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1, label="τ = 1")
     for place, (name, line) in enumerate(_lines(result.scored).items()):
         _draw_line(axes, line, baseline, name, _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)])
     best = result.best
@@ -49,12 +49,13 @@ def draw(result: SweepResult, file: Path) -> None:
     axes.set_xlabel("temperature τ")
     axes.set_ylabel(f"{result.measure} × 100")
     axes.set_title(
-        f"{result.kind}: {result.held_out_items:,} held-out {result.unit}, band: 95 % interval of the gain",
+        f"{result.kind}: {result.held_out_items:,} held-out {result.unit}; "
+        "band: 95 % interval of the gain, dotted: validation",
         fontsize=9,
     )
     axes.grid(visible=True, linewidth=0.3, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figure.savefig(file, format="png")
 
 
@@ -69,10 +70,10 @@ def _draw_line(axes: Any, line: list[Scored], baseline: float, name: str, colour
         linewidth=0,
     )
     style = {"color": colour, "marker": marker, "markersize": 4}
-    axes.plot(taus, [100 * one.held_out for one in line], **style, linewidth=1.5, label=f"{name}, held-out")
+    axes.plot(taus, [100 * one.held_out for one in line], **style, linewidth=1.5, label=name)
     axes.plot(
         taus, [100 * one.validation for one in line], **style, linewidth=0.8, alpha=0.4, linestyle=":",
-        label=f"{name}, validation",
+        label="_",
     )  # fmt: skip
 
 

@@ -56,12 +56,15 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
     notes = (
         (f"{left_out:,} of {len(queries):,} queries have no relevant document and were left out",) if left_out else ()
     )
+    place = {name: i for i, name in enumerate(documents)}
+    itself = tuple(place[name] if name in place and place[name] not in grades[name] else -1 for name in judged)
     return Retrieval(
         tuple(documents.values()),
         tuple(queries[name] for name in judged),
         tuple(grades[name] for name in judged),
         measure,
         notes,
+        itself if max(itself) >= 0 else (),
     )
 
 

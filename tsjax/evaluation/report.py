@@ -34,16 +34,16 @@ def lines(result: SweepResult) -> Iterator[str]:
     width = max(map(len, names))
     yield f"{'':{width}}  validation  held-out   gain (points)   {percent}"
     for name, one in zip(names, result.scored, strict=True):
-        gain = "" if one is result.baseline else f"{_points(one.gain.difference):>15}   {_interval(one.gain)}"
+        gain = "" if one is result.baseline else f"{100 * one.gain.difference:+15.1f}   {one.gain.ends}"
         mark = "  best on validation" if one is result.best else ""
         yield f"{name:{width}}  {one.validation:10.4f}  {one.held_out:8.4f} {gain}{mark}".rstrip()
     yield ""
     yield f"held-out {result.unit} by tokens of the text that matters, τ = 1 and {result.best.candidate}"
     yield f"{'tokens':>12}  {result.unit:>9}    τ = 1     best   gain (points)   {percent}"
     for row in result.by_length:
-        gain = f"{_points(row.gain.difference):>15}   {_interval(row.gain)}" if row.gain else ""
+        gain = f"{100 * row.gain.difference:+15.1f}   {row.gain.ends}" if row.gain else ""
         tokens = f"{row.start}-{row.end - 1}"
-        yield f"{tokens:>12}  {row.items:9,}  {row.baseline:7.4f}  {row.best:7.4f} {gain}".rstrip()
+        yield f"{tokens:>12}  {row.items:9,}  {_score(row.baseline)}  {_score(row.best)} {gain}".rstrip()
     yield ""
     yield from notes(result)
     yield verdict(result)
@@ -139,13 +139,9 @@ def _gain(gain: Interval | None) -> dict[str, float | None] | None:
     return {"difference": _number(gain.difference), "low": _number(gain.low), "high": _number(gain.high)}
 
 
+def _score(value: float) -> str:
+    return f"{value:7.4f}" if math.isfinite(value) else f"{'none':>7}"
+
+
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
-
-
-def _interval(gain: Interval) -> str:
-    return f"{_points(gain.low)} to {_points(gain.high)}"

@@ -132,8 +132,7 @@ def sweep(
         MissingExtraError: a package that measures is not installed.
     """
     candidates = with_baseline(grid() if candidates is None else candidates)
-    if not task.queries and (sided := next((c for c in candidates if c.side != "both"), None)):
-        raise InputError(f"{task.kind} has no queries and documents, so the side {sided.side!r} has no meaning for it")
+    check_sides(task, candidates)
     split = task.split(seed)
     embedding = Embedding(embedder, task, report=report, show_progress_bar=show_progress_bar)
     outcomes = _outcomes(embedding, task, split, embedder, [c.temperature for c in candidates])
@@ -220,6 +219,12 @@ def compare(
 def with_baseline(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """The candidates with τ = 1 as the first."""
     return (BASELINE, *(one for one in candidates if one.temperature != BASELINE.temperature))
+
+
+def check_sides(task: Task, candidates: Sequence[Candidate]) -> None:
+    """Raise an InputError if a candidate is for one side only and the task has no sides."""
+    if not task.queries and (sided := next((c for c in candidates if c.side != "both"), None)):
+        raise InputError(f"{task.kind} has no queries and documents, so the side {sided.side!r} has no meaning for it")
 
 
 def choose(candidates: Sequence[Candidate], validation: Sequence[float]) -> int:

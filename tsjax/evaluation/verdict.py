@@ -13,10 +13,10 @@ def verdict(result: SweepResult) -> str:
     best, measure, unit = result.best, result.measure, result.unit
     if best is result.baseline:
         return f"no other temperature does better than τ = 1 on the validation {unit}; leave τ = 1"
-    where = best.gain.points(f"{measure} points on held-out {unit}")
+    gain = best.gain.points(f"{measure} points on held-out {unit}")
     match best.gain.verdict:
         case 1:
-            return f"{best.candidate}: {where}; use it"
+            return f"{best.candidate}: {gain}; use it"
         case -1:
-            return f"{best.candidate} did best on the validation {unit} and yet {where}: a loss; leave τ = 1"
-    return f"no gain beyond noise ({best.candidate}: {where}); leave τ = 1"
+            return f"a loss beyond noise; leave τ = 1: {best.candidate}, best on validation, gives {gain}"
+    return f"no gain beyond noise; leave τ = 1: {best.candidate} gives {gain}"

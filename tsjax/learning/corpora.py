@@ -65,13 +65,14 @@ class Corpus:
         )
 
 
-def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10") -> Corpus:
+def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels: str = "test") -> Corpus:
     """A corpus from a folder as BEIR has it, or from a JSONL file of pairs.
 
     Args:
         path: a folder as `read_retrieval` reads it; or a file with ``query`` (or ``anchor``), ``positive`` and, if
             there are hard negatives, ``negative`` (one text or a list) on each line.
         measure: see `Retrieval`.
+        qrels: which file under ``qrels`` of such a folder, without its suffix.
 
     Raises:
         InputError: something is missing or damaged; the sentence says where.
@@ -79,7 +80,7 @@ def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10") -> Cor
     source = Path(path)
     name = source.name.removesuffix(".jsonl") or str(source)
     if source.is_dir():
-        return Corpus(name, read_retrieval(source, measure=measure))
+        return Corpus(name, read_retrieval(source, measure=measure, qrels=qrels))
     documents: dict[str, int] = {}
     relevant: dict[str, dict[int, int]] = {}
     negatives: dict[str, list[str]] = {}

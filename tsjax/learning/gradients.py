@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from tsjax.learning.learned import Learned, length_terms, per_text
+from tsjax.model.attention import Kernel
+from tsjax.model.config import ModelConfig
 from tsjax.model.forward import Inputs, Params, apply_packed, cast_params
 from tsjax.model.packing import one_a_row
-from tsjax.model.sharding import BY_ROWS, WHOLE, mesh_of
+from tsjax.model.sharding import BY_ROWS, ROWS, WHOLE, mesh_of
 from tsjax.text import ladders
 from tsjax.text.batching import fill, plan
 
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsjax.learning.recipe import Recipe
-    from tsjax.model.config import ModelConfig
     from tsjax.text.tokenizer import Tokenized
 
 # Tokens of a chunk on each device: what a gradient needs of them takes some kilobytes a token and layer.
 _CHUNK = {"cpu": 2048}
 _CHUNK_ACCELERATOR = 16384
+
+# Longer texts' scores, kept for the gradient, would take the most of the memory.
+_LONG = 1024
 
 
 class Texts(NamedTuple):
@@ -91,10 +95,17 @@ class Network:
         dtype: str = "float32",
     ) -> None:
         self._config, self._recipe, self._pad, self._dtype = config, recipe, pad_token_id, dtype
-        mesh = mesh_of(devices)
-        self._by_rows, self._whole = NamedSharding(mesh, BY_ROWS), NamedSharding(mesh, WHOLE)
+        self._mesh = mesh_of(devices)
+        self._by_rows, self._whole = NamedSharding(self._mesh, BY_ROWS), NamedSharding(self._mesh, WHOLE)
         budget = _CHUNK.get(devices[0].platform, _CHUNK_ACCELERATOR)
-        self._ladder = ladders.padded(max_length, budget, len(devices))
+        self._ladder = ladders.alike(max_length, budget, len(devices))
+        on_cpu = devices[0].platform == "cpu"
+        # The fastest that needs no gradient, and the fastest that has one.
+        self._kernels: dict[Any, Kernel] = (
+            {_embed: "windows", _pull: "mapped"}
+            if on_cpu
+            else {_embed: "xla", _pull: "mapped" if max_length > _LONG else "xla"}
+        )
         self._frozen = None if weights is None else self.place(weights)
 
     def place(self, tree: Any) -> Any:
@@ -122,8 +133,8 @@ class Network:
         return total
 
     def _start(self, function: Any, learned: Learned, chunk: _Chunk, texts: Texts, *more: Any) -> Any:
-        options = {"config": self._config, "tempered": texts.tempered, "dtype": self._dtype}
-        return function(learned, self._frozen, chunk[1:], *more, **options)
+        program = _Program(self._config, self._dtype, self._kernels[function], texts.tempered, self._mesh)
+        return function(program, learned, self._frozen, chunk[1:], *more)
 
     def _chunks(self, texts: Texts) -> Iterator[_Chunk]:
         lengths = texts.tokenized.lengths
@@ -139,41 +150,66 @@ class Network:
             yield _Chunk(batch.indices, *(jax.device_put(array, self._by_rows) for array in arrays))
 
 
-def _vectors(
-    learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], config: ModelConfig, dtype: str, *, tempered: bool
-) -> Float[Array, "R E"]:
-    ids, lengths, prompts, terms = chunk
-    weights = frozen if frozen is not None else learned["weights"]
-    if dtype != "float32":
-        weights = cast_params(weights, jnp.dtype(dtype))
-    encoder = config.encoder
-    tau = per_text(learned, encoder, terms) if tempered else jnp.ones((encoder.num_layers, 1, 1, encoder.num_heads))
-    inputs = Inputs(ids, one_a_row(lengths, ids.shape[1]), prompts)
-    # The kernel that can be differentiated on every device.
-    return apply_packed(config, weights, inputs, tau, "xla").embeddings[:, 0]
+class _Program(NamedTuple):
+    """What a compiled program is made for.
+
+    Attributes:
+        config: the architecture.
+        dtype: what the encoder computes in.
+        kernel: what computes attention.
+        tempered: whether the temperatures that learn are these texts'.
+        mesh: the devices, each of which takes its share of the rows.
+    """
+
+    config: ModelConfig
+    dtype: str
+    kernel: Kernel
+    tempered: bool
+    mesh: Mesh
+
+    def vectors(self, learned: Learned, frozen: Params | None, chunk: tuple[Any, ...]) -> Float[Array, "R E"]:
+        """The vectors of a device's rows."""
+        ids, lengths, prompts, terms = chunk
+        weights = frozen if frozen is not None else learned["weights"]
+        if self.dtype != "float32":
+            weights = cast_params(weights, jnp.dtype(self.dtype))
+        encoder = self.config.encoder
+        tau = per_text(learned, encoder, terms) if self.tempered else per_text({}, encoder, jnp.asarray(_NO_TERMS))
+        inputs = Inputs(ids, one_a_row(lengths, ids.shape[1]), prompts)
+        return apply_packed(self.config, weights, inputs, tau, self.kernel).embeddings[:, 0]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "tempered"))
-def _embed(
-    learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], *, config: ModelConfig, dtype: str, tempered: bool
-) -> Float[Array, "R E"]:
-    return _vectors(learned, frozen, chunk, config, dtype, tempered=tempered)
+# The factor 1 for any text.
+_NO_TERMS = np.array([[[1, 0]]], np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "tempered"))
+@functools.partial(jax.jit, static_argnames=("program",))
+def _embed(program: _Program, learned: Learned, frozen: Params | None, chunk: tuple[Any, ...]) -> Float[Array, "R E"]:
+    # Pallas' kernels and loops do not say how their output varies over the devices, so it is not checked.
+    run = jax.shard_map(
+        program.vectors, mesh=program.mesh, in_specs=(WHOLE, WHOLE, BY_ROWS), out_specs=BY_ROWS, check_vma=False
+    )
+    return run(learned, frozen, chunk)
+
+
+@functools.partial(jax.jit, static_argnames=("program",))
 def _pull(
+    program: _Program,
     learned: Learned,
     frozen: Params | None,
     chunk: tuple[Any, ...],
     cotangents: Float[Array, "R E"],
-    *,
-    config: ModelConfig,
-    dtype: str,
-    tempered: bool,
 ) -> Learned:
-    _, pullback = jax.vjp(lambda x: _vectors(x, frozen, chunk, config, dtype, tempered=tempered), learned)
-    (gradient,) = pullback(cotangents)
-    return gradient
+    def own(
+        learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], cotangents: Float[Array, "R E"]
+    ) -> Learned:
+        _, pullback = jax.vjp(lambda x: program.vectors(x, frozen, chunk), learned)
+        gradient: Learned = jax.lax.psum(pullback(cotangents)[0], ROWS)  # type: ignore[no-untyped-call]
+        return gradient
+
+    specs = (WHOLE, WHOLE, BY_ROWS, BY_ROWS)
+    run = jax.shard_map(own, mesh=program.mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)
+    return run(learned, frozen, chunk, cotangents)
 
 
 @jax.jit

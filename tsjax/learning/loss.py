@@ -15,6 +15,8 @@ def contrastive(
     excluded: Bool[Array, "B M"],
     scale: float,
     dimensions: Sequence[int] = (),
+    *,
+    cosine: bool = True,
 ) -> Float[Array, ""]:
     """InfoNCE with in-batch negatives (arXiv:1807.03748, arXiv:1705.00652), over all dimensions and over leading ones.
 
@@ -22,8 +24,9 @@ def contrastive(
         queries: vectors of the queries.
         documents: vectors of the texts; the first B are the queries' own, hard negatives may follow.
         excluded: which texts are no negatives of a query: its other answers, and copies of its own.
-        scale: what cosines are multiplied by.
+        scale: what similarities are multiplied by.
         dimensions: leading dimensions whose losses are added (Matryoshka, arXiv:2205.13147), each alike.
+        cosine: whether vectors are compared by their cosine, else by their product.
 
     Returns:
         the mean over the queries, and over all and the leading dimensions.
@@ -31,8 +34,9 @@ def contrastive(
     own = jnp.arange(queries.shape[0])
     losses = []
     for dimension in (queries.shape[1], *dimensions):
-        cosines = _unit(queries[:, :dimension]) @ _unit(documents[:, :dimension]).T
-        logits = jnp.where(excluded, -jnp.inf, scale * cosines)
+        some = queries[:, :dimension], documents[:, :dimension]
+        x, y = map(_unit, some) if cosine else some
+        logits = jnp.where(excluded, -jnp.inf, scale * x @ y.T)
         losses.append(jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[own, own]))
     return jnp.mean(jnp.stack(losses))
 

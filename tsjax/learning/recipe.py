@@ -34,7 +34,8 @@ class Recipe:
         batch_size: pairs of a step; each query's negatives are the other pairs' texts. Bounded by no memory, since
             gradients are cached (see `tsjax.learning.gradients`).
         train_length: tokens at which texts are cut while learning; None for the model's own length.
-        scale: what cosines are multiplied by before the softmax of the loss.
+        scale: what similarities are multiplied by before the softmax of the loss; None for 20, the usual for cosines,
+            or 1 for a model that compares by dot products.
         learning_rate: of the temperatures, Adam's.
         penalty: times the mean of log² τ, added to the loss: pulls temperatures toward 1.
         weight_learning_rate: of the weights, AdamW's, at its greatest.
@@ -57,7 +58,7 @@ class Recipe:
     steps: int = 40
     batch_size: int = 24
     train_length: int | None = None
-    scale: float = 20.0
+    scale: float | None = None
     learning_rate: float = 0.02
     penalty: float = 0.02
     weight_learning_rate: float = 2e-5
@@ -76,7 +77,9 @@ class Recipe:
             positive(name, getattr(self, name))
         if positive("batch_size", self.batch_size) < 2:
             raise InputError("batch_size must be at least 2: a query's negatives are the texts of other pairs")
-        for name in ("scale", "learning_rate", "weight_learning_rate"):
+        if self.scale is not None:
+            _finite("scale", self.scale, above=True)
+        for name in ("learning_rate", "weight_learning_rate"):
             _finite(name, getattr(self, name), above=True)
         for name in ("penalty", "weight_decay"):
             _finite(name, getattr(self, name), above=False)

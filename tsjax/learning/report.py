@@ -37,8 +37,12 @@ def save_model(learned: Learning, embedder: Embedder, directory: Path) -> None:
     if learned.weights is not None:
         tuned = flatten(model, learned.weights)
         weights |= {name: np.asarray(tensor, np.float32) for name, tensor in tuned.items()}
+    source = embedder.metadata.source
     metadata = dataclasses.replace(
-        embedder.metadata, temperature=learned.temperature, max_seq_length=embedder.max_seq_length
+        embedder.metadata,
+        temperature=learned.temperature,
+        max_seq_length=embedder.max_seq_length,
+        source=source if learned.weights is None else f"{source}, fine-tuned",
     )
     checkpoint.save(directory / MODEL, metadata, weights, checkpoint.read_tokenizer(header), overwrite=True)
 

@@ -22,6 +22,7 @@ import optax
 from jax.tree_util import DictKey
 from jaxtyping import Array, Bool, Float
 
+from tsjax import __version__
 from tsjax.checkpoint import read_network_weights
 from tsjax.errors import InputError
 from tsjax.learning import learned as numbers
@@ -33,12 +34,16 @@ from tsjax.learning.recipe import Recipe
 from tsjax.learning.state import Progress, States
 from tsjax.model.forward import unflatten, weight_shapes
 from tsjax.settings import positive
+from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsjax.embedder import Embedder
-    from tsjax.temperature import Temperature
+
+
+# What the model's similarities are multiplied by in the loss, where the recipe does not say.
+_SCALES = {"cosine": 20.0, "dot": 1.0}
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ def learn(
     was best on the validation pairs is given, also where that is the beginning.
 
     Args:
-        embedder: the model: its weights, prompts and devices, and the dtype to compute in. It stays as it is.
+        embedder: the model: its weights, prompts, similarity (cosine or dot) and devices, and the dtype to compute in.
+            Its temperature is 1, where learning begins. It stays as it is.
         training: what is learned from; each step takes one corpus.
         validation: what decides when to stop; several corpora count alike.
         recipe: what learns, and how; None for the temperatures of all heads.
@@ -128,7 +134,20 @@ class _Run:
         self._recipe = recipe
         header = embedder._header
         weights = unflatten(read_network_weights(header, weight_shapes(model)))
-        length = recipe.train_length or embedder.max_seq_length
+        longest = model.encoder.max_length
+        length = (
+            embedder.max_seq_length if recipe.train_length is None else positive("train_length", recipe.train_length)
+        )
+        if length > (longest or length):
+            raise InputError(f"train_length {length} is more than the {longest} positions that this model has")
+        if embedder.temperature != Temperature():
+            raise InputError(f"learning begins at τ = 1; the model has τ = {embedder.temperature}: load it with 1")
+        if embedder.similarity_fn_name not in _SCALES:
+            raise InputError(
+                f"the model compares by {embedder.similarity_fn_name}; the loss has {' and '.join(_SCALES)} only"
+            )
+        self._cosine = embedder.similarity_fn_name == "cosine"
+        self._scale = _SCALES[embedder.similarity_fn_name] if recipe.scale is None else recipe.scale
         self._network = Network(
             model,
             None if recipe.weights else weights,
@@ -145,6 +164,10 @@ class _Run:
         self._validation = [tokens(pairs) for pairs in validation]
         self._identity = {
             "model": embedder.fingerprint,
+            "similarity": embedder.similarity_fn_name,
+            # Sums over other devices, or by other programs, have other last bits.
+            "devices": [str(embedder.devices[0].device_kind), len(embedder.devices)],
+            "versions": {"tsjax": __version__, "jax": jax.__version__},
             "recipe": recipe.to_json(),
             "training": [_identity(pairs) for pairs in training],
             "validation": [_identity(pairs) for pairs in validation],
@@ -195,7 +218,7 @@ class _Run:
         queries, documents = corpus.of(batch.chosen)
         excluded = corpus.pairs.excluded(batch.chosen)
         vectors = (self._network.embed(learned, queries), self._network.embed(learned, documents))
-        loss, cotangents = _loss_and_gradient(*vectors, excluded, self._recipe.scale, self._recipe.matryoshka)
+        loss, cotangents = _loss_and_gradient(*vectors, excluded, self._scale, self._cosine, self._recipe.matryoshka)
         pulled = [
             self._network.pull(learned, texts, np.asarray(cotangent))
             for texts, cotangent in zip((queries, documents), cotangents, strict=True)
@@ -205,7 +228,9 @@ class _Run:
             self._optimizer, self._recipe.penalty, learned, state["optimizer"], gradients
         )
         if not np.isfinite(total := float(loss + penalty)):
-            raise InputError(f"the loss became {total}: choose a smaller learning rate, or compute in float32")
+            raise InputError(
+                f"the loss became {total}: in another directory, choose a smaller learning rate, or compute in float32"
+            )
         return {**state, "learned": learned, "optimizer": optimizer}, total
 
     def _validate(self, learned: Learned) -> float:
@@ -215,8 +240,10 @@ class _Run:
             everything = np.arange(len(corpus.pairs))
             vectors = [self._network.embed(learned, texts) for texts in corpus.of(everything)]
             excluded = corpus.pairs.excluded(everything)
-            losses.append(float(_loss(*vectors, excluded, self._recipe.scale, self._recipe.matryoshka)))
-        return float(np.mean(losses))
+            losses.append(float(_loss(*vectors, excluded, self._scale, self._cosine, self._recipe.matryoshka)))
+        if not np.isfinite(mean := float(np.mean(losses))):
+            raise InputError(f"the validation loss is {mean}: choose a smaller learning rate, or compute in float32")
+        return mean
 
 
 def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _Corpus:
@@ -248,22 +275,26 @@ def _identity(pairs: Pairs) -> list[Any]:
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """Adam for temperatures; for weights AdamW with warm-up, decay and clipping, the usual recipe of fine-tuning."""
+    by_kind = {
+        "temperatures": optax.adam(recipe.learning_rate),
+        "weights": optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adamw(_rate(recipe), weight_decay=recipe.weight_decay, mask=_decays)
+        ),
+    }
+    return optax.multi_transform(
+        by_kind, lambda learned: {name: "weights" if name == "weights" else "temperatures" for name in learned}
+    )
+
+
+def _rate(recipe: Recipe) -> Any:
+    """The weights' learning rate by step."""
     warmup = round(recipe.warmup * recipe.steps)
-    rate = optax.schedules.join_schedules(
+    return optax.schedules.join_schedules(
         [
             optax.schedules.linear_schedule(0.0, recipe.weight_learning_rate, max(1, warmup)),
             optax.schedules.linear_schedule(recipe.weight_learning_rate, 0.0, max(1, recipe.steps - warmup)),
         ],
         [warmup],
-    )
-    by_kind = {
-        "temperatures": optax.adam(recipe.learning_rate),
-        "weights": optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=recipe.weight_decay, mask=_decays)
-        ),
-    }
-    return optax.multi_transform(
-        by_kind, lambda learned: {name: "weights" if name == "weights" else "temperatures" for name in learned}
     )
 
 
@@ -274,26 +305,30 @@ def _decays(tree: Any) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "dimensions"))
+@functools.partial(jax.jit, static_argnames=("scale", "cosine", "dimensions"))
 def _loss(
     queries: Float[Array, "B E"],
     documents: Float[Array, "M E"],
     excluded: Bool[Array, "B M"],
     scale: float,
+    cosine: bool,
     dimensions: tuple[int, ...],
 ) -> Float[Array, ""]:
-    return contrastive(queries, documents, excluded, scale, dimensions)
+    return contrastive(queries, documents, excluded, scale, dimensions, cosine=cosine)
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "dimensions"))
+@functools.partial(jax.jit, static_argnames=("scale", "cosine", "dimensions"))
 def _loss_and_gradient(
     queries: Float[Array, "B E"],
     documents: Float[Array, "M E"],
     excluded: Bool[Array, "B M"],
     scale: float,
+    cosine: bool,
     dimensions: tuple[int, ...],
 ) -> tuple[Float[Array, ""], tuple[Float[Array, "B E"], Float[Array, "M E"]]]:
-    return jax.value_and_grad(contrastive, argnums=(0, 1))(queries, documents, excluded, scale, dimensions)
+    return jax.value_and_grad(contrastive, argnums=(0, 1))(
+        queries, documents, excluded, scale, dimensions, cosine=cosine
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer",))

@@ -12,16 +12,18 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from tsjax.model import cudnn, splash
 from tsjax.model.config import EncoderConfig
 from tsjax.model.linear import PRECISION
+from tsjax.model.mapped import mapped_attention
 from tsjax.model.packing import Packing
 from tsjax.model.positions import Rotation
 from tsjax.model.windows import Bias, windowed_attention
 
-Kernel: TypeAlias = Literal["xla", "windows", "cudnn", "splash"]
+Kernel: TypeAlias = Literal["xla", "mapped", "windows", "cudnn", "splash"]
 
 
 def kernel_for(platform: str, capability: str | None, config: EncoderConfig, dtype: str) -> Kernel:
@@ -101,13 +103,12 @@ def attention(
         window: how many tokens to each side a local layer sees.
         kernel: what computes it.
     """
-    factor = (scale / temperature.astype(jnp.float32))[..., None]
-    query = (query.astype(jnp.float32) * factor).astype(key.dtype)
-    reach = None if view.local is None or window is None else jnp.where(view.local, window, query.shape[1])
+    query = scaled(query, temperature, scale, key.dtype)
+    reach = reach_of(view, window)
     if kernel == "windows":
         inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
-        bias = None if view.by_offset is None else Bias(view.by_offset, inverse)
-        return windowed_attention(query, key, value, view.packing, bias=bias, causal=causal, reach=reach)
+        by_offset = None if view.by_offset is None else Bias(view.by_offset, inverse)
+        return windowed_attention(query, key, value, view.packing, bias=by_offset, causal=causal, reach=reach)
     if kernel in ("cudnn", "splash"):
         assert kernel == "splash" or view.packing.slots == 1, "cuDNN has lengths, and no segments"
         by_row = (
@@ -118,16 +119,62 @@ def attention(
         if view.local is None:
             return by_row(query, key, value)
         return jax.lax.cond(view.local, partial(by_row, window=window), by_row, query, key, value)
-    logits = jnp.einsum("rtnh,rsnh->rnts", query, key, precision=PRECISION, preferred_element_type=jnp.float32)
-    if view.by_pair is not None:
-        logits = logits + view.by_pair[None] / jnp.swapaxes(temperature, 1, 2)[..., None]
+    if kernel == "mapped":
+        inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
+        return mapped_attention(
+            query, key, value, view.packing.segments, bias=view.by_pair, inverse=inverse, causal=causal, reach=reach
+        )
+    bias = None if view.by_pair is None else view.by_pair[None] / jnp.swapaxes(temperature, 1, 2)[..., None]
     segments = view.packing.segments
-    seen = segments[:, :, None] == segments[:, None, :]
-    offset = jnp.arange(query.shape[1])[None, :] - jnp.arange(query.shape[1])[:, None]
+    logits = masked_logits(query, key, (segments, segments), bias=bias, causal=causal, reach=reach)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("rnts,rsnh->rtnh", weights, value, precision=PRECISION)
+
+
+def scaled(
+    query: Float[Array, "R T N H"], temperature: Float[Array, "#R #T N"], scale: float, dtype: DTypeLike
+) -> Float[Array, "R T N H"]:
+    """The query times ``scale / τ``, so that its products with the keys are the logits."""
+    factor = (scale / temperature.astype(jnp.float32))[..., None]
+    return (query.astype(jnp.float32) * factor).astype(dtype)
+
+
+def reach_of(view: View, window: int | None) -> Int[Array, ""] | None:
+    """How many tokens to each side a layer sees: the window where it is local, else all; None where none is."""
+    if view.local is None or window is None:
+        return None
+    return jnp.where(view.local, window, view.packing.segments.shape[1])
+
+
+def masked_logits(
+    query: Float[Array, "R Q N H"],
+    key: Float[Array, "R T N H"],
+    segments: tuple[Int[Array, "R Q"], Int[Array, "R T"]],
+    *,
+    first: int | Int[Array, ""] = 0,
+    bias: Float[Array, "#R N Q T"] | None = None,
+    causal: bool = False,
+    reach: Int[Array, ""] | None = None,
+) -> Float[Array, "R N Q T"]:
+    """What the softmax is taken of, float32: a query's logits, and the least number where it does not see the key.
+
+    Args:
+        query: scaled (see `scaled`); all of a row, or Q that follow each other.
+        key: what is asked.
+        segments: which text each query and each key is of.
+        first: the place of the first query in its row.
+        bias: what is added, divided by τ already; None for nothing.
+        causal: whether a token sees only those before it.
+        reach: how many tokens to each side are seen; None for all.
+    """
+    logits = jnp.einsum("rtnh,rsnh->rnts", query, key, precision=PRECISION, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    queries, keys = segments
+    seen = queries[:, :, None] == keys[:, None, :]
+    offset = jnp.arange(key.shape[1])[None, :] - (first + jnp.arange(query.shape[1]))[:, None]
     if causal:
         seen = seen & (offset <= 0)
     if reach is not None:
         seen = seen & (jnp.abs(offset) <= reach)
-    logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("rnts,rsnh->rtnh", weights, value, precision=PRECISION)
+    return jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)

@@ -229,6 +229,11 @@ class EncoderConfig(_Facts):
         return self.num_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
+    def logit_scale(self) -> float:
+        """The factor on the logits, given or 1/√H."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
     def max_length(self) -> int | None:
         """The longest input in tokens, special ones included; None for any."""
         if self.max_positions is None or self.position_padding_id is None:

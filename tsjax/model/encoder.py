@@ -11,7 +11,8 @@ F feed-forward size, V vocabulary, L layers.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +112,25 @@ class Attention(nnx.Module):
         self, x: Float[Array, "R T D"], view: View, temperature: Float[Array, "#R #T N"], kernel: Kernel
     ) -> Float[Array, "R T D"]:
         config = self.config
+        query, key, value = self.project(x, view)
+        mixed = attention(
+            query,
+            key,
+            value,
+            view,
+            temperature=temperature,
+            scale=config.logit_scale,
+            causal=config.causal,
+            window=config.local_window,
+            kernel=kernel,
+        )
+        return self.out(mixed)
+
+    def project(
+        self, x: Float[Array, "R T D"], view: View
+    ) -> tuple[Float[Array, "R T N H"], Float[Array, "R T N H"], Float[Array, "R T N H"]]:
+        """Query, key and value: normalised, turned by the tokens' positions, keys and values once a query head."""
+        config = self.config
         borders = [config.num_heads, config.num_heads + config.key_value_heads]
         query, key, value = jnp.split(self.query_key_value(x), borders, axis=2)
         if config.query_key_norm:
@@ -119,18 +139,7 @@ class Attention(nnx.Module):
             query, key = rotate(query, view.rotation), rotate(key, view.rotation)
         if (groups := config.num_heads // config.key_value_heads) > 1:
             key, value = jnp.repeat(key, groups, axis=2), jnp.repeat(value, groups, axis=2)
-        mixed = attention(
-            query.astype(x.dtype),
-            key.astype(x.dtype),
-            value,
-            view,
-            temperature=temperature,
-            scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
-            causal=config.causal,
-            window=config.local_window,
-            kernel=kernel,
-        )
-        return self.out(mixed)
+        return query.astype(x.dtype), key.astype(x.dtype), value
 
 
 class FeedForward(nnx.Module):
@@ -172,10 +181,9 @@ class Layer(nnx.Module):
         kernel: Kernel,
     ) -> Float[Array, "R T D"]:
         compute = self.feed_forward.up.kernel[...].dtype
-
-        def attend(x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
-            with jax.named_scope("attention"):
-                return self.attention(x.astype(compute), view, temperature, kernel)
+        seen = self.attention_input(x, first)
+        with jax.named_scope("attention"):
+            attended = self.attention(seen, view, temperature, kernel)
 
         def feed(x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
             with jax.named_scope("feed_forward"):
@@ -183,15 +191,21 @@ class Layer(nnx.Module):
 
         match self.config.norm_placement:
             case "post":
-                x = self.attention_norm(x + attend(x))
+                x = self.attention_norm(x + attended)
                 return self.feed_forward_norm(x + feed(x))
             case "pre":
-                normed = self.attention_norm(x)
-                x = x + attend(normed if self.config.first_norm else jnp.where(first, x, normed))
+                x = x + attended
                 return x + feed(self.feed_forward_norm(x))
             case "sandwich":
-                x = x + self.attention_post_norm(attend(self.attention_norm(x)))
+                x = x + self.attention_post_norm(attended)
                 return x + self.feed_forward_post_norm(feed(self.feed_forward_norm(x)))
+
+    def attention_input(self, x: Float[Array, "R T D"], first: Bool[Array, ""]) -> Float[Array, "R T D"]:
+        """What attention takes: the layer's input, normalised where the norm comes first, in the compute dtype."""
+        if self.config.norm_placement != "post":
+            normed = self.attention_norm(x)
+            x = normed if self.config.first_norm else jnp.where(first, x, normed)
+        return x.astype(self.feed_forward.up.kernel[...].dtype)
 
 
 @functools.lru_cache(maxsize=32)
@@ -199,6 +213,22 @@ def _layer_shapes(config: EncoderConfig) -> nnx.State[Any, Any]:
     """The shape of every parameter of a layer, whatever share of it this device has."""
     _, state = nnx.split(nnx.eval_shape(lambda: Layer(config, rngs=nnx.Rngs(0))))
     return jax.tree.map(lambda leaf: leaf.shape, state)
+
+
+class LayerInput(NamedTuple):
+    """What a layer is called with, for those who look into it.
+
+    Attributes:
+        x: the hidden states that come in.
+        view: what its tokens see.
+        temperature: τ by token (or 1 for all alike) and head.
+        first: whether it is the first layer.
+    """
+
+    x: Float[Array, "R T D"]
+    view: View
+    temperature: Float[Array, "#R #T N"]
+    first: Bool[Array, ""]
 
 
 class Encoder(nnx.Module):
@@ -239,6 +269,27 @@ class Encoder(nnx.Module):
             token_type_ids: which segment a token belongs to; None means all in segment 0.
             kernel: what computes attention.
         """
+        return self.observed(input_ids, packing, temperature, token_type_ids, kernel)[0]
+
+    def observed(
+        self,
+        input_ids: Int[Array, "R T"],
+        packing: Packing,
+        temperature: Float[Array, "L #R #K N"],
+        token_type_ids: Int[Array, "R T"] | None = None,
+        kernel: Kernel = "xla",
+        observe: Callable[[Layer, LayerInput], Any] | None = None,
+    ) -> tuple[Float[Array, "R T D"], Any]:
+        """Hidden states of the last layer, and what was observed of each layer, with a leading axis L.
+
+        Args:
+            input_ids: as the others, see `__call__`.
+            packing: likewise.
+            temperature: likewise.
+            token_type_ids: likewise.
+            kernel: likewise.
+            observe: a pure function of each layer and what it is called with; None observes nothing.
+        """
         config = self.config
         with jax.named_scope("embeddings"):
             x = self.embeddings(input_ids, packing, token_type_ids)
@@ -251,7 +302,7 @@ class Encoder(nnx.Module):
         def step(
             x: Float[Array, "R T D"],
             layer: tuple[nnx.State[Any, Any] | None, Float[Array, "#R #K N"], Int[Array, ""], Bool[Array, ""] | None],
-        ) -> tuple[Float[Array, "R T D"], None]:
+        ) -> tuple[Float[Array, "R T D"], Any]:
             parameters, temperature, index, local = layer
             rotation = view.rotation
             if local is not None:
@@ -259,10 +310,11 @@ class Encoder(nnx.Module):
             seen = view._replace(local=local, rotation=rotation)
             parameters = jax.tree.map(whole, stacked if parameters is None else parameters, shapes)
             module = nnx.merge(one_layer, parameters)
-            return module(x, seen, by_token(temperature, packing), index == 0, kernel), None
+            given = LayerInput(x, seen, by_token(temperature, packing), index == 0)
+            return module(*given, kernel), None if observe is None else observe(module, given)
 
-        x, _ = jax.lax.scan(step, x, (None if config.shared_layers else stacked, temperature, layers, local))
-        return self.final_norm(x) if config.final_norm else x
+        x, found = jax.lax.scan(step, x, (None if config.shared_layers else stacked, temperature, layers, local))
+        return self.final_norm(x) if config.final_norm else x, found
 
     def _view(self, packing: Packing, kernel: Kernel) -> tuple[View, Rotation | None]:
         """What all layers see, and the rotation of those that see a window."""
@@ -280,6 +332,6 @@ class Encoder(nnx.Module):
             return None if theta is None else rotation(packing.positions, config.head_dim, theta, config.rope_factor)
 
         # Here, lest each layer spread them anew.
-        pairs = by_pair(by_offset, 0, length, length) if by_offset is not None and kernel == "xla" else None
+        pairs = by_pair(by_offset, 0, length, length) if by_offset is not None and kernel in ("xla", "mapped") else None
         view = View(packing, rotation=turned(config.rope_theta), by_offset=by_offset, by_pair=pairs)
         return view, turned(config.local_rope_theta or config.rope_theta)

@@ -223,13 +223,18 @@ def apply_packed(
         params: nested dict of arrays.
         inputs: the batch. No text has more tokens than the model has positions for.
         temperature: float32 τ by layer, text and head.
-        kernel: what computes attention. Only ``xla`` can be differentiated on every device, ``cudnn`` needs a text a
+        kernel: what computes attention. Only ``xla`` and ``mapped`` can be differentiated, ``cudnn`` needs a text a
             row, and ``windows`` a row's texts by falling length.
     """
+    return bound(config, params)(inputs, temperature, kernel)
+
+
+def bound(config: ModelConfig, params: Params) -> EmbeddingModel:
+    """The model with these parameters, of which this device may have a share only."""
     graph, shapes = _split(config)
     rest = jax.tree.map(lambda leaf, full: whole(leaf, full.shape), _without_layers(params), _without_layers(shapes))
     rest["encoder"]["layers"] = params["encoder"]["layers"]  # a layer at a time
-    return nnx.merge(graph, _nnx_keys(rest))(inputs, temperature, kernel)
+    return nnx.merge(graph, _nnx_keys(rest))
 
 
 def _without_layers(params: Params) -> Params:

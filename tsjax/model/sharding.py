@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from tsjax.model.forward import Params
 
-_ROWS = "rows"
+ROWS = "rows"
 WHOLE = PartitionSpec()  # type: ignore[no-untyped-call]
-BY_ROWS = PartitionSpec(_ROWS)  # type: ignore[no-untyped-call]
+BY_ROWS = PartitionSpec(ROWS)  # type: ignore[no-untyped-call]
 
 
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
     """The devices in a row."""
-    return Mesh(np.array(devices), (_ROWS,), axis_types=(jax.sharding.AxisType.Auto,))
+    return Mesh(np.array(devices), (ROWS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def partitions(shapes: Params, devices: int, *, shared_out: bool) -> Params:
@@ -44,7 +44,7 @@ def partitions(shapes: Params, devices: int, *, shared_out: bool) -> Params:
         if not shared_out or not axes:
             return WHOLE
         longest = max(axes, key=lambda axis: leaf.shape[axis])
-        return PartitionSpec(*(_ROWS if axis == longest else None for axis in range(len(leaf.shape))))  # type: ignore[no-untyped-call]
+        return PartitionSpec(*(ROWS if axis == longest else None for axis in range(len(leaf.shape))))  # type: ignore[no-untyped-call]
 
     return jax.tree_util.tree_map_with_path(one, shapes)
 
@@ -58,5 +58,5 @@ def whole(leaf: Array, shape: tuple[int, ...]) -> Array:
     """A parameter of which this device may have a share only; a no-op where it has it all."""
     for axis, (own, full) in enumerate(zip(leaf.shape, shape, strict=True)):
         if own != full:
-            return jax.lax.all_gather(leaf, _ROWS, axis=axis, tiled=True)
+            return jax.lax.all_gather(leaf, ROWS, axis=axis, tiled=True)
     return leaf

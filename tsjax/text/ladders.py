@@ -42,6 +42,13 @@ def padded(max_length: int, budget: int, devices: int = 1) -> Ladder:
     return Ladder(tuple(classes), packed=False)
 
 
+def alike(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """One text a row, and one count of rows for each length: for learning, where batches are full anyway."""
+    lengths = [*(length for length in (32, 64, 96, 128, 192, 256, 320, 384, *_powers(512)) if length < max_length)]
+    counts = {n: max(1, budget * _LINEAR_UP_TO // (n * max(n, _LINEAR_UP_TO))) for n in (*lengths, max_length)}
+    return Ladder(tuple((Shape(count * devices, length),) for length, count in counts.items()), packed=False)
+
+
 def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
     """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each.
 

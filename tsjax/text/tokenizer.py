@@ -97,6 +97,26 @@ class TextTokenizer:
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         return Tokenized(ids, lengths, np.array(truncated, np.bool_))
 
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens it adds to a text."""
+        return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+
+    def beginning(self, text: str) -> str:
+        """The whole words of a text that its first tokens stand for, up to ``max_length``; the text if that is all.
+
+        Where there is no space, as in Japanese, it ends with a token.
+        """
+        encoding = self._tokenizer.encode(text)
+        if not encoding.overflowing:
+            return text
+        special = encoding.special_tokens_mask
+        end = max((end for (_, end), added in zip(encoding.offsets, special, strict=True) if not added), default=0)
+        words = text[:end].split()
+        if not text[end : end + 1].isspace():
+            words = words[:-1] or words
+        return " ".join(words)
+
     def prompt_length(self, prompt: str) -> int:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
         (encoding,) = self._tokenizer.encode_batch_fast([prompt])

@@ -50,14 +50,14 @@ class Classification(Labelled):
         linear_model, metrics = lab("sklearn.linear_model"), lab("sklearn.metrics")
         asked = split.part("all")
         predicted = np.full((self.experiments, self.items), -1)
-        for run in range(self.experiments):
-            sample = self._sample(split.training, run)
-            classifier = linear_model.LogisticRegression(max_iter=100, random_state=run)
-            with warnings.catch_warnings():
-                # As many steps as MTEB takes, whether or not they suffice.
-                warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
+        with warnings.catch_warnings(), lab("threadpoolctl").threadpool_limits(1):  # as for clustering
+            # As many steps as MTEB takes, whether or not they suffice.
+            warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
+            for run in range(self.experiments):
+                sample = self._sample(split.training, run)
+                classifier = linear_model.LogisticRegression(max_iter=100, random_state=run)
                 classifier.fit(vectors.documents[sample], self.codes[sample])
-            predicted[run, asked] = classifier.predict(vectors.documents[asked])
+                predicted[run, asked] = classifier.predict(vectors.documents[asked])
         if self.measure == "accuracy":
             return Means((predicted == self.codes).astype(np.float64))
 

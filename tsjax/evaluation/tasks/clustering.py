@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,14 +50,14 @@ class Clustering(Labelled):
         del embedder  # k-means, not a similarity, compares the vectors
         cluster, metrics = lab("sklearn.cluster"), lab("sklearn.metrics")
         predicted = np.full((self.experiments, self.items), -1)
-        for run in range(self.experiments):
-            for part in (split.validation, split.held_out):
+        # On few texts, threads that wait for each other take a hundred times as long as one thread does alone.
+        with warnings.catch_warnings(), lab("threadpoolctl").threadpool_limits(1):
+            # Fewer different vectors than clusters: then there are fewer clusters.
+            warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
+            for run, part in itertools.product(range(self.experiments), (split.validation, split.held_out)):
                 labels = len(np.unique(self.codes[part]))
                 k_means = cluster.MiniBatchKMeans(labels, batch_size=500, n_init="auto", random_state=run)
-                with warnings.catch_warnings():
-                    # Fewer different vectors than clusters: then there are fewer clusters.
-                    warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
-                    predicted[run, part] = k_means.fit_predict(vectors.documents[part])
+                predicted[run, part] = k_means.fit_predict(vectors.documents[part])
 
         def v_measure(wanted: NDArray[np.intp], found: NDArray[np.intp]) -> float:
             return float(metrics.v_measure_score(wanted, found))

@@ -45,6 +45,8 @@ class Retrieval:
         relevant: for each query, the grade of each relevant document by its place in ``documents``, at least 1.
         measure: MRR@k, nDCG@k, R@k, P@k, MAP@k or Success@k, as ir-measures defines them (RR, nDCG, R, P, AP, Success).
         notes: what whoever reads the scores should know of the data.
+        itself: for each query, the place of the document that it is, which is not searched for it, or -1; empty for
+            none. BEIR's own evaluation leaves these out, too.
 
     Raises:
         InputError: fewer than two documents, a query without a relevant document, or an unknown measure.
@@ -55,6 +57,7 @@ class Retrieval:
     relevant: tuple[Mapping[int, int], ...]
     measure: str = "MRR@10"
     notes: tuple[str, ...] = ()
+    itself: tuple[int, ...] = ()
     kind: str = "retrieval"
     unit: str = "questions"
 
@@ -84,21 +87,29 @@ class Retrieval:
         return len(self.queries)
 
     def split(self, seed: int) -> Split:
-        """Halves of the queries; each is tried on the whole corpus."""
-        return halves(self.items, seed=seed, least=2, what="queries")
+        """Halves of the queries, those of one text together; each is tried on the whole corpus."""
+        texts = [" ".join(query.split()).casefold() for query in self.queries]
+        number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        own = np.array([number[text] for text in texts])
+        split = halves(len(number), seed=seed, least=2, what="queries")
+        validation, held_out = (np.flatnonzero(np.isin(own, part)) for part in (split.validation, split.held_out))
+        return Split(validation, held_out, split.training)
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Means:
         """The measure of every query."""
         del split  # nothing is learnt, so every query can be ranked
         name, cutoff = _parsed(self.measure)
-        ranked = top(vectors.queries, vectors.documents, cutoff, embedder.similarity)
+        ranked = top(vectors.queries, vectors.documents, cutoff + bool(self.itself), embedder.similarity).tolist()
+        for row, own in zip(ranked, self.itself, strict=False):
+            if own in row:
+                row.remove(own)
         measures = lab("ir_measures")
         wanted = {str(query): {str(d): int(g) for d, g in grades.items()} for query, grades in enumerate(self.relevant)}
         # Ranks in place of similarities, so that the order is ours also where similarities are equal: the evaluator
         # would order those by the documents' names.
         run = {
-            str(query): {str(document): float(-rank) for rank, document in enumerate(row)}
-            for query, row in enumerate(ranked.tolist())
+            str(query): {str(document): float(-rank) for rank, document in enumerate(row[:cutoff])}
+            for query, row in enumerate(ranked)
         }
         values = np.zeros((1, self.items))
         for found in measures.iter_calc([measures.parse_measure(f"{name}@{cutoff}")], wanted, run):

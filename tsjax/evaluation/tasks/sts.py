@@ -69,12 +69,16 @@ class STS:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Whether texts recur so much that pairs are no longer independent."""
-        if 2 * len(self.pairs) <= 1.5 * len(self.documents):
+        if not self._shared:
             return ()
         return (
             f"{len(self.documents):,} texts make up the {len(self.pairs):,} pairs, so pairs are not independent "
-            "of each other: true intervals are wider than these",
+            "of each other; intervals are drawn from texts, and both parts know the same texts",
         )
+
+    @property
+    def _shared(self) -> bool:
+        return 2 * len(self.pairs) > 1.5 * len(self.documents)
 
     def split(self, seed: int) -> Split:
         """Halves of the pairs.
@@ -96,7 +100,9 @@ class STS:
         places = {text: place for place, text in enumerate(self.documents)}
         left, right = (vectors.documents[[places[pair[side]] for pair in self.pairs]] for side in (0, 1))
         predicted = np.asarray(embedder.similarity_pairwise(left, right), np.float64)
-        return Correlation(predicted, np.asarray(self.scores, np.float64), ranked=self.measure == "Spearman")
+        texts = np.array([[places[text] for text in pair] for pair in self.pairs]) if self._shared else None
+        wanted = np.asarray(self.scores, np.float64)
+        return Correlation(predicted, wanted, ranked=self.measure == "Spearman", texts=texts)
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
         """Tokens of the longer text of each pair."""

@@ -1,0 +1,207 @@
+"""docs/evidence.md: what collapses, what a temperature gives on held-out data, what laws and learning add.
+
+    python scripts/evidence.py [--lab build/lab] [--mpnet build/mpnet] [--directory build/evidence] [--only NAME,…]
+                               [--write]
+
+Runs the commands of `STUDIES`, each into a directory of its own; one that is there already is not run again, so that a
+stopped run goes on. With ``--write``, docs/evidence.md and its plots are made of what there is. The data are those of
+scripts/lab_data.py; all-mpnet-base-v2 is that of ``make build/mpnet/modules.json``. On two cores all of it takes some
+two hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evidence_page import page
+from evidence_texts import excerpts, labelled_sample
+
+import tsjax
+from tsjax import machine
+from tsjax.files import replacing
+
+ROOT = Path(__file__).parent.parent
+
+
+class Study(NamedTuple):
+    """A command, and the directory that it writes.
+
+    Attributes:
+        name: of the directory.
+        command: of tsjax; ``{lab}``, ``{mpnet}``, ``{made}`` and ``{out}`` are filled in.
+    """
+
+    name: str
+    command: str
+
+
+_LONG = "--max-seq-length 512"
+_GRID = "--temperature 1.05,0.95,0.9,0.8,0.7"
+_LEARN = "--train-length 320 --patience 8"
+_ONE_OUT = ("anarchism", "perlfaq", "newsgroups-passages")
+
+
+def _one_out(left: str) -> Study:
+    paths = {name: f"{{made}}/{name}" if name.endswith("passages") else f"{{lab}}/{name}" for name in _ONE_OUT}
+    others = " ".join(path for name, path in paths.items() if name != left)
+    return Study(
+        f"learn-minilm-without-{left}",
+        f"learn {others} -o {{out}} --unseen {paths[left]} {_LONG} {_LEARN} --steps 80 --compare 0.9,0.8 "
+        "--compare-law none",
+    )
+
+
+_LAWS = "--law none,log:256,piecewise:128:512"
+_FOUR = "--temperature 0.9,0.8,0.7 --measure nDCG@10"
+
+STUDIES = (
+    Study("sweep-minilm-lee50", f"sweep sts {{lab}}/lee50/pairs.jsonl {_GRID} -o {{out}}"),
+    Study("sweep-mpnet-lee50", f"sweep sts {{lab}}/lee50/pairs.jsonl --model {{mpnet}} {_GRID} -o {{out}}"),
+    Study("sweep-minilm-perlfaq", f"sweep retrieval {{lab}}/perlfaq {_LONG} {_GRID} {_LAWS} -o {{out}}"),
+    Study("sweep-minilm-anarchism", f"sweep retrieval {{lab}}/anarchism {_LONG} {_GRID} {_LAWS} -o {{out}}"),
+    Study(
+        "learn-minilm-anarchism-0",
+        f"learn {{lab}}/anarchism -o {{out}} --unseen {{lab}}/perlfaq {_LONG} {_LEARN} --seed 0 "
+        "--compare 0.95,0.9,0.85,0.8 --compare-law log:256,piecewise:128:512",
+    ),
+    *(
+        Study(
+            f"learn-minilm-anarchism-{seed}",
+            f"learn {{lab}}/anarchism -o {{out}} --unseen {{lab}}/perlfaq {_LONG} {_LEARN} --seed {seed} "
+            "--compare 0.9,0.8 --compare-law none",
+        )
+        for seed in (1, 2)
+    ),
+    *map(_one_out, _ONE_OUT),
+    Study("ndcg-minilm-perlfaq", f"sweep retrieval {{lab}}/perlfaq {_LONG} {_FOUR} -o {{out}}"),
+    Study("ndcg-minilm-anarchism", f"sweep retrieval {{lab}}/anarchism {_LONG} {_FOUR} -o {{out}}"),
+    Study(
+        "sides-minilm-anarchism",
+        f"sweep retrieval {{lab}}/anarchism {_LONG} --temperature 0.9,0.8 --side documents,queries -o {{out}}",
+    ),
+    Study(
+        "sweep-minilm-newsgroups",
+        f"sweep classification {{made}}/newsgroups.jsonl {_LONG} --temperature 0.9,0.8,0.7 -o {{out}}",
+    ),
+    Study(
+        "clusters-minilm-newsgroups",
+        f"sweep clustering {{made}}/newsgroups.jsonl {_LONG} --temperature 0.9,0.8,0.7 -o {{out}}",
+    ),
+    Study(
+        "collapse-minilm-newsgroups",
+        f"collapse --texts {{made}}/newsgroups.jsonl {_LONG} --temperature 1,0.9,0.8,0.7 -o {{out}}",
+    ),
+    Study(
+        "collapse-minilm-sotu",
+        f"collapse --texts {{lab}}/sotu/texts.jsonl {_LONG} --temperature 1,0.9,0.8,0.7 -o {{out}}",
+    ),
+    Study(
+        "collapse-mpnet-sotu",
+        "collapse --texts {lab}/sotu/texts.jsonl --model {mpnet} --temperature 1,0.8 --texts-per-bucket 32 -o {out}",
+    ),
+    Study("sweep-mpnet-perlfaq", "sweep retrieval {lab}/perlfaq --model {mpnet} --temperature 0.95,0.9,0.8 -o {out}"),
+    Study("sweep-mpnet-anarchism", "sweep retrieval {lab}/anarchism --model {mpnet} --temperature 0.9,0.8 -o {out}"),
+)
+
+
+def main() -> None:
+    """Run what is missing, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lab", metavar="DIR", type=Path, default=ROOT / "build" / "lab")
+    parser.add_argument("--mpnet", metavar="DIR", type=Path, default=ROOT / "build" / "mpnet")
+    parser.add_argument("--directory", metavar="DIR", type=Path, default=ROOT / "build" / "evidence")
+    parser.add_argument("--only", metavar="NAME,…", help="the studies to run, '' for none; default: all")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence.md and docs/evidence/*.png")
+    options = parser.parse_args()
+    places = {"lab": options.lab, "mpnet": options.mpnet, "made": options.directory / "made"}
+    wanted = [study.name for study in STUDIES]
+    if options.only is not None:
+        wanted = [name for name in options.only.split(",") if name]
+    if unknown := set(wanted) - {study.name for study in STUDIES}:
+        sys.exit(f"there is no study {min(unknown)!r}; there are {', '.join(study.name for study in STUDIES)}")
+    if wanted:
+        make_data(places["lab"], places["made"])
+    for study in STUDIES:
+        if study.name in wanted:
+            run(study, options.directory / study.name, places)
+    if options.write:
+        write(options.directory)
+
+
+def make_data(lab: Path, made: Path) -> None:
+    """The data that are cut out of others: samples of the newsgroups."""
+    made.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in (lab / "newsgroups" / "texts.jsonl").open(encoding="utf-8")]
+    if not (made / "newsgroups.jsonl").exists():
+        with replacing(made / "newsgroups.jsonl") as file:
+            lines = (json.dumps(row) + "\n" for row in labelled_sample(rows, texts=1200, seed=0))
+            file.write_text("".join(lines), encoding="utf-8")
+    if not (made / "newsgroups-passages").exists():
+        with replacing(made / "newsgroups-passages", directory=True) as folder:
+            excerpts([row["text"] for row in rows], folder, texts_wanted=400, seed=0)
+
+
+def run(study: Study, out: Path, places: dict[str, Path]) -> None:
+    """Run one study, unless it is there; a record beside it says what was run, when and where."""
+    file = _record(out)
+    if file.exists():
+        ran = json.loads(file.read_text(encoding="utf-8"))["command"]
+        if ran != study.command:
+            sys.exit(f"{out} was made by another command ({ran}); delete it and {file} to have it anew")
+        return
+    if out.exists() and not (out / "run.json").exists():  # a run of learning goes on by itself
+        shutil.rmtree(out)  # stopped before its record was written
+    quoted = {name: shlex.quote(str(path)) for name, path in {**places, "out": out}.items()}
+    arguments = shlex.split(study.command.format(**quoted))
+    print(f"{study.name}: tsjax {shlex.join(arguments)}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", "tsjax", *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{study.name} failed with status {done.returncode}")
+    about = machine.describe()
+    record = {
+        "command": study.command,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "machine": f"{about['cores']} cores of {about['cpu']}, {about['memory_gb']} GB",
+        "versions": f"Python {about['python']}, jax {importlib.metadata.version('jax')}, tsjax {tsjax.__version__}",
+        "said": done.stdout,
+    }
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _record(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def write(directory: Path) -> None:
+    """The page, of the studies that there are, and the plots that it shows."""
+    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, str]] = {}
+    for study in STUDIES:
+        out = directory / study.name
+        if not (out / "report.json").exists() or not _record(out).exists():
+            print(f"{study.name} has not been run; the page does without", file=sys.stderr)
+            continue
+        found[study.name] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        records[study.name] = record = json.loads(_record(out).read_text(encoding="utf-8"))
+        usual = {"lab": "build/lab", "mpnet": "build/mpnet", "made": "build/evidence/made"}
+        record["command"] = "tsjax " + record["command"].format(**usual, out=f"build/evidence/{study.name}")
+    plots = ROOT / "docs" / "evidence"
+    plots.mkdir(parents=True, exist_ok=True)
+    text, pictures = page(found, records)
+    for name, (study, picture) in pictures.items():
+        (plots / name).write_bytes((directory / study / picture).read_bytes())
+    (ROOT / "docs" / "evidence.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

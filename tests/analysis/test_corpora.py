@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+from checkpoints import WORDS, tokenizer_json
+
+from tsjax.analysis.corpora import check_lengths, default_lengths, make_buckets
+from tsjax.errors import InputError
+from tsjax.text.tokenizer import TextTokenizer
+
+TOKENIZER = TextTokenizer(tokenizer_json(), 64)
+SPECIAL = 2
+WORD_LIST = WORDS.split()
+
+
+def text(tokens, seed):
+    """Words that are a token each; the special ones count."""
+    return " ".join(np.random.default_rng(seed).choice(WORD_LIST, tokens - SPECIAL))
+
+
+def buckets(texts, lengths=(8, 16, 32, 64), prompt="", texts_per_bucket=100, seed=0):
+    made, notes = make_buckets(
+        TOKENIZER, texts, prompt=prompt, lengths=lengths, texts_per_bucket=texts_per_bucket, seed=seed
+    )
+    return {(bucket.corpus, bucket.length): bucket for bucket in made}, notes
+
+
+MANY = [text(tokens, 100 * seed + tokens) for seed in range(20) for tokens in (7, 8, 9, 16, 30, 64, 90)]
+MANY += WORD_LIST[:20]
+
+
+def rows(bucket):
+    return [tuple(ids.tolist()) for ids in bucket.ids]
+
+
+def test_whole_texts_go_by_their_own_length():
+    made, notes = buckets(MANY)
+    ends = {8: (5, 8), 16: (9, 16), 32: (17, 32), 64: (33, 64)}
+    everything = {tuple(ids.tolist()) for ids in TOKENIZER.encode(MANY).ids}
+    for length, (low, high) in ends.items():
+        bucket = made["texts", length]
+        assert all(low <= len(ids) <= high for ids in bucket.ids)
+        assert set(rows(bucket)) <= everything
+    assert notes == [
+        "20 texts of at most 4 tokens: in no bucket.",
+        "20 texts of more than 64 tokens: measured cut, but not whole.",
+    ]
+
+
+def test_every_bucket_of_a_corpus_has_as_many_texts():
+    made, _ = buckets(MANY)
+    assert {len(bucket.ids) for (corpus, _), bucket in made.items() if corpus == "texts"} == {20}
+    made, _ = buckets(MANY, texts_per_bucket=7)
+    assert {len(bucket.ids) for bucket in made.values()} == {7}
+
+
+def test_cut_texts_are_the_same_texts_from_their_first_token_on():
+    made, _ = buckets(MANY)
+    whole = rows(made["cut", 64])
+    assert len(whole) == len(set(whole)) == 40
+    for length in (8, 16, 32, 64):
+        cut = rows(made["cut", length])
+        assert all(len(ids) == length for ids in cut)
+        assert [ids[: length - 1] for ids in cut] == [ids[: length - 1] for ids in whole]
+
+
+def test_one_passage_is_repeated_up_to_each_length():
+    made, _ = buckets(MANY)
+    once = rows(made["repeated", 8])
+    assert len(set(once)) == len(once)
+    for length in (8, 16, 32, 64):
+        repeated = rows(made["repeated", length])
+        assert all(len(ids) == length for ids in repeated)
+        for ids, passage in zip(repeated, once, strict=True):
+            content, unit = ids[1:-1], passage[1:-1]
+            assert content == (unit * length)[: length - SPECIAL]
+
+
+def test_a_passage_is_of_whole_words():
+    cut = TextTokenizer(tokenizer_json(), 6)
+    assert cut.beginning("the a of and to in") == "the a of and"
+    assert cut.beginning("the of") == "the of"
+    assert cut.beginning("the xyzzy of") == "the"  # five letters are five tokens
+    assert cut.beginning("xyzzyxyzzy of") == "xyzz"  # no whole word fits
+    assert cut.beginning("") == ""
+    made, _ = buckets([f"{text(7, seed)} xyzzyxyzzy" * 20 for seed in range(4)])
+    (first,) = {len({*ids[1:-1]}) for ids in rows(made["repeated", 64])[:1]}
+    assert first <= 5  # the rest of the word is not in it
+
+
+def test_texts_that_begin_alike_give_one_passage():
+    made, _ = buckets([f"{text(8, seed % 3)} {text(60, seed)}" for seed in range(12)])
+    assert len(made["repeated", 64].ids) == 3
+
+
+def test_a_prompt_stands_before_every_text():
+    made, _ = buckets(MANY, prompt="was it ")
+    first = [TOKENIZER.vocabulary[word] for word in ("[CLS]", "was", "it")]
+    for bucket in made.values():
+        for ids in bucket.ids:
+            assert ids[:3].tolist() == first
+            assert len(ids) <= bucket.length
+
+
+def test_the_seed_chooses():
+    a, b, c = (buckets(MANY, texts_per_bucket=5, seed=seed)[0] for seed in (1, 1, 2))
+    assert all(rows(a[key]) == rows(b[key]) for key in a)
+    assert rows(a["cut", 64]) != rows(c["cut", 64])
+
+
+def test_what_is_left_out_is_said():
+    few = [text(8, seed) for seed in range(40)] + [text(60, seed) for seed in range(4)]
+    made, notes = buckets(few)
+    assert ("texts", 64) not in made
+    assert "Up to 64 tokens: 4 texts, too few for a bucket." in notes
+    made, notes = buckets([text(90, seed) for seed in range(5)])
+    assert {corpus for corpus, _ in made} == {"cut", "repeated"}
+    assert any("texts as they are were not measured" in note for note in notes)
+    made, notes = buckets([text(20, seed) for seed in range(5)])
+    assert max(length for corpus, length in made if corpus == "cut") == 16
+    assert any("Cut texts go up to 16 tokens" in note for note in notes)
+
+
+def test_a_text_that_is_there_twice_is_taken_once():
+    made, notes = buckets([*MANY, *MANY[:9], MANY[0]])
+    assert "10 texts of 170 repeated an earlier one, and did not count." in notes
+    assert all(rows(bucket) == rows(made[key]) for key, bucket in buckets(MANY)[0].items())
+
+
+def test_too_few_texts_of_any_length_are_refused():
+    with pytest.raises(InputError, match="no length has 3 texts: there are 4 texts of 3 to 3 tokens"):
+        buckets(WORD_LIST[:4])
+    with pytest.raises(InputError, match="texts_per_bucket must be at least 3, not 2"):
+        buckets(MANY, texts_per_bucket=2)
+
+
+def test_default_lengths():
+    assert default_lengths(512) == (16, 32, 64, 128, 256, 512)
+    assert default_lengths(8192) == (128, 256, 512, 1024, 2048, 4096, 8192)
+    assert default_lengths(41) == (16, 32, 41)
+    assert default_lengths(9) == (9,)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([8, 65], "a length is 65; .* it can be 3 to 64"),
+        ([2, 8], "a length is 2; .* it can be 3 to 64"),
+        ([0], "must be a whole number of at least 1, not 0"),
+        ([8, 8], "must rise"),
+        ([], "there must be one at least"),
+    ],
+)
+def test_lengths_that_make_no_sense_are_refused(lengths, message):
+    with pytest.raises(InputError, match=message):
+        check_lengths(lengths, 64, SPECIAL)
+
+
+def test_a_tokenizer_knows_its_special_tokens():
+    assert TOKENIZER.special_tokens == SPECIAL
+    bare = json.loads(tokenizer_json())
+    bare["post_processor"] = None
+    assert TextTokenizer(json.dumps(bare), 8).special_tokens == 0

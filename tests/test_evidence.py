@@ -1,0 +1,128 @@
+"""The evidence's page says what its studies' reports say, and its data are cut as described."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+import evidence
+from evidence_page import page
+from evidence_texts import excerpts, labelled_sample
+
+from tsjax.evaluation import read_retrieval
+
+GAIN = {"difference": 0.021, "low": 0.004, "high": 0.038}
+NOISE = {"difference": -0.01, "low": -0.03, "high": 0.01}
+
+
+def candidate(name, tau, validation, held_out, gain=NOISE):
+    same = {"law": "none", "side": "both", "temperature": {"value": tau}}
+    return {"name": name, "tau": tau, "validation": validation, "held_out": held_out, "gain": gain, **same}
+
+
+SWEEP = {
+    "task": "retrieval",
+    "measure": "MRR@10",
+    "unit": "questions",
+    "validation_items": 10,
+    "held_out_items": 30,
+    "candidates": [candidate("τ = 1", 1.0, 0.5, 0.6), candidate("τ = 0.9", 0.9, 0.54, 0.621, GAIN)],
+    "best_on_validation": "τ = 0.9",
+    "by_length": [
+        {"start": 1, "end": 100, "items": 4, "baseline": None, "best": 0.5, "gain": None},
+        {"start": 100, "end": 900, "items": 26, "baseline": 0.61, "best": 0.64, "gain": GAIN},
+    ],
+    "notes": ["7 documents were cut"],
+    "verdict": "τ = 0.9: a gain; use it",
+}
+
+
+def way(name, score, gain=GAIN, over=None):
+    row = {"corpus": "perlfaq", "seen": False, "queries": 319, "name": name, "temperature": "0.9", "score": score}
+    for key, interval in {"gain": gain, "over_scalar": over}.items():
+        low, high = (None, None) if interval is None else (interval["low"], interval["high"])
+        row |= {key: None if interval is None else interval["difference"], f"{key}_low": low, f"{key}_high": high}
+    return row
+
+
+LEARN = {"comparison": [way("none", 0.7), way("best scalar", 0.71), way("learned", 0.72, over=NOISE)]}
+LEARN |= {"steps": 40, "best_step": 35}
+
+
+@pytest.fixture(scope="module")
+def written():
+    found = {"sweep-minilm-perlfaq": SWEEP, "learn-minilm-anarchism-0": LEARN}
+    same = {"date": "2026-01-02", "machine": "a machine", "versions": "jax 1"}
+    return page(found, {name: {"command": f"tsjax of {name}", **same} for name in found})
+
+
+def test_figures_are_the_reports(written):
+    text, pictures = written
+    assert (
+        "| all-MiniLM-L6-v2 | perlfaq | retrieval, MRR@10 | 30 | 0.6000 | 0.6210 | τ = 0.9 | **+2.1 (+0.4 to +3.8)** |"
+        in text
+    )
+    assert "In words: τ = 0.9: a gain; use it." in text
+    assert "7 documents were cut." in text
+    assert "| 1–99 | 4 |  | 0.5000 |  |" in text
+    assert "| anarchism 0 | perlfaq (unseen) | 319 | 0.7000 |" in text
+    assert "-1.0 (-3.0 to +1.0) |" in text
+    assert "tsjax of learn-minilm-anarchism-0" in text
+    assert "Measured: 2026-01-02, a machine, jax 1." in text
+    assert pictures["sweep-minilm-perlfaq-sweep.png"] == ("sweep-minilm-perlfaq", "sweep.png")
+    assert all(f"](evidence/{name})" in text for name in pictures)
+
+
+def test_a_mean_over_all_questions_is_weighted_by_the_halves(written):
+    assert "| all-MiniLM-L6-v2 | perlfaq | MRR@10 | 1 | 40 | 0.5750 |" in written[0]
+
+
+def test_passages_find_the_rest_of_their_texts(tmp_path):
+    texts = [" ".join(f"w{i}x{j}" for j in range(200)) for i in range(9)] + ["too short"]
+    excerpts(texts, tmp_path, texts_wanted=5, seed=0)
+    task = read_retrieval(tmp_path)
+    assert len(task.queries) == len(task.documents) == 5
+    for query, document, relevant in zip(task.queries, task.documents, task.relevant, strict=True):
+        assert f"{query} {document}" in texts
+        assert task.documents[next(iter(relevant))] == document
+
+
+def test_a_sample_has_as_many_of_each_label():
+    rows = [{"text": f"t{i}", "label": "ab"[i % 3 == 0], "more": 1} for i in range(30)]
+    sample = labelled_sample(rows, texts=10, seed=0)
+    assert sorted(row["label"] for row in sample) == ["a"] * 5 + ["b"] * 5
+    assert set(sample[0]) == {"text", "label"}
+    assert len({row["text"] for row in sample}) == 10
+
+
+def test_every_study_is_a_command_that_parses(tmp_path):
+    from tsjax.cli import _parser
+
+    for study in evidence.STUDIES:
+        arguments = study.command.format(lab="lab", mpnet="mpnet", made="made", out="out").split()
+        assert _parser().parse_args(arguments).command
+
+
+def test_a_study_that_is_there_is_not_run_again(tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "study").mkdir()  # what a kill left
+    ran = []
+
+    class Done:
+        returncode = 0
+        stdout = "said\n"
+
+    monkeypatch.setattr(evidence.subprocess, "run", lambda arguments, **_: ran.append(arguments) or Done())
+    places = dict.fromkeys(("lab", "mpnet", "made"), tmp_path)
+    for _ in range(2):
+        evidence.run(evidence.STUDIES[0], tmp_path / "study", places)
+    assert len(ran) == 1
+    assert not (tmp_path / "study").exists()
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert record["said"] == "said\n"
+    assert record["command"] == evidence.STUDIES[0].command
+    assert str(tmp_path / "study") in ran[0]
+    with pytest.raises(SystemExit, match="another command"):
+        evidence.run(evidence.STUDIES[1], tmp_path / "study", places)

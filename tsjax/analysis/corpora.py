@@ -1,0 +1,213 @@
+"""Texts by length, three times over, so that what length does can be told from what content does.
+
+Long texts say more things than short ones, so texts as they are confound the two. The same texts cut to each length
+have the same authors and subjects; repeats of one passage have the same content at every length.
+
+All are token ids, special ones included: cut is cut exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from tsjax.errors import InputError
+from tsjax.settings import positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tsjax.text.tokenizer import TextTokenizer
+
+Corpus: TypeAlias = Literal["texts", "cut", "repeated"]
+
+# The shortest bucket and how many there are by default, from the longest text down.
+_SHORTEST = 16
+_BUCKETS = 7
+
+# A bucket of fewer texts is left out, or of fewer than half of the largest; a jackknife needs three in any case.
+_ENOUGH = 16
+LEAST_TEXTS = 3
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Texts of like length.
+
+    Attributes:
+        corpus: which of the three.
+        length: the most tokens; in ``cut`` and ``repeated``, the tokens of each.
+        ids: the token ids of each text.
+    """
+
+    corpus: Corpus
+    length: int
+    ids: tuple[NDArray[np.int32], ...]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a text on average."""
+        return float(np.mean([len(ids) for ids in self.ids]))
+
+
+def default_lengths(longest: int) -> tuple[int, ...]:
+    """Powers of two from 16 on up to the longest text, and that; the seven greatest of them."""
+    lengths = []
+    power = _SHORTEST
+    while power < longest:
+        lengths.append(power)
+        power *= 2
+    return (*lengths, longest)[-_BUCKETS:]
+
+
+def check_lengths(lengths: Sequence[int] | None, longest: int, special: int) -> tuple[int, ...]:
+    """The lengths of the buckets, checked; None for `default_lengths`.
+
+    Raises:
+        InputError: one is beyond the longest text, leaves no room for text, or does not rise.
+    """
+    if lengths is None:
+        return default_lengths(longest)
+    for length in lengths:
+        if not special < positive("a length", length) <= longest:
+            raise InputError(
+                f"a length is {length}; with this model's {special} special tokens and max_seq_length it can be "
+                f"{special + 1} to {longest}"
+            )
+    if not lengths or any(a >= b for a, b in itertools.pairwise(lengths)):
+        raise InputError(f"lengths must rise, and there must be one at least: {list(lengths)}")
+    return tuple(lengths)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Texts in the order they were drawn in, and what is wanted of them."""
+
+    tokenizer: TextTokenizer
+    prompt: str
+    texts: list[str]
+    ids: list[NDArray[np.int32]]
+    found: NDArray[np.int64]  # tokens of each; one more than the model takes where a text has more
+    lengths: tuple[int, ...]
+    most: int
+
+
+def make_buckets(
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    prompt: str,
+    lengths: Sequence[int],
+    texts_per_bucket: int,
+    seed: int,
+) -> tuple[list[Bucket], list[str]]:
+    """The buckets of the three corpora, and in sentences what was left out.
+
+    Each corpus has equally many texts in each of its buckets, since effective rank grows with their number; which ones
+    is drawn from the seed.
+
+    Args:
+        tokenizer: of the model; longer texts than its ``max_length`` take part only cut.
+        texts: several.
+        prompt: put before each text.
+        lengths: upper ends of the buckets, rising.
+        texts_per_bucket: the most texts in a bucket, at least 3.
+        seed: of the choice.
+
+    Raises:
+        InputError: too few texts for any bucket.
+    """
+    if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
+        raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
+    once = list(dict.fromkeys(texts))
+    chosen = [once[place] for place in np.random.default_rng(seed).permutation(len(once)).tolist()]
+    tokenized = tokenizer.encode([prompt + text for text in chosen])
+    found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
+    drawn = _Drawn(tokenizer, prompt, chosen, tokenized.ids, found, tuple(lengths), texts_per_bucket)
+    buckets: list[Bucket] = []
+    notes: list[str] = []
+    if double := len(texts) - len(once):
+        notes.append(f"{_texts(double)} of {len(texts):,} repeated an earlier one, and did not count.")
+    for make in (_as_they_are, _cut, _repeated):
+        made, said = make(drawn)
+        buckets += made
+        notes += said
+    if not buckets:
+        raise InputError(
+            f"no length has {LEAST_TEXTS} texts: there are {_texts(len(once))} of {found.min()} to "
+            f"{min(int(found.max()), tokenizer.max_length)} tokens, and the lengths are "
+            f"{', '.join(map(str, lengths))}"
+        )
+    return buckets, notes
+
+
+def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+    """Whole texts, each in the bucket of its own length: more tokens than the bucket before, or half of the first."""
+    lowest = drawn.lengths[0] // 2
+    inside: dict[int, list[int]] = {}
+    for low, high in itertools.pairwise([lowest, *drawn.lengths]):
+        inside[high] = np.flatnonzero((low < drawn.found) & (drawn.found <= high)).tolist()
+    notes = []
+    if short := int((drawn.found <= lowest).sum()):
+        notes.append(f"{_texts(short)} of at most {lowest} tokens: in no bucket.")
+    if long := int((drawn.found > drawn.lengths[-1]).sum()):
+        notes.append(f"{_texts(long)} of more than {drawn.lengths[-1]} tokens: measured cut, but not whole.")
+    enough = max(LEAST_TEXTS, min(_ENOUGH, max(map(len, inside.values())) // 2))
+    kept = {length: places for length, places in inside.items() if len(places) >= enough}
+    if not kept:
+        return [], [*notes, "Too few texts fit whole, so texts as they are were not measured."]
+    for length, places in inside.items():
+        if places and length not in kept:
+            notes.append(f"Up to {length} tokens: {_texts(len(places))}, too few for a bucket.")
+    count = min(drawn.most, *map(len, kept.values()))
+    return [
+        Bucket("texts", length, tuple(drawn.ids[place] for place in places[:count])) for length, places in kept.items()
+    ], notes
+
+
+def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+    """The first n tokens of the same texts, for each length up to the greatest that enough of them have."""
+    reach = {length: int((drawn.found >= length).sum()) for length in drawn.lengths}
+    enough = max(LEAST_TEXTS, min(_ENOUGH, max(reach.values()) // 2))
+    lengths = [length for length, count in reach.items() if count >= enough]
+    if len(lengths) < 2:
+        return [], ["Too few texts are long enough to be cut, so cut texts were not measured."]
+    texts = [drawn.texts[place] for place in np.flatnonzero(drawn.found >= lengths[-1])[: drawn.most].tolist()]
+    notes = []
+    if lengths[-1] < drawn.lengths[-1]:
+        notes.append(f"Cut texts go up to {lengths[-1]} tokens, since too few texts have more.")
+    return [Bucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
+
+
+def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+    """One passage of each text, of about the shortest length, again and again up to each length."""
+    shortest = drawn.lengths[0]
+    first = drawn.tokenizer.with_max_length(shortest)
+    passages: dict[str, None] = {}  # without doubles: texts may begin alike
+    for place in np.flatnonzero(drawn.found >= shortest).tolist():
+        if passage := first.beginning(drawn.texts[place]):
+            passages[passage] = None
+        if len(passages) == drawn.most:
+            break
+    if len(passages) < LEAST_TEXTS or len(drawn.lengths) < 2:
+        return [], ["Too few texts begin with a passage to repeat, so repeated passages were not measured."]
+    # A passage has a token at least, so as many copies as tokens are enough.
+    tokens = [max(1, int(n)) for n in drawn.tokenizer.encode(list(passages)).lengths - drawn.tokenizer.special_tokens]
+    buckets = []
+    for length in drawn.lengths:
+        texts = [" ".join([text] * (length // count + 2)) for text, count in zip(passages, tokens, strict=True)]
+        buckets.append(Bucket("repeated", length, _cut_at(drawn, texts, length)))
+    return buckets, []
+
+
+def _cut_at(drawn: _Drawn, texts: list[str], length: int) -> tuple[NDArray[np.int32], ...]:
+    return tuple(drawn.tokenizer.with_max_length(length).encode([drawn.prompt + text for text in texts]).ids)
+
+
+def _texts(count: int) -> str:
+    return "1 text" if count == 1 else f"{count:,} texts"

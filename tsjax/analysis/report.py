@@ -1,0 +1,106 @@
+"""A study of length collapse as files: report.json, a CSV a table, PNG plots, and index.html that shows them."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsjax.analysis import plots
+from tsjax.analysis.sentences import sentences
+from tsjax.files import explaining
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tsjax.analysis.collapse import Collapse
+
+TABLES = ("vectors", "between", "heads", "states")
+
+_TITLES = {
+    "cosine": "Do longer texts crowd together?",
+    "between": "Do texts of different lengths share one region?",
+    "centroid": "How far are texts from their middle?",
+    "rank": "How many directions do texts use?",
+    "filter_rate": "What attention lets through",
+    "energy": "What is left of the tokens' differences",
+    "entropy": "How sharp attention is",
+}
+
+
+def write_report(found: Collapse, directory: Path) -> bool:
+    """Write the report into a directory that exists; gives whether there are plots, which matplotlib makes.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    with explaining(directory):
+        content = {"about": found.about, "notes": found.notes, **{name: rows(found, name) for name in TABLES}}
+        json.dumps(content, allow_nan=False)  # before anything is said of it
+        content["sentences"] = sentences(found)
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        (directory / "report.json").write_text(text + "\n", encoding="utf-8")
+        for name in TABLES:
+            _write_csv(directory / f"{name}.csv", rows(found, name))
+        figures = plots.plot(found) if plots.have_matplotlib() else {}
+        plots.save((directory / f"{name}.png", figure) for name, figure in figures.items())
+        (directory / "index.html").write_text(_page(found, list(figures)), encoding="utf-8")
+    return bool(figures)
+
+
+def rows(found: Collapse, table: str) -> list[dict[str, Any]]:
+    """The rows of a table as dicts."""
+    return [row._asdict() for row in getattr(found, table)]
+
+
+def _write_csv(path: Path, table: Sequence[dict[str, Any]]) -> None:
+    if not table:
+        return
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Length collapse: {model}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin: 2rem 0 0; }}
+img {{ max-width: 100%; height: auto; }}
+dt {{ font-weight: 600; float: left; clear: left; width: 11rem; }} dd {{ margin-left: 11.5rem; }}
+</style>
+<h1>Length collapse: {model}</h1>
+"""
+
+
+def _page(found: Collapse, figures: Sequence[str]) -> str:
+    """The page; the pictures lie beside it."""
+    said = sentences(found)
+    about = found.about
+    facts = {
+        "model": f"{about['model']} ({about['family']}, {about['dtype']})",
+        "temperatures": ", ".join(entry["name"] for entry in about["temperatures"]),
+        "texts": f"{about['texts']:,}, of which up to {max(about['texts_per_bucket'].values())} a length",
+        "attention": f"measured in {about['layer_texts']} texts a length" if found.heads else "not measured",
+        "seed": str(about["seed"]),
+        "fingerprint": about["fingerprint"],
+    }
+    parts = [_HEAD.format(model=html.escape(about["model"]))]
+    parts.append("<dl>\n" + "".join(f"<dt>{key}<dd>{html.escape(value)}\n" for key, value in facts.items()) + "</dl>\n")
+    if found.notes:
+        parts.append("<ul>\n" + "".join(f"<li>{html.escape(note)}\n" for note in found.notes) + "</ul>\n")
+    for name, sentence in said.items():
+        parts.append(f"<h2>{_TITLES[name]}</h2>\n<p>{html.escape(sentence)}</p>\n")
+        if name in figures:
+            parts.append(f'<img src="{name}.png" alt="{_TITLES[name]}">\n')
+    links = [f'<a href="{name}.csv">{name}.csv</a>' for name in TABLES if rows(found, name)]
+    parts.append(
+        f'<h2>Tables</h2>\n<p>{", ".join(links)}; all in <a href="report.json">report.json</a>.</p>\n</html>\n'
+    )
+    return "".join(parts)

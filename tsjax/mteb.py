@@ -1,0 +1,180 @@
+"""tsjax in MTEB: ``mteb.evaluate(tsjax.mteb.Model("all-MiniLM-L6-v2", temperature=0.9), tasks)`` runs any text task.
+
+Needs the extra ``mteb``, and PyTorch, which MTEB brings. Nothing else in tsjax imports this file.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from tsjax.api import load
+from tsjax.embedder import Embedder
+from tsjax.errors import InputError, MissingExtraError
+from tsjax.model.forward import abstract_params
+from tsjax.router import RoutedEmbedder
+
+try:
+    import torch
+    from mteb.models.abs_encoder import get_prompt_name
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+    from mteb.types import PromptType
+except ImportError as error:
+    raise MissingExtraError(f"tsjax.mteb needs mteb: pip install 'tsjax[mteb]' ({error})") from error
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from tsjax.temperature import Temperature, TemperatureLike
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Model:
+    """What MTEB calls an encoder: an embedder, and the facts about it that MTEB keeps beside the scores.
+
+    Queries are embedded with `Embedder.encode_query`, documents with `Embedder.encode_document`, so with the prompts
+    and the temperatures of either, and all other texts with `Embedder.encode`. A prompt that is named as MTEB asks
+    (after a task or a type of tasks, such as ``SciFact-query`` or ``Classification``) takes the place of these. A
+    document is its title and text, joined by MTEB with a space.
+
+    Args:
+        model: an embedder, or what `tsjax.load` takes.
+        temperature: τ; None for the embedder's own. An embedder that is given is left as it is.
+        name: ``organization/model`` under which MTEB keeps the results, to which τ is added; None for where the
+            weights came from.
+        options: further ones of `tsjax.load`, where ``model`` is no embedder.
+
+    Raises:
+        InputError: a cross-encoder, options beside an embedder, or a temperature beside one of several routes.
+        Other errors as `tsjax.load` raises them.
+    """
+
+    def __init__(
+        self,
+        model: Embedder | RoutedEmbedder | str | os.PathLike[str] | None = None,
+        *,
+        temperature: TemperatureLike | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.embedder: Embedder | RoutedEmbedder
+        if isinstance(model, Embedder | RoutedEmbedder):
+            if options:
+                raise InputError(f"{next(iter(options))} is an option of loading, and this embedder is loaded already")
+            self.embedder = _with_temperature(model, temperature)
+        else:
+            self.embedder = load(model, temperature=temperature, **options)
+            if not isinstance(self.embedder, Embedder | RoutedEmbedder):
+                raise InputError(f"{model} is a cross-encoder, which scores pairs and embeds no texts")
+        self._name = name
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What MTEB keeps beside the scores.
+
+        The name carries τ and the revision is the embedder's fingerprint, so that MTEB keeps the results of every τ,
+        length and prompt apart. What a checkpoint does not say, such as its license, is None.
+        """
+        metadata = self.embedder.route("document").metadata
+        source = metadata.source.rstrip("/")
+        from_hub = _HUB_NAME.fullmatch(source) is not None
+        adapted = source if from_hub else f"local/{source.rpartition('/')[2] or 'model'}"
+        params = abstract_params(metadata.model)
+        parameters, in_tables = _size(params), _size(params["encoder"]["embeddings"])
+        return ModelMeta(
+            loader=None,
+            name=f"{self._name or adapted}-tau-{_slug(self.embedder.temperature)}",
+            revision=f"{self.embedder.fingerprint}-{self.embedder.similarity_fn_name}",
+            release_date=None,
+            languages=None,
+            n_parameters=parameters,
+            n_embedding_parameters=in_tables,
+            memory_usage_mb=round(4 * parameters / 2**20, 1),
+            max_tokens=self.embedder.max_seq_length,
+            embed_dim=self.embedder.embedding_dimension,
+            license=None,
+            open_weights=None,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["JAX"],
+            reference=f"https://huggingface.co/{source}" if from_hub else None,
+            similarity_fn_name=ScoringFunction(self.embedder.similarity_fn_name),
+            use_instructions=bool(self.embedder.prompts),
+            training_datasets=None,
+            adapted_from=adapted,
+        )
+
+    def encode(
+        self,
+        inputs: Iterable[dict[str, Any]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> NDArray[Any]:
+        """Embed the texts of a data loader.
+
+        Args:
+            inputs: batches, each with its texts under ``text``.
+            task_metadata: MTEB's facts about the task; only prompts depend on them.
+            hf_split: not used.
+            hf_subset: not used.
+            prompt_type: what the texts are.
+            batch_size: not used: MTEB always gives 32, and batches here are bounded by tokens.
+            options: as for `Embedder.encode`, such as ``show_progress_bar`` and ``precision``.
+
+        Returns:
+            float32 (n, D) in the order of the texts.
+        """
+        texts = [text for batch in inputs for text in batch["text"]]
+        prompt = get_prompt_name(self.embedder.prompts, task_metadata, prompt_type)
+        by_type = {PromptType.query: self.embedder.encode_query, PromptType.document: self.embedder.encode_document}
+        encode = self.embedder.encode if prompt_type is None else by_type[prompt_type]
+        return np.asarray(encode(texts, prompt_name=prompt, **options))
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """How alike each of the first is to each of the second: float32 (n, m)."""
+        return torch.from_numpy(self.embedder.similarity(np.asarray(embeddings1), np.asarray(embeddings2)))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        return torch.from_numpy(self.embedder.similarity_pairwise(np.asarray(embeddings1), np.asarray(embeddings2)))
+
+
+def _with_temperature(
+    embedder: Embedder | RoutedEmbedder, temperature: TemperatureLike | None
+) -> Embedder | RoutedEmbedder:
+    """The embedder with another temperature: one of its own settings that shares its parameters."""
+    if temperature is None:
+        return embedder
+    if isinstance(embedder, RoutedEmbedder):
+        raise InputError("give the temperature of an embedder with several routes to tsjax.load, not beside it")
+    other = copy.copy(embedder)
+    other.temperature = temperature
+    return other
+
+
+def _slug(temperature: Temperature) -> str:
+    """The temperature as part of a name: a number in full, all else shortly and with a digest of its own."""
+    if isinstance(temperature.value, float) and temperature.by_length is None and temperature.query is None:
+        return str(temperature.value)
+    digest = hashlib.sha256(json.dumps(temperature.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9.]+', '-', str(temperature)).strip('-')}-{digest}"
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
