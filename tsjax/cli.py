@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from tsjax import __version__
-from tsjax.commands import bench, collapse, convert, embed, export, info, learn, sweep
+from tsjax.commands import batch, bench, collapse, convert, embed, export, info, learn, search, sweep
 from tsjax.errors import TsjaxError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tsjax", description="Text embeddings in JAX, with a temperature in every attention softmax.")
     parser.add_argument("--version", action="version", version=f"tsjax {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (embed, convert, export, info, sweep, collapse, learn, bench):
+    for command in (embed, batch, search, convert, export, info, sweep, collapse, learn, bench):
         command.add(commands)
     return parser
 

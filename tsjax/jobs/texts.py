@@ -28,7 +28,7 @@ _BY_SUFFIX: dict[str, InputFormat] = {
 }
 
 # A cell of a CSV file may hold a whole document; Python's own limit is 131,072 characters.
-_LARGEST_CELL = 1 << 30
+LARGEST_CELL = 1 << 30
 
 
 def read_texts(file: str, column: str = DEFAULT_COLUMN, input_format: InputFormat | None = None) -> Iterator[str]:
@@ -44,12 +44,17 @@ def read_texts(file: str, column: str = DEFAULT_COLUMN, input_format: InputForma
         InputError: the file cannot be read, or something in it is not text; names file and line.
         MissingExtraError: Parquet without pyarrow.
     """
-    chosen = input_format or _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
+    chosen = input_format or format_of(file)
     if chosen == "parquet":
         yield from _parquet(file, column)
         return
     with open_binary(file) as stream:
         yield from _READERS[chosen](stream, file, column)
+
+
+def format_of(file: str) -> InputFormat:
+    """The format that a file's suffix tells: lines of text where it tells none."""
+    return _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
 
 
 def check_readable(file: str) -> None:
@@ -63,7 +68,7 @@ def check_readable(file: str) -> None:
 
 def count_texts(file: str, input_format: InputFormat | None = None) -> int | None:
     """How many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
-    chosen = input_format or _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
+    chosen = input_format or format_of(file)
     if file == STDIN or chosen in ("csv", "tsv") or _is_pipe(file):
         return None
     if chosen == "parquet":
@@ -131,7 +136,7 @@ def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
 
 
 def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iterator[str]:
-    csv.field_size_limit(_LARGEST_CELL)
+    csv.field_size_limit(LARGEST_CELL)
     rows = csv.reader((line + "\n" for line in decoded_lines(stream, file)), delimiter=delimiter, strict=True)
     try:
         header = next(rows, None)

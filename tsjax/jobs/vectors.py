@@ -73,7 +73,7 @@ def check_output(output: str) -> None:
         _pyarrow()
 
 
-class _Npy:
+class NpyWriter:
     """A .npy file whose row count is filled in at the end."""
 
     def __init__(self, file: BinaryIO, dimension: int, dtype: np.dtype[Any]) -> None:
@@ -97,7 +97,7 @@ class _Npy:
 @contextlib.contextmanager
 def _npy(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorWriter]:
     with path.open("wb") as file:
-        writer = _Npy(file, dimension, dtype)
+        writer = NpyWriter(file, dimension, dtype)
         yield writer
         writer.finish()
 

@@ -1,0 +1,469 @@
+import errno
+import json
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import batch_jobs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import tsjax
+from tsjax.jobs.shards import Layout
+
+BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return batch_jobs.write_corpus(tmp_path_factory.mktemp("corpus"), rows=80)
+
+
+@pytest.fixture(scope="module")
+def whole(model, corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "out"
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    assert batch_jobs.run(*command) == 0
+    return output
+
+
+@pytest.fixture
+def output(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "out")
+
+
+def table(output):
+    return pa.parquet.read_table(output / "vectors")
+
+
+def lines_of(paths):
+    return [line for path in paths for line in Path(path).read_text().splitlines()]
+
+
+def vectors_of(found):
+    column = found.column("embedding").combine_chunks()
+    return column.flatten().to_numpy().reshape(len(found), -1)
+
+
+def error_of(capsys, *command):
+    assert batch_jobs.run(*command) == 2
+    return capsys.readouterr().err
+
+
+def test_the_vectors_are_those_of_encode(whole, model, corpus):
+    found = table(whole)
+    rows = [json.loads(line) for line in lines_of(corpus) if line != '{"id": "broken"']
+    rows = [row for row in rows if row["text"] is not None]
+    assert found.column("id").to_pylist() == [row["id"] for row in rows]
+    assert found.column("title").to_pylist() == [row["title"] for row in rows]
+    expected = tsjax.load(model).encode([row["text"] for row in rows])
+    np.testing.assert_allclose(vectors_of(found), expected, atol=1e-6)
+
+
+def test_what_a_job_leaves(whole, corpus):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert [facts["name"] for facts in manifest["job"]["inputs"]] == ["part0.jsonl", "part1.jsonl"]
+    assert manifest["job"]["model"]["temperature"] == {"value": 1.0}
+    assert [shard["rows"] for shard in manifest["shards"]] == [14, 16, 14, 16, 16]
+    assert manifest["shards"][0]["first_row"] == ["part0.jsonl", 0]
+    assert manifest["shards"][2]["last_row"] == ["part1.jsonl", 7]
+    assert [shard["last"] for shard in manifest["shards"]] == [False] * 4 + [True]
+    rejected = [json.loads(line) for line in lines_of([whole / "rejected.jsonl"])]
+    assert [(row["file"], row["row"]) for row in rejected] == BAD
+    assert rejected[0] == {"file": "part0.jsonl", "row": 5, "line": 6, "reason": "'text' is null"}
+
+
+def test_nothing_is_computed_twice(output, model, corpus, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (output / "vectors").iterdir()}
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    assert batch_jobs.run(*command) == 0
+    assert "(0 computed now)" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (output / "vectors").iterdir()} == before
+
+
+def test_what_is_lost_or_damaged_is_made_again(output, whole, model, corpus):
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    (output / "vectors" / "shard-00000-00001.parquet").unlink()
+    (output / "records" / "shard-00000-00002.json").write_text("{")
+    flip(output / "vectors" / "shard-00000-00004.parquet")
+    assert batch_jobs.run(*command) == 0
+    assert batch_jobs.contents(output) == batch_jobs.contents(whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "difference"),
+    [
+        (["--temperature", "0.9"], "model.temperature.value was 1.0 and is 0.9 now"),
+        (["--rows-per-shard", "17"], "options.rows_per_shard was 16 and is 17 now"),
+        (["--precision", "float16"], 'options.precision was "float32" and is "float16" now'),
+        (["--prompt", "the "], 'model.prompt was "" and is "the " now'),
+        (["--max-tokens", "20"], "model.max_seq_length was 41 and is 20 now"),
+        (["--dtype", "bfloat16"], 'model.dtype was "float32" and is "bfloat16" now'),
+        (["--truncate-dim", "8"], "model.truncate_dim was null and is 8 now"),
+        (["--deduplicate"], "options.deduplicate was false and is true now"),
+        (["--id-column", "title"], 'options.columns.id was "id" and is "title" now'),
+    ],
+)
+def test_a_changed_option_is_refused_by_name(output, model, corpus, capsys, more, difference):
+    before = batch_jobs.contents(output)
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text", *more)
+    assert difference in error_of(capsys, *command)
+    assert batch_jobs.contents(output) == before
+
+
+def test_another_model_or_input_is_refused_by_name(output, model, corpus, capsys, tmp_path):
+    more = ["--id-column", "id", "--keep", "title", "text"]
+    from checkpoints import write_sentence_transformers
+
+    from conversion.convert import convert
+
+    source = write_sentence_transformers(tmp_path / "source", seed=1, heads=[("Normalize", {})])
+    convert(source, tmp_path / "model")
+    assert "model.source was" in error_of(capsys, *batch_jobs.arguments(tmp_path / "model", corpus, output, *more))
+    changed = shutil.copytree(Path(corpus[0]).parent, tmp_path / "changed")
+    inputs = [str(changed / "part0.jsonl"), str(changed / "part1.jsonl")]
+    with Path(inputs[1]).open("a") as file:
+        file.write('{"id": "new", "text": "the"}\n')
+    error = error_of(capsys, *batch_jobs.arguments(model, inputs, output, *more))
+    assert "the input part1.jsonl has changed (bytes was" in error
+    error = error_of(capsys, *batch_jobs.arguments(model, corpus[:1], output, *more))
+    assert "the input part1.jsonl is not given any more" in error
+    error = error_of(capsys, *batch_jobs.arguments(model, corpus[::-1], output, *more))
+    assert "the inputs come in another order" in error
+
+
+def test_a_touched_input_is_refused(output, model, corpus, capsys):
+    facts = Path(corpus[0]).stat()
+    os.utime(corpus[0], ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    try:
+        more = ["--id-column", "id", "--keep", "title", "text"]
+        error = error_of(capsys, *batch_jobs.arguments(model, corpus, output, *more))
+        assert "the input part0.jsonl has changed (version was" in error
+    finally:
+        os.utime(corpus[0], ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def test_stopping_at_the_first_bad_row(model, corpus, tmp_path, capsys):
+    command = batch_jobs.arguments(model, corpus, tmp_path / "out", "--on-error", "fail")
+    assert "part0.jsonl, line 6: 'text' is null" in error_of(capsys, *command)
+
+
+@pytest.mark.parametrize("which", ["shard", "record", "manifest"])
+def test_a_full_disk_stops_the_job_and_the_next_run_ends_alike(
+    model, corpus, whole, tmp_path, capsys, monkeypatch, which
+):
+    from tsjax.jobs import records, shards
+
+    output, calls, real = tmp_path / "out", [], records.sync
+    place = {"shard": "shard-00000-00002.parquet", "record": "shard-00000-00002.json", "manifest": "manifest.json"}[
+        which
+    ]
+
+    def full(path):
+        if path.name == place:
+            calls.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path)
+
+    monkeypatch.setattr(records, "sync", full)
+    assert shards.publishing is records.publishing
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    error = error_of(capsys, *command)
+    assert f"{place}: the disk is full" in error
+    assert calls
+    assert not list((output / ".tsjax").glob("*/*"))
+    monkeypatch.setattr(records, "sync", real)
+    assert batch_jobs.run(*command) == 0
+    assert batch_jobs.contents(output) == batch_jobs.contents(whole)
+
+
+def test_a_disk_that_is_full_while_a_shard_is_written(model, corpus, whole, tmp_path):
+    jobs = batch_jobs.Jobs(tmp_path)
+    command = batch_jobs.arguments(model, corpus, tmp_path / "out", "--id-column", "id", "--keep", "title", "text")
+    limited = jobs.start(*command, largest_file=2000)
+    assert limited.status() == 2
+    assert "cannot write" in limited.stderr()
+    assert "Traceback" not in limited.stderr()
+    jobs.close()
+    assert batch_jobs.run(*command) == 0
+    assert batch_jobs.contents(tmp_path / "out") == batch_jobs.contents(whole)
+
+
+# -- verify -----------------------------------------------------------------------------------------------------------
+
+
+def flip(path, place=None):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if place is None else place] ^= 1
+    path.write_bytes(data)
+
+
+def rewrite(output, name, change):
+    """Change a shard's table, and record it as if it had been made so."""
+    path = output / "vectors" / f"{name}.parquet"
+    changed = change(pa.parquet.read_table(path))
+    pa.parquet.write_table(changed, path, compression="zstd")
+    from tsjax.jobs.records import file_facts
+
+    facts = file_facts(path)
+    for file in (output / "records" / f"{name}.json", output / "manifest.json"):
+        data = json.loads(file.read_text())
+        for record in data.get("shards", [data]):
+            if record["shard"] == name.removeprefix("shard-"):
+                record["files"] = [{"name": facts.name, "bytes": facts.bytes, "sha256": facts.sha256}]
+                record["rows"] = len(changed)
+        file.write_text(json.dumps(data))
+
+
+def replace(found, column, values):
+    place = found.schema.get_field_index(column)
+    return found.set_column(place, found.schema.field(place), pa.array(values, found.schema.field(place).type))
+
+
+def problems(output, capsys, *more):
+    capsys.readouterr()
+    status = batch_jobs.run("batch", "verify", output, *more)
+    out, err = capsys.readouterr()
+    assert status == (0 if "whole and sound" in out else 2), err
+    return out
+
+
+NAME = "shard-00000-00001"
+
+
+def with_vector(number):
+    def change(found):
+        vectors = found.column("embedding").to_pylist()
+        vectors[3][2] = number
+        return replace(found, "embedding", vectors)
+
+    return change
+
+
+def with_ids(change_ids):
+    return lambda found: replace(found, "id", change_ids(found.column("id").to_pylist()))
+
+
+DAMAGE = {
+    "flipped": (lambda out: flip(out / "vectors" / f"{NAME}.parquet"), f"{NAME}.parquet was changed: its checksum"),
+    "cut": (lambda out: os.truncate(out / "vectors" / f"{NAME}.parquet", 500), "has 500 bytes, and its record says"),
+    "shard removed": (lambda out: (out / "vectors" / f"{NAME}.parquet").unlink(), f"{NAME}.parquet is missing"),
+    "record removed": (lambda out: (out / "records" / f"{NAME}.json").unlink(), "shard 00000-00001 is missing"),
+    "record spoilt": (lambda out: (out / "records" / f"{NAME}.json").write_text("["), "cannot be read"),
+    "end removed": (lambda out: (out / "records" / "shard-00000-00004.json").unlink(), "the end of group 0 is missing"),
+    "NaN": (lambda out: rewrite(out, NAME, with_vector(float("nan"))), "has 1 vectors that are not finite"),
+    "norm": (lambda out: rewrite(out, NAME, with_vector(2.0)), "has 1 vectors whose norm is not 1"),
+    "id twice": (lambda out: rewrite(out, NAME, with_ids(lambda ids: [ids[0], *ids[:-1]])), "1 id comes again"),
+    "ids swapped": (lambda out: rewrite(out, NAME, with_ids(lambda ids: ids[::-1])), "where the input has"),
+    "row lost": (lambda out: rewrite(out, NAME, lambda found: found.slice(0, len(found) - 1)), "lacks the id"),
+    "row added": (lambda out: rewrite(out, NAME, lambda found: pa.concat_tables([found, found[:1]])), "no further row"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_verify_finds(output, capsys, kind):
+    assert "every id of the input exactly once" in problems(output, capsys)
+    damage, sentence = DAMAGE[kind]
+    damage(output)
+    assert sentence in problems(output, capsys)
+
+
+def test_verify_finds_ids_that_the_input_has_twice(model, tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"id": f"id{i % 30}", "text": "the"}) + "\n" for i in range(33)))
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out", "--id-column", "id")) == 0
+    assert "3 ids come again" in problems(tmp_path / "out", capsys)
+
+
+def test_verify_says_when_the_input_is_another(model, tmp_path, capsys):
+    file = tmp_path / "a.txt"
+    file.write_text("the\nof\n")
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out")) == 0
+    assert "exactly once" in problems(tmp_path / "out", capsys)
+    file.write_text("the\nof\nand\n")
+    assert "is no longer what was embedded" in problems(tmp_path / "out", capsys)
+    file.unlink()
+    assert "no file matches" in problems(tmp_path / "out", capsys)
+    assert "not compared with the input" in problems(tmp_path / "out", capsys, "--no-inputs")
+
+
+def test_an_output_that_is_none(tmp_path, capsys):
+    for action in ("verify", "status"):
+        assert "holds no manifest of a job" in error_of(capsys, "batch", action, tmp_path)
+    assert "needs --input and --output" in error_of(capsys, "batch")
+
+
+def test_status(output, capsys):
+    assert batch_jobs.run("batch", "status", output, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shards"], found["rows"], found["input_rows"], found["finished_share"]) == (5, 76, 80, 1.0)
+    (output / "records" / f"{NAME}.json").unlink()
+    assert batch_jobs.run("batch", "status", output) == 0
+    out = capsys.readouterr().out
+    assert "4 shards" in out
+    assert "0.0% of the input's bytes" in out
+    assert "worker 0 of 1: finished" in out
+
+
+# -- what others read -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "uint8", "binary", "ubinary"])
+def test_duckdb_polars_and_pandas_read_the_shards(model, corpus, whole, tmp_path, precision, capsys):
+    import duckdb
+    import polars
+
+    output = tmp_path / "out"
+    command = batch_jobs.arguments(
+        *(model, corpus, output, "--id-column", "id", "--keep", "title", "--precision", precision)
+    )
+    assert batch_jobs.run(*command) == 0
+    full = vectors_of(table(whole))
+    numbers = full.shape[1] if "binary" not in precision else -(-full.shape[1] // 8)
+    files = str(output / "vectors" / "*.parquet")
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"select id, title, embedding from '{files}'").fetchall()
+    frame = polars.read_parquet(files)
+    assert frame.columns == ["id", "embedding", "title"]
+    assert frame["id"].to_list() == [row[0] for row in rows] == table(whole).column("id").to_pylist()
+    mine, theirs = np.array(frame["embedding"].to_list(), "f8"), np.array([row[2] for row in rows], "f8")
+    np.testing.assert_array_equal(mine, theirs)
+    assert mine.shape == (76, numbers)
+    tolerance = {"float32": 0, "float16": 1e-3, "bfloat16": 4e-3}.get(precision)
+    if tolerance is not None:
+        np.testing.assert_allclose(mine, full, atol=tolerance)
+        assert (precision == "float32") == np.array_equal(mine, full)
+    elif precision == "ubinary":
+        np.testing.assert_array_equal(mine, np.packbits(full > 0, axis=1))
+    elif precision == "binary":
+        np.testing.assert_array_equal(mine + 128, np.packbits(full > 0, axis=1))
+    else:
+        low, high = np.array(json.loads((output / "manifest.json").read_text())["job"]["ranges"])
+        levels = mine + (128 if precision == "int8" else 0)
+        np.testing.assert_allclose((levels + 0.5) * (high - low) / 255 + low, full, atol=0.01)
+    assert "whole and sound" in problems(output, capsys)
+
+
+def test_bfloat16_takes_half_the_bytes(model, tmp_path):
+    rng = random.Random(0)
+    (tmp_path / "a.txt").write_text("".join(batch_jobs.make_text(rng) + "\n" for _ in range(1000)))
+    sizes = {}
+    for precision in ("float32", "bfloat16"):
+        command = batch_jobs.arguments(model, [tmp_path / "a.txt"], tmp_path / precision, "--precision", precision)
+        assert batch_jobs.run(*command, "--rows-per-shard", "1000") == 0
+        sizes[precision] = sum(path.stat().st_size for path in (tmp_path / precision / "vectors").iterdir())
+    assert sizes["bfloat16"] < 0.6 * sizes["float32"]
+
+
+def test_npy(model, corpus, whole, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = batch_jobs.arguments(
+        *(model, corpus, output, "--id-column", "id", "--keep", "title", "text", "--format", "npy")
+    )
+    assert batch_jobs.run(*command) == 0
+    arrays = [np.load(path, mmap_mode="r") for path in sorted((output / "vectors").glob("*.npy"))]
+    np.testing.assert_array_equal(np.concatenate(arrays), vectors_of(table(whole)))
+    lines = [json.loads(line) for line in lines_of(sorted((output / "vectors").glob("*.jsonl")))]
+    assert [line["id"] for line in lines] == table(whole).column("id").to_pylist()
+    assert lines[0].keys() == {"id", "title", "text"}
+    assert "whole and sound" in problems(output, capsys)
+    lines_file = output / "vectors" / f"{NAME}.jsonl"
+    lines_file.write_text("".join(lines_file.read_text().splitlines(keepends=True)[:-1]))
+    assert f"{NAME}.jsonl has fewer rows" in problems(output, capsys)
+    error = error_of(capsys, *batch_jobs.arguments(model, corpus, output, "--format", "npy", "--precision", "bfloat16"))
+    assert "NumPy has no bfloat16" in error
+
+
+def test_kept_columns_of_parquet_keep_their_types(model, tmp_path, capsys):
+    data = {"text": ["the", "of"], "n": pa.array([1, None], pa.int16()), "when": pa.array([1, 2], pa.timestamp("us"))}
+    pa.parquet.write_table(pa.table(data), tmp_path / "a.parquet")
+    command = batch_jobs.arguments(model, [tmp_path / "a.parquet"], tmp_path / "out", "--keep", "n", "when")
+    assert batch_jobs.run(*command) == 0
+    found = table(tmp_path / "out")
+    assert found.schema.field("n").type == pa.int16()
+    assert found.select(["n", "when"]).to_pylist() == pa.table(data).select(["n", "when"]).to_pylist()
+    pa.parquet.write_table(pa.table({"text": ["a"], "n": ["x"], "when": data["when"][:1]}), tmp_path / "b.parquet")
+    inputs = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    error = error_of(capsys, *batch_jobs.arguments(model, inputs, tmp_path / "two", "--keep", "n", "when"))
+    assert "b.parquet has 'n' as string, and" in error
+
+
+def test_an_input_without_rows(model, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n')
+    (tmp_path / "b.jsonl").write_text("")
+    for name, rejected in (("a", 1), ("b", 0)):
+        output = tmp_path / f"out-{name}"
+        assert batch_jobs.run(*batch_jobs.arguments(model, [tmp_path / f"{name}.jsonl"], output)) == 0
+        assert len((output / "rejected.jsonl").read_text().splitlines()) == rejected
+        assert len(table(output)) == 0
+        assert "whole and sound" in problems(output, capsys)
+
+
+def test_json_log(model, corpus, tmp_path, capsys):
+    command = batch_jobs.arguments(model, corpus, tmp_path / "out", "--id-column", "id", "--json-log")
+    assert batch_jobs.run(*command) == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert events[-1]["event"] == "done"
+    assert events[-1]["rows"] == 76
+    assert events[-1]["rejected"] == 4
+    assert events[-1]["run"]["tokens"] > 76
+
+
+def test_search(output, model, capsys):
+    text = table(output).column("text")[20].as_py()
+    assert batch_jobs.run("search", output, text, "-n", "3", "--json") == 0
+    hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert hits[0]["text"] == text
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    found = table(output)
+    scores = vectors_of(found) @ tsjax.load(model).encode(text)
+    best = np.argsort(-scores, kind="stable")[:3]
+    assert [hit["id"] for hit in hits] == [found.column("id")[int(place)].as_py() for place in best]
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8", "uint8"])
+def test_search_among_quantised_vectors(model, corpus, tmp_path, precision, capsys):
+    more = ["--id-column", "id", "--keep", "text", "--precision", precision]
+    assert batch_jobs.run(*batch_jobs.arguments(model, corpus, tmp_path / "out", *more)) == 0
+    text = table(tmp_path / "out").column("text")[20].as_py()
+    capsys.readouterr()
+    assert batch_jobs.run("search", tmp_path / "out", text, "-n", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["text"] == text
+
+
+def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
+    """Resident memory at its highest: that of twenty times as many rows is little more."""
+    jobs = batch_jobs.Jobs(tmp_path)
+    peaks = []
+    for rows in (2_000, 40_000):
+        (tmp_path / f"{rows}.txt").write_text("".join(f"the {'of and a ' * 3}{row}\n" for row in range(rows)))
+        process = jobs.start(
+            *batch_jobs.arguments(
+                model, [tmp_path / f"{rows}.txt"], tmp_path / f"out{rows}", "--rows-per-shard", "1000"
+            )
+        )
+        peak = 0
+        while process.alive():
+            peak = max(peak, process.resident())
+        assert process.status() == 0, process.stderr()
+        peaks.append(peak)
+    jobs.close()
+    assert peaks[1] < peaks[0] + 60_000_000, peaks
+
+
+def test_layouts_name_their_files():
+    from tsjax.jobs.plan import ShardKey
+
+    assert Layout("npy", "float32", 4).files(ShardKey(1, 2)) == ("shard-00001-00002.npy", "shard-00001-00002.jsonl")
+    assert ShardKey.parse(str(ShardKey(1, 234567))) == ShardKey(1, 234567)
+    assert sys.byteorder == "little"  # of what .npy holds

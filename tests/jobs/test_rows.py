@@ -1,0 +1,245 @@
+import contextlib
+import csv
+import gzip
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from tsjax.errors import InputError, MissingExtraError
+from tsjax.jobs.columns import Columns, Rejection, Row
+from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.plan import GroupReader, Plan, ShardKey, Worker
+from tsjax.jobs.rows import open_rows
+
+
+def rows_of(path, columns=None, skip=0):
+    (source,) = find_sources([str(path)])
+    with contextlib.closing(open_rows(source, columns or Columns())) as reader:
+        assert reader.skip(skip) == skip
+        return list(reader.read())
+
+
+def short(rows):
+    """Texts, and the reasons of what is rejected."""
+    return [row.text if isinstance(row, Row) else (row.row, row.line, row.reason) for row in rows]
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_lines(tmp_path):
+    file = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\n\ntw\xffo\nthree")
+    rows = rows_of(file)
+    assert short(rows) == ["one", "", (2, 3, "not UTF-8 (byte 2 is 0xff)"), "three"]
+    assert rows[0] == Row("a.txt", 0, "a.txt:0", "one", ())
+    assert short(rows_of(file, skip=3)) == ["three"]
+    with pytest.raises(InputError, match="have no column 'id'"):
+        rows_of(file, Columns(id="id"))
+
+
+def test_jsonl(tmp_path):
+    lines = [
+        b'{"id": 1, "text": "one", "x": {"y": [1]}}',
+        b"",
+        b'{"id": 2, "text": null}',
+        b'{"id": 3, "text": 5}',
+        b'{"id": 4}',
+        b'{"text": "no id"}',
+        b'{"id": 5, "text": "\\ud800"}',
+        b'{"id": 6, "text": "a',
+        b"[" * 100_000,
+        b"7",
+        b'{"id": 8, "text": "\xff"}',
+        b'{"id": true, "text": "a"}',
+        b'{"id": "nine", "text": "nine", "x": "plain"}',
+    ]
+    columns = Columns(id="id", keep=("x",))
+    rows = rows_of(write(tmp_path / "a.jsonl", b"\n".join(lines) + b"\n"), columns)
+    assert [row.id for row in rows if isinstance(row, Row)] == ["1", "nine"]
+    assert [row.kept for row in rows if isinstance(row, Row)] == [('{"y": [1]}',), ("plain",)]
+    rejected = [row for row in rows if isinstance(row, Rejection)]
+    assert [row.line for row in rejected] == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]  # the blank line is no row
+    assert [row.row for row in rejected] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    reasons = [
+        "'text' is null",
+        "'text' is 5, not",
+        "no 'text'",
+        "no id 'id'",
+        "lone surrogate",
+        "not JSON",
+        "not JSON",
+    ]
+    reasons += ["not a JSON object", "not UTF-8 (byte 19 is 0xff)", "the id 'id' is True"]
+    for row, reason in zip(rejected, reasons, strict=True):
+        assert reason in row.reason
+
+
+def test_csv_and_tsv(tmp_path):
+    data = b'id,text\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n3,d\xe9\r\n4,"x"y\r\n5,e\r\n6,"open\r\n7,f\r\n'
+    rows = rows_of(write(tmp_path / "a.csv", data), Columns(id="id"))
+    assert short(rows[:1]) == ['a, "b"\nc']
+    assert [row.row for row in rows] == list(range(len(rows)))
+    assert "1 cells and the header 2" in rows[1].reason
+    assert rows[2].reason == "'text' is not UTF-8 (it has the byte 0xe9)"
+    assert "expected after" in rows[3].reason
+    assert rows[4].text == "e"
+    assert rows[5].reason == "unexpected end of data"  # a quote that is never closed takes the rest
+    assert len(rows) == 6
+    assert short(rows_of(write(tmp_path / "a.tsv", b"id\tbody\n1\ta, b\n"), Columns(text="body"))) == ["a, b"]
+    assert rows_of(write(tmp_path / "empty.csv", b"")) == []
+    with pytest.raises(InputError, match="no column 'text'; it has id, body"):
+        rows_of(write(tmp_path / "b.csv", b"id,body\n"))
+
+
+def test_csv_is_passed_over_by_rows_not_lines(tmp_path):
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([f"{i}\n{i}"] for i in range(20))])
+    assert short(rows_of(tmp_path / "a.csv", skip=7)) == [f"{i}\n{i}" for i in range(7, 20)]
+
+
+def test_parquet(tmp_path):
+    texts = [*(f"text {i}" for i in range(3000)), None]
+    table = pa.table({"id": list(range(3001)), "text": texts, "when": pa.array(range(3001), pa.timestamp("s"))})
+    pa.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1300)
+    columns = Columns(id="id", keep=("when",))
+    rows = rows_of(tmp_path / "a.parquet", columns)
+    assert short(rows) == [*texts[:-1], (3000, None, "'text' is null")]
+    assert rows[17].id == "17"
+    for skip in (1, 1023, 1024, 1300, 2700, 3001):
+        assert rows_of(tmp_path / "a.parquet", columns, skip=skip) == rows[skip:]
+    with pytest.raises(InputError, match="no column 'body'; it has id, text, when"):
+        rows_of(tmp_path / "a.parquet", Columns(text="body"))
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        rows_of(write(tmp_path / "no.parquet", b"nothing"))
+
+
+def test_parquet_with_text_that_is_not_utf8(tmp_path):
+    data = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb")]
+    )
+    pa.parquet.write_table(pa.table({"text": data}), tmp_path / "a.parquet")
+    rows = rows_of(tmp_path / "a.parquet")
+    assert short(rows)[::2] == ["a", "b"]
+    assert "is not UTF-8" in rows[1].reason
+
+
+def test_packed_files(tmp_path):
+    data = b'{"text": "one"}\n{"text": "two"}\n'
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(data) + gzip.compress(data))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(data) + zstandard.compress(data))
+    for name in ("a.jsonl.gz", "a.jsonl.zst"):
+        assert short(rows_of(tmp_path / name)) == ["one", "two"] * 2
+    whole = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(10_000)))
+    with pytest.raises(InputError, match=r"cannot read .*cut.jsonl.gz beyond line"):
+        rows_of(write(tmp_path / "cut.jsonl.gz", whole[: len(whole) // 2]))
+    with pytest.raises(InputError, match=r"cannot read .*no.jsonl.zst beyond line 0"):
+        rows_of(write(tmp_path / "no.jsonl.zst", b"nothing at all"))
+    with pytest.raises(InputError, match="Parquet is packed within"):
+        find_sources([str(write(tmp_path / "a.parquet.gz", b""))])
+
+
+def test_urls(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus/b.jsonl", b'{"text": "b"}\n')
+    memory.pipe("/corpus/a.jsonl.gz", gzip.compress(b'{"text": "a"}\n'))
+    sources = find_sources(["memory://corpus/*.jsonl*"])
+    assert [source.name for source in sources] == ["a.jsonl.gz", "b.jsonl"]
+    assert sources[0].identity()["version"] != "unknown"
+    reader = GroupReader(sources, Columns())
+    assert [short(shard.rows) for shard in reader.slices(10, 0, lambda key: True)] == [["a", "b"]]
+    with pytest.raises(InputError, match="no file matches memory://corpus/x"):
+        find_sources(["memory://corpus/x*"])
+
+
+@pytest.mark.parametrize(("package", "name"), [("zstandard", "a.jsonl.zst"), ("pyarrow", "a.parquet")])
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package, name):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.parquet", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tsjax\[batch\]'"):
+        rows_of(write(tmp_path / name, b"x"))
+
+
+def test_a_url_without_fsspec_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tsjax\[batch\]'"):
+        find_sources(["s3://bucket/a.jsonl"])
+
+
+def test_files_are_found(tmp_path):
+    for name in ("b/x.jsonl", "a/x.jsonl", "a/y[1].jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    sources = find_sources([str(tmp_path / "**" / "*.jsonl"), str(tmp_path / "a" / "x.jsonl")])
+    assert [source.name for source in sources] == ["a/x.jsonl", "a/y[1].jsonl", "b/x.jsonl"]
+    assert [source.name for source in find_sources([str(tmp_path / "a" / "y[1].jsonl")])] == ["y[1].jsonl"]
+    with pytest.raises(InputError, match="is a folder; name its files"):
+        find_sources([str(tmp_path / "a")])
+    with pytest.raises(InputError, match="no file matches"):
+        find_sources([str(tmp_path / "*.parquet")])
+
+
+def test_a_template(tmp_path):
+    lines = [{"title": "T", "body": "B"}, {"title": None, "body": "B"}, {"body": None}, {"title": 1, "body": "B"}]
+    file = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    assert short(rows_of(file, Columns(template=r"{title}\n{body}!"))) == [
+        "T\nB!",
+        "\nB!",
+        (2, 3, "'title', 'body' are all null"),
+        (3, 4, "'title' is 1, not text"),
+    ]
+    for template, message in [("no column", "names no column"), ("{a!r}", "more or less"), ("{a", "cannot be read")]:
+        with pytest.raises(InputError, match=message):
+            Columns(template=template)
+    with pytest.raises(InputError, match="cannot be named 'embedding'"):
+        Columns(keep=("embedding",))
+
+
+def test_the_plan_depends_on_the_inputs_alone(tmp_path):
+    for name, size in [("a", 10), ("b", 10), ("c", 100), ("d", 5), ("e", 5)]:
+        (tmp_path / name).write_bytes(b"x\n" * (size // 2))
+    plan = Plan.of(find_sources([str(tmp_path / "*")]), 4, group_bytes=25)
+    assert [[source.name for source in group] for group in plan.groups] == [["a", "b"], ["c"], ["d", "e"]]
+    keys = [ShardKey(group, index) for group in range(3) for index in range(20)]
+    for count in (1, 2, 3, 7):
+        owners = [[plan.is_for(Worker(index, count), key) for index in range(count)] for key in keys]
+        assert all(sum(owner) == 1 for owner in owners)
+    many = Plan(plan.groups * 40, 4)
+    assert many.groups_for(Worker(1, 4)) == list(range(1, 120, 4))
+    assert plan.groups_for(Worker(1, 4)) == [0, 1, 2]
+
+
+def test_shards_go_on_over_the_files_of_a_group(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"a{i}\n" for i in range(5)))
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.txt").write_text("".join(f"c{i}\n" for i in range(6)))
+    sources = find_sources([str(tmp_path / "*.txt")])
+    texts = [f"a{i}" for i in range(5)] + [f"c{i}" for i in range(6)]
+
+    def shards(size, wanted):
+        slices = GroupReader(sources, Columns()).slices(size, 0, wanted)
+        return {shard.key.index: [row.text for row in shard.rows] for shard in slices}
+
+    for size in (1, 2, 4, 5, 11, 12):
+        every = {place // size: texts[place : place + size] for place in range(0, 11, size)}
+        assert shards(size, lambda key: True) == every
+        for remainder in (0, 1):
+            some = {index: rows for index, rows in every.items() if index % 2 == remainder}
+            assert shards(size, lambda key, r=remainder: key.index % 2 == r) == some
+    assert GroupReader(sources[1:2], Columns()).at_end()
+    assert [list(shard.rows) for shard in GroupReader(sources[1:2], Columns()).slices(4, 0, lambda key: True)] == [[]]
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    file = write(tmp_path / "a.txt", b"one\ntwo\n")
+    reader = GroupReader(find_sources([str(file)]), Columns())
+    file.write_bytes(b"one\ntwo\nthree\n")
+    with pytest.raises(InputError, match="was changed while it was read"):
+        list(next(iter(reader.slices(10, 0, lambda key: True))).rows)

@@ -1,0 +1,71 @@
+"""``tsjax search``: an exact search over the shards that ``tsjax batch`` made, for a first look."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from tsjax.commands.options import add_compile_cache_option, add_device_options
+from tsjax.errors import CheckpointError
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "search",
+        help="the texts most like a question, among the shards of a job",
+        description="Compare a question with every vector that tsjax batch made, and print the most similar rows.",
+        epilog='example: tsjax search build/demo "what makes attention sharper?"',
+    )
+    command.set_defaults(command=run)
+    command.add_argument("output", metavar="OUT", help="the output of tsjax batch")
+    command.add_argument("question", metavar="QUESTION", help="what to look for")
+    command.add_argument("-n", "--count", metavar="N", type=int, default=10, help="how many rows (default: 10)")
+    command.add_argument("--model", metavar="M", help="where the model is, if not where the job found it")
+    command.add_argument("--json", action="store_true", help="one JSON object a row")
+    add_device_options(command)
+    add_compile_cache_option(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    from tsjax.commands.options import load_model
+    from tsjax.jobs.records import Output
+    from tsjax.jobs.searching import search
+    from tsjax.temperature import Temperature
+
+    output = Output(options.output)
+    job = output.job()
+    facts = job.facts["model"]
+    found = next(iter(output.read_manifests().values()))["started_with"]["model"]
+    given = {
+        "model": options.model or found.get("model"),
+        "revision": found.get("revision"),
+        "local_files_only": found.get("local_files_only", False),
+        "ignore_config_field": found.get("ignore_config_fields", []),
+        "task": found.get("task"),
+        "position_stride": found.get("position_stride"),
+        "temperature": Temperature.from_json(facts["query_temperature"]),
+        "dtype": facts["dtype"],
+        "max_seq_length": facts["max_seq_length"],
+        "truncate_dim": facts["truncate_dim"],
+        "token_budget": None,
+    }
+    model = load_model(argparse.Namespace(**{**vars(options), **given}))
+    # Queries may have an encoder of their own, but the documents' has to be the one that made the vectors.
+    documents = model.route(facts["task"])
+    if documents._header.fingerprint != facts["fingerprint"]:
+        raise CheckpointError(f"{given['model'] or 'the default model'} is not the model that made {options.output}")
+    query = model.encode_query(
+        [options.question], normalize_embeddings=job.facts["options"]["normalize"], show_progress_bar=False
+    )[0]
+    for hit in search(output, query, options.count, documents.similarity_fn_name):
+        if options.json:
+            print(json.dumps({"score": hit.score, "id": hit.id, **hit.columns}, ensure_ascii=False, default=str))
+        else:
+            kept = "".join(f"  {_short(value)}" for value in hit.columns.values())
+            print(f"{hit.score:8.4f}  {hit.id}{kept}")
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else text[:79] + "…"

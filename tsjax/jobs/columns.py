@@ -1,0 +1,203 @@
+"""What is made of a row: its text, its id, and the columns that are kept beside the vector."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tsjax.errors import InputError
+from tsjax.text.unicode import lone_surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+
+# Names that the shards' own columns have.
+RESERVED = ("id", "embedding", "chunk", "start", "end", "tokens")
+
+
+class Row(NamedTuple):
+    """A row that can be embedded.
+
+    Attributes:
+        file: the name of its file.
+        row: its place among the file's rows, from 0.
+        id: what it is called.
+        text: what is embedded.
+        kept: the values of the columns that are kept, in their order.
+    """
+
+    file: str
+    row: int
+    id: str
+    text: str
+    kept: tuple[Any, ...]
+
+
+class Rejection(NamedTuple):
+    """A row that cannot be embedded.
+
+    Attributes:
+        file: the name of its file.
+        row: its place among the file's rows, from 0.
+        line: the line it ends on, from 1; None where files have no lines.
+        reason: what is wrong with it.
+    """
+
+    file: str
+    row: int
+    line: int | None
+    reason: str
+
+
+class BadRowError(Exception):
+    """Why a row cannot be embedded; never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    r"""Which columns a job reads, and what for.
+
+    Attributes:
+        text: the column of the text.
+        template: a text with columns in braces, ``"{title}\n{body}"``, instead of ``text``; ``\n``, ``\t`` and
+            ``\\`` are a line's end, a tab and a backslash. A column that is null, or missing in a JSON line, counts
+            as empty, unless all are.
+        id: the column of the id; None for ``file:row``.
+        keep: columns that are written beside the vectors.
+
+    Raises:
+        InputError: a template without columns, or one that cannot be read; a column to keep that is named twice or as
+            one of the shards' own.
+    """
+
+    text: str = "text"
+    template: str | None = None
+    id: str | None = None
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.template is not None and not self.fields:
+            raise InputError(f"the template {self.template!r} names no column; one is named in braces: {{title}}")
+        for name in self.keep:
+            if name in RESERVED:
+                raise InputError(f"a kept column cannot be named {name!r}, since the shards have one of their own")
+            if self.keep.count(name) > 1:
+                raise InputError(f"the column {name!r} is to be kept twice")
+
+    @property
+    def parts(self) -> tuple[tuple[str, str | None], ...]:
+        """The template as literal texts, each with the column that follows it."""
+        assert self.template is not None
+        unescaped = re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], self.template)
+        try:
+            parsed = list(string.Formatter().parse(unescaped))
+        except ValueError as error:
+            raise InputError(f"the template {self.template!r} cannot be read: {error}") from error
+        for _, name, form, conversion in parsed:
+            if name is not None and (not name or form or conversion):
+                raise InputError(
+                    f"the template {self.template!r} has braces that hold more or less than a column's name"
+                )
+        return tuple((literal, name) for literal, name, _, _ in parsed)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns that the text is made of."""
+        if self.template is None:
+            return (self.text,)
+        return tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """All columns that are read."""
+        return tuple(dict.fromkeys([*self.fields, *([self.id] if self.id is not None else []), *self.keep]))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"text": None if self.template else self.text, "template": self.template, "id": self.id,
+                "keep": list(self.keep)}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Columns:
+        """The inverse of `to_json`."""
+        return cls(data["text"] or "text", data["template"], data["id"], tuple(data["keep"]))
+
+
+class Maker:
+    """Makes rows of cells: `Columns`, ready to be used many times."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._parts = None if columns.template is None else columns.parts
+
+    def row(self, file: str, row: int, cells: Mapping[str, Any]) -> Row:
+        """One row.
+
+        Raises:
+            BadRowError: no text, or one that is none; no id; text that no encoding has.
+        """
+        columns = self._columns
+        text = _text(cells, columns.text) if self._parts is None else self._filled(cells)
+        name = f"{file}:{row}" if columns.id is None else _id(cells, columns.id)
+        return Row(file, row, name, text, tuple(_kept(cells.get(column), column) for column in columns.keep))
+
+    def _filled(self, cells: Mapping[str, Any]) -> str:
+        assert self._parts is not None
+        filled, some = [], False
+        for literal, name in self._parts:
+            filled.append(literal)
+            if name is not None and cells.get(name) is not None:
+                filled.append(_text(cells, name))
+                some = True
+        if not some:
+            raise BadRowError(f"{', '.join(map(repr, self._columns.fields))} are all null")
+        return "".join(filled)
+
+
+def _text(cells: Mapping[str, Any], column: str) -> str:
+    value = cells.get(column)
+    if not isinstance(value, str):
+        if column not in cells:
+            raise BadRowError(f"no {column!r}")
+        raise BadRowError(f"{column!r} is null" if value is None else f"{column!r} is {value!r:.40}, not text")
+    return checked(value, column)
+
+
+def _id(cells: Mapping[str, Any], column: str) -> str:
+    value = cells.get(column)
+    if isinstance(value, str):
+        return checked(value, column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        raise BadRowError(f"the id {column!r} is null" if column in cells else f"no id {column!r}")
+    raise BadRowError(f"the id {column!r} is {value!r:.40}, neither text nor a whole number")
+
+
+def _kept(value: Any, column: str) -> Any:
+    return checked(value, column) if isinstance(value, str) else value
+
+
+def checked(text: str, column: str) -> str:
+    """The text, if it is Unicode.
+
+    Raises:
+        BadRowError: it has a lone surrogate: one that was written so, or a byte that could not be decoded.
+    """
+    place = lone_surrogate(text)
+    if place is None:
+        return text
+    code = ord(text[place])
+    if 0xDC80 <= code <= 0xDCFF:  # what "surrogateescape" makes of a byte
+        raise BadRowError(f"{column!r} is not UTF-8 (it has the byte 0x{code - 0xDC00:02x})")
+    raise BadRowError(f"{column!r} has a lone surrogate at character {place}")
+
+
+def as_text(value: Any) -> str | None:
+    """A kept value of a JSON line as the text that its column holds: text as it is, anything else as JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,202 @@
+"""Which files a job reads, what they are known by, and how their bytes are opened.
+
+Local files, or those of any store that fsspec knows (``gs://``, ``s3://``, …); plain, .gz or .zst. What the bytes say
+is `tsjax.jobs.rows`' business.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, cast, get_args
+
+from tsjax.errors import InputError, MissingExtraError
+from tsjax.jobs.texts import InputFormat, format_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Compression: TypeAlias = Literal["gzip", "zstd"]
+
+_COMPRESSED: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of the input, as it was when the job was planned.
+
+    Attributes:
+        name: what ids and rejections call it: its path below the folder that all inputs share.
+        url: where it is: a path, or a URL with a scheme.
+        format: how its rows are written.
+        compression: what its bytes are packed with.
+        size: in bytes.
+        version: what changes when its content does: the time of its last change in nanoseconds, or a store's own mark.
+    """
+
+    name: str
+    url: str
+    format: InputFormat
+    compression: Compression | None
+    size: int
+    version: str
+
+    def identity(self) -> dict[str, Any]:
+        """What a manifest says of it: enough to see that it is another, wherever it is mounted."""
+        return {"name": self.name, "format": self.format, "bytes": self.size, "version": self.version}
+
+    def check_unchanged(self) -> None:
+        """Raise an InputError if the file is no longer what it was when the job was planned."""
+        if _facts(self.url) != (self.size, self.version):
+            raise InputError(f"{self.url} was changed while it was read; start again when it is at rest")
+
+
+def find_sources(patterns: Sequence[str], input_format: InputFormat | None = None) -> tuple[Source, ...]:
+    """The files that the patterns name: in the patterns' order, and sorted within each; a file named twice once.
+
+    Args:
+        patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
+        input_format: None goes by each file's suffix, before .gz or .zst: .jsonl, .ndjson, .csv, .tsv, .parquet, and
+            lines of text for any other.
+
+    Raises:
+        InputError: a pattern that no file matches, or one that is a folder.
+        MissingExtraError: a URL without fsspec, or without the package of its store.
+    """
+    if input_format is not None and input_format not in get_args(InputFormat):
+        raise InputError(f"input format {input_format!r} does not exist; it can be {', '.join(get_args(InputFormat))}")
+    urls = list(dict.fromkeys(url for pattern in patterns for url in _matches(pattern)))
+    if not urls:
+        raise InputError("no input is given")
+    names = _names(urls)
+    sources = []
+    for url, name in zip(urls, names, strict=True):
+        size, version = _facts(url)
+        compression = _COMPRESSED.get(PurePosixPath(url).suffix.lower())
+        plain = url[: -len(PurePosixPath(url).suffix)] if compression else url
+        chosen = input_format or format_of(plain)
+        if chosen == "parquet" and compression:
+            raise InputError(f"{url}: Parquet is packed within; a packed Parquet file cannot be read in pieces")
+        sources.append(Source(name, url, chosen, compression, size, version))
+    return tuple(sources)
+
+
+def is_url(path: str) -> bool:
+    """Whether a name is for fsspec: it has a scheme."""
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """A path from the root, or a URL as it is."""
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
+
+
+def open_raw(url: str) -> BinaryIO:
+    """The bytes of a file as they are stored, seekable.
+
+    Raises:
+        InputError: it cannot be opened.
+        MissingExtraError: a URL without fsspec, or without the package of its store.
+    """
+    try:
+        if is_url(url):
+            return cast("BinaryIO", _file_system(url).open(url, "rb"))
+        return Path(url).open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+
+
+def unpacked(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
+    """The bytes of a file as they were before it was packed.
+
+    Raises:
+        MissingExtraError: zstd without the package zstandard.
+    """
+    if compression == "gzip":
+        return cast("BinaryIO", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), _BUFFER))
+    if compression == "zstd":
+        try:
+            import zstandard  # noqa: PLC0415  # an extra
+        except ImportError as error:
+            raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
+        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return cast("BinaryIO", io.BufferedReader(cast("Any", stream), _BUFFER))
+    return raw
+
+
+def _matches(pattern: str) -> list[str]:
+    if is_url(pattern):
+        return _remote_matches(pattern)
+    expanded = os.path.expanduser(pattern)
+    if Path(expanded).is_file():
+        return [expanded]  # also where its name has a bracket in it
+    if Path(expanded).is_dir():
+        raise InputError(f"{pattern} is a folder; name its files, such as '{pattern.rstrip('/')}/*.jsonl'")
+    found = sorted(path for path in glob.glob(expanded, recursive=True) if Path(path).is_file())  # noqa: PTH207
+    if not found:
+        raise InputError(f"no file matches {pattern}")
+    return found
+
+
+def _remote_matches(pattern: str) -> list[str]:
+    system = _file_system(pattern)
+    scheme = pattern.split("://", maxsplit=1)[0]
+    try:
+        found = sorted(system.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        files = [path for path in found if system.isfile(path)]
+    except OSError as error:
+        raise InputError(f"cannot look for {pattern}: {error.strerror or error}") from error
+    if not files:
+        raise InputError(f"no file matches {pattern}")
+    return [path if is_url(path) else f"{scheme}://{path}" for path in files]
+
+
+def _facts(url: str) -> tuple[int, str]:
+    """Size and version of a file."""
+    try:
+        if is_url(url):
+            info = _file_system(url).info(url)
+            marks = (
+                "etag",
+                "ETag",
+                "md5Hash",
+                "crc32c",
+                "generation",
+                "version_id",
+                "mtime",
+                "LastModified",
+                "created",
+            )
+            mark = next((f"{name}:{info[name]}" for name in marks if info.get(name) is not None), "unknown")
+            return int(info["size"]), mark
+        facts = Path(url).stat()
+        return facts.st_size, f"mtime:{facts.st_mtime_ns}"
+    except OSError as error:
+        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+
+
+def _file_system(url: str) -> Any:
+    try:
+        import fsspec  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise MissingExtraError(f"{url} needs fsspec; install it with: pip install 'tsjax[batch]'") from error
+    try:
+        system, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:  # says which package a store needs
+        raise MissingExtraError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+    return system
+
+
+def _names(urls: Sequence[str]) -> list[str]:
+    """What is left of each path when the folder that all share is taken off."""
+    whole = [url if is_url(url) else Path(absolute(url)).as_posix() for url in urls]
+    parts = [path.split("/") for path in whole]
+    common = os.path.commonprefix([path[:-1] for path in parts])  # noqa: RUF071  # of lists, which it compares by item
+    return ["/".join(path[len(common) :]) for path in parts]

@@ -1,0 +1,243 @@
+"""What a job is: the model, the options and the inputs that decide its output, as facts that can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from tsjax.errors import InputError
+from tsjax.jobs.columns import Columns
+from tsjax.jobs.defaults import CALIBRATION_ROWS, ROWS_PER_SHARD
+from tsjax.jobs.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
+from tsjax.settings import positive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tsjax.embedder import Embedder
+    from tsjax.jobs.plan import Plan
+    from tsjax.router import RoutedEmbedder
+    from tsjax.temperature import Temperature
+
+FileFormat: TypeAlias = Literal["parquet", "npy"]
+LongTexts: TypeAlias = Literal["cut", "chunk", "late", "reject"]
+
+_LATE_CHUNK_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user chooses of a job, besides the model and the inputs.
+
+    Attributes:
+        columns: what is read.
+        rows_per_shard: rows of the input in a shard, rejected ones included; what a killed job has to do again.
+        file_format: ``parquet``, or ``npy`` for an array to map into memory, with a file of ids beside it.
+        precision: what numbers are stored.
+        normalize: divide each vector by its norm.
+        long_texts: what becomes of a text of more than ``max_seq_length`` tokens. ``cut``: its end is lost. ``chunk``:
+            the mean of its chunks' vectors, weighted by their tokens. ``late``: one vector a chunk, pooled from token
+            vectors that have seen the whole window around it (late chunking, arXiv:2409.04701); applies to every text
+            of more than ``chunk_tokens``. ``reject``: it is a rejected row.
+        chunk_tokens: the most tokens of a chunk, special ones and the prompt not counted; None for what the model takes
+            at once (``chunk``) or 256 (``late``).
+        overlap_tokens: tokens that consecutive chunks (``chunk``) or windows (``late``) share.
+        deduplicate: embed a text that occurs several times in a shard once; each row still has its vector.
+        calibration_rows: for int8 and uint8, how many of the first rows the range of each dimension is taken from.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    columns: Columns = field(default_factory=Columns)
+    rows_per_shard: int = ROWS_PER_SHARD
+    file_format: FileFormat = "parquet"
+    precision: StoredPrecision = "float32"
+    normalize: bool = False
+    long_texts: LongTexts = "cut"
+    chunk_tokens: int | None = None
+    overlap_tokens: int = 0
+    deduplicate: bool = False
+    calibration_rows: int = CALIBRATION_ROWS
+
+    def __post_init__(self) -> None:
+        positive("rows_per_shard", self.rows_per_shard)
+        positive("calibration_rows", self.calibration_rows)
+        for name, kind in (("file_format", FileFormat), ("long_texts", LongTexts)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} does not exist; it can be {', '.join(get_args(kind))}"
+                )
+        check_stored_precision(self.precision, self.file_format)
+        if self.chunk_tokens is not None:
+            positive("chunk_tokens", self.chunk_tokens)
+        if self.overlap_tokens:
+            positive("overlap_tokens", self.overlap_tokens)
+        if self.long_texts not in ("chunk", "late") and (self.chunk_tokens is not None or self.overlap_tokens):
+            raise InputError("chunk_tokens and overlap_tokens mean something only where long texts are chunked")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "columns": self.columns.to_json(),
+            "rows_per_shard": self.rows_per_shard,
+            "format": self.file_format,
+            "precision": self.precision,
+            "normalize": self.normalize,
+            "long_texts": self.long_texts,
+            "chunk_tokens": self.chunk_tokens,
+            "overlap_tokens": self.overlap_tokens,
+            "deduplicate": self.deduplicate,
+            **({"calibration_rows": self.calibration_rows} if self.precision in CALIBRATED else {}),
+        }
+
+    @property
+    def late_chunk_tokens(self) -> int:
+        """The most tokens of a chunk where chunks are pooled late."""
+        return self.chunk_tokens or _LATE_CHUNK_TOKENS
+
+
+@dataclass(frozen=True)
+class Model:
+    """An embedder, with what a job asks of it settled.
+
+    Attributes:
+        embedder: the one for the job's texts.
+        prompt: what is put before each text.
+        temperature: τ for them.
+        task: what they are for; None for nothing in particular.
+    """
+
+    embedder: Embedder
+    prompt: str
+    temperature: Temperature
+    task: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        embedder: Embedder | RoutedEmbedder,
+        task: Literal["query", "document"] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> Model:
+        """The model for texts of a task, with the prompt that `Embedder.encode` would put before them."""
+        chosen = embedder.route(task)
+        name = prompt_name if task is None else chosen._name_for(task, prompt_name, prompt)
+        return cls(chosen, chosen._prompt_text(name, prompt), chosen.temperature.for_task(task), task)
+
+    def is_normalized(self, *, normalize: bool) -> bool:
+        """Whether vectors come out with norm 1."""
+        config = self.embedder.metadata.model
+        whole = self.embedder.embedding_dimension == config.embedding_dimension
+        return normalize or (whole and bool(config.heads) and config.heads[-1].kind == "normalize")
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides the vectors."""
+        embedder, metadata = self.embedder, self.embedder.metadata
+        return {
+            "source": metadata.source,
+            "fingerprint": embedder._header.fingerprint,
+            "weights_sha256": dict(embedder._header.files),
+            "config": metadata.model.encoder.to_json(),
+            "pooling": metadata.model.pooling.to_json(),
+            "heads": [head.to_json() for head in metadata.model.heads],
+            "temperature": self.temperature.to_json(),
+            "query_temperature": embedder.temperature.for_task("query").to_json(),
+            "dtype": embedder.dtype,
+            "max_seq_length": embedder.max_seq_length,
+            "token_budget": embedder.token_budget,
+            "task": self.task,
+            "prompt": self.prompt,
+            "truncate_dim": embedder.truncate_dim,
+            "dimension": embedder.embedding_dimension,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, as its manifest records it.
+
+    Attributes:
+        facts: what decides the output, as JSON values: ``model``, ``options``, ``inputs`` and ``groups`` of them, and
+            for int8 and uint8 the ``ranges`` of the dimensions.
+    """
+
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Model, options: Options, plan: Plan) -> Job:
+        """The job of embedding these inputs."""
+        width = stored_width(options.precision, model.embedder.embedding_dimension)
+        facts = {
+            "model": model.to_json(),
+            "options": options.to_json(),
+            "vectors": {"numbers": width, "normalized": model.is_normalized(normalize=options.normalize)},
+            "inputs": [source.identity() for source in plan.sources],
+            "groups": [len(group) for group in plan.groups],
+        }
+        return cls(json.loads(json.dumps(facts)))  # as it will be read back
+
+    def with_ranges(self, ranges: list[list[float]] | None) -> Job:
+        """The same job, with the ranges of the dimensions."""
+        return self if ranges is None else Job({**self.facts, "ranges": ranges})
+
+    @property
+    def ranges(self) -> list[list[float]] | None:
+        """The least and the largest value of each dimension; None where the precision needs none."""
+        return self.facts.get("ranges")
+
+    def group_bytes(self) -> list[int]:
+        """The bytes of each group of files."""
+        sizes = iter([source["bytes"] for source in self.facts["inputs"]])
+        return [sum(itertools.islice(sizes, count)) for count in self.facts["groups"]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the facts."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+
+    def difference(self, other: Job) -> str | None:
+        """The first thing in which another job differs, in words; None where there is none.
+
+        Ranges count only where both have some.
+        """
+        mine, theirs = dict(self.facts), dict(other.facts)
+        if "ranges" not in mine or "ranges" not in theirs:
+            mine.pop("ranges", None)
+            theirs.pop("ranges", None)
+        return next(_differences(mine, theirs, ""), None)
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    """Leaves that differ, as ``where was …, and is … now``."""
+    if where == "inputs":
+        yield from _changed_inputs(old, new)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            inner = f"{where}.{name}" if where else name
+            yield from _differences(old.get(name), new.get(name), inner)
+    elif old != new:
+        yield f"{where} was {_short(old)} and is {_short(new)} now"
+
+
+def _changed_inputs(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[str]:
+    before, after = ({source["name"]: source for source in sources} for sources in (old, new))
+    for name in dict.fromkeys([*before, *after]):
+        if name not in after:
+            yield f"the input {name} is not given any more"
+        elif name not in before:
+            yield f"the input {name} was not given before"
+        elif before[name] != after[name]:
+            what = next(key for key in after[name] if before[name].get(key) != after[name][key])
+            yield f"the input {name} has changed ({what} was {before[name].get(what)} and is {after[name][what]} now)"
+    if list(before) != list(after):
+        yield "the inputs come in another order"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"

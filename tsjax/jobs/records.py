@@ -1,0 +1,326 @@
+"""What a job leaves on disk: where each file is, and the records by which a killed job knows what it has.
+
+out/vectors/shard-GGGGG-SSSSS.parquet   a shard
+out/records/shard-GGGGG-SSSSS.json      says that the shard is whole: written after it
+out/manifest.json                       the job, and every shard; with several workers, one for each
+out/rejected.jsonl                      the rows that could not be embedded; likewise
+out/.tsjax/                             locks, and files that are being written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tsjax.errors import CheckpointError, InputError, OutputError
+from tsjax.files import explaining
+from tsjax.jobs.columns import Rejection
+from tsjax.jobs.job import Job
+from tsjax.jobs.plan import ShardKey, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A file of a shard: its name in ``vectors/``, its size and its SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A shard that is whole.
+
+    Attributes:
+        shard: which.
+        job: the job's fingerprint.
+        last: whether it is the last of its group.
+        first_row, last_row: its first and last row of the input, ``[file, row]``; None for no rows.
+        input_rows: rows of the input, rejected ones included.
+        rows: vectors.
+        tokens: that were embedded, special ones included; of duplicates once.
+        truncated: texts that lost their end.
+        chunked: texts of more than one chunk.
+        duplicates: rows that have another's vector.
+        rejected: rows that could not be embedded.
+        files: the shard's files.
+    """
+
+    shard: str
+    job: str
+    last: bool
+    first_row: tuple[str, int] | None
+    last_row: tuple[str, int] | None
+    input_rows: int
+    rows: int
+    tokens: int
+    truncated: int
+    chunked: int
+    duplicates: int
+    rejected: tuple[Rejection, ...]
+    files: tuple[ShardFile, ...]
+
+    @property
+    def key(self) -> ShardKey:
+        """Which shard."""
+        return ShardKey.parse(self.shard)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        rejected = [rejection._asdict() for rejection in self.rejected]
+        return {**asdict(self), "rejected": rejected}
+
+    def summary(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {**self.to_json(), "rejected": len(self.rejected)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Record:
+        """The inverse of `to_json`; a LookupError, TypeError or ValueError where it is none."""
+        record = cls(
+            **{
+                **data,
+                "rejected": tuple(Rejection(**rejection) for rejection in data["rejected"]),
+                "files": tuple(ShardFile(**file) for file in data["files"]),
+                "first_row": data["first_row"] and tuple(data["first_row"]),
+                "last_row": data["last_row"] and tuple(data["last_row"]),
+            }
+        )
+        record.key  # noqa: B018  # a ValueError where it cannot be read
+        return record
+
+
+class Output:
+    """A job's directory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.vectors = self.path / "vectors"
+        self.records = self.path / "records"
+        self._hidden = self.path / ".tsjax"
+
+    def manifest_file(self, worker: Worker) -> Path:
+        """Where a worker's manifest is."""
+        return self.path / ("manifest.json" if worker.count == 1 else f"manifest-{worker}.json")
+
+    def rejected_file(self, worker: Worker) -> Path:
+        """Where a worker's rejected rows are."""
+        return self.path / ("rejected.jsonl" if worker.count == 1 else f"rejected-{worker}.jsonl")
+
+    def manifest_files(self) -> list[Path]:
+        """All manifests that there are."""
+        return sorted(self.path.glob("manifest*.json"))
+
+    @contextlib.contextmanager
+    def working(self, worker: Worker) -> Iterator[Path]:
+        """Have the directory to oneself as this worker; gives a folder for files that are being written.
+
+        What a killed predecessor left there is removed. Where the file system has no locks, a second process does the
+        same work for nothing, and harms nothing.
+
+        Raises:
+            OutputError: another process is at it, or the directory cannot be written.
+        """
+        from filelock import FileLock, Timeout  # noqa: PLC0415
+
+        with explaining(self.path):
+            for folder in (self.vectors, self.records, self._hidden):
+                folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._hidden / f"{worker}.lock", timeout=0)
+        locked = True
+        try:
+            lock.acquire()
+        except Timeout as error:
+            who = "another process" if worker.count == 1 else f"another process, also as worker {worker},"
+            raise OutputError(f"{who} is writing to {self.path}") from error
+        except (OSError, NotImplementedError):
+            locked = False
+        partial = self._hidden / (str(worker) if locked else f"{worker}-{os.getpid()}")
+        try:
+            with explaining(self.path):
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(exist_ok=True)
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.release()
+
+    def is_locked(self, index: int, count: int) -> bool | None:
+        """Whether a process is at work as this worker; None where that cannot be known."""
+        from filelock import FileLock, Timeout  # noqa: PLC0415
+
+        lock = FileLock(self._hidden / f"{Worker(index, count)}.lock", timeout=0)
+        try:
+            with lock:
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return None
+
+    def read_manifests(self) -> dict[Path, dict[str, Any]]:
+        """The manifests that there are.
+
+        Raises:
+            CheckpointError: one of them is damaged, or of another format.
+        """
+        manifests = {}
+        for file in self.manifest_files():
+            data = _read_json(file)
+            if data.get("format") != FORMAT or not isinstance(data.get("job"), dict) or "shards" not in data:
+                raise CheckpointError(f"{file} is no manifest of a job that this version of tsjax knows")
+            manifests[file] = data
+        return manifests
+
+    def job(self) -> Job:
+        """The job whose output this is.
+
+        Raises:
+            InputError: there is none.
+            CheckpointError: its manifests are damaged, or of different jobs.
+        """
+        jobs = {file: Job(data["job"]) for file, data in self.read_manifests().items()}
+        if not jobs:
+            raise InputError(f"{self.path} holds no manifest of a job; tsjax batch writes one")
+        (file, first), *others = jobs.items()
+        for other, job in others:
+            if difference := first.difference(job):
+                raise CheckpointError(
+                    f"{file.name} and {other.name} in {self.path} are of different jobs: {difference}"
+                )
+        return next((job for job in jobs.values() if job.ranges is not None), first)
+
+    def record_file(self, key: ShardKey) -> Path:
+        """Where a shard's record is."""
+        return self.records / f"shard-{key}.json"
+
+    def read_record(self, key: ShardKey) -> Record | None:
+        """A shard's record, if there is one that can be read."""
+        return self._record(self.record_file(key))
+
+    def _record(self, file: Path) -> Record | None:
+        try:
+            return Record.from_json(_read_json(file))
+        except (CheckpointError, LookupError, TypeError, ValueError):
+            return None
+
+    def record_keys(self) -> list[ShardKey]:
+        """The shards that have a record, in order."""
+        keys = []
+        for file in self.records.glob("shard-*.json"):
+            with contextlib.suppress(ValueError):
+                keys.append(ShardKey.parse(file.stem.removeprefix("shard-")))
+        return sorted(keys)
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether a shard's files are those of its record."""
+        return all(file_facts(self.vectors / file.name) == file for file in record.files)
+
+    def rejections(self, keys: Iterable[ShardKey]) -> Iterator[Rejection]:
+        """The rejected rows of some shards, in the order of the input."""
+        for key in keys:
+            record = self.read_record(key)
+            yield from record.rejected if record is not None else ()
+
+    def write_manifest(
+        self,
+        worker: Worker,
+        job: Job,
+        keys: Iterable[ShardKey],
+        partial: Path,
+        *,
+        complete: bool,
+        started_with: dict[str, Any],
+    ) -> None:
+        """Write a worker's manifest, with these shards; each record is read on its own, so that memory is flat.
+
+        ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
+        """
+        head = {
+            "format": FORMAT,
+            "worker": [worker.index, worker.count],
+            "complete": complete,
+            "fingerprint": job.fingerprint,
+            "started_with": started_with,
+            "job": job.facts,
+        }
+        file = self.manifest_file(worker)
+        with _written(file, partial) as stream:
+            stream.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "shards": [')
+            for number, key in enumerate(keys):
+                record = self.read_record(key)
+                assert record is not None  # it was there a moment ago
+                stream.write(",\n  " if number else "\n  ")
+                stream.write(json.dumps(record.summary(), ensure_ascii=False))
+            stream.write("\n ]\n}\n")
+
+    def write_rejected(self, worker: Worker, keys: Iterable[ShardKey], partial: Path) -> None:
+        """Write a worker's rejected rows, one JSON object a line."""
+        file = self.rejected_file(worker)
+        with _written(file, partial) as stream:
+            for rejection in self.rejections(keys):
+                stream.write(json.dumps(rejection._asdict(), ensure_ascii=False) + "\n")
+
+    def write_record(self, record: Record, partial: Path) -> None:
+        """Say that a shard is whole."""
+        file = self.record_file(record.key)
+        with _written(file, partial) as stream:
+            stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def _written(file: Path, partial: Path) -> Iterator[TextIO]:
+    """A text file that appears whole, by way of the folder for files that are being written."""
+    temporary = partial / file.name
+    with explaining(file), publishing(temporary, file), temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def publishing(temporary: Path, destination: Path) -> Iterator[Path]:
+    """A file that is written aside, forced to the disk, and then put in its place, whatever was there."""
+    yield temporary
+    sync(temporary)
+    temporary.replace(destination)
+    sync(destination.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
+    """A file's size and checksum; None where it is not there."""
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return ShardFile(name or path.name, stream.tell(), digest)
+    except FileNotFoundError:
+        return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
+    return data

@@ -1,0 +1,354 @@
+"""A job from end to end: reading, tokenising, computing and writing at once, shard after shard, and again after a kill.
+
+Rows are read in a thread, vectors written in another, and between them `tsjax.jobs.computing` keeps the device at work.
+What is whole is passed over, so that the same command ends with the same bytes however often it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from tsjax.errors import InputError, OutputError
+from tsjax.jobs.channel import Channel, StoppedError
+from tsjax.jobs.columns import Rejection, Row
+from tsjax.jobs.computing import Block, Computer, Embedded, Seen
+from tsjax.jobs.inputs import absolute
+from tsjax.jobs.job import Job, Model, Options
+from tsjax.jobs.plan import ALONE, GroupReader, Plan, ShardKey, Worker
+from tsjax.jobs.precision import CALIBRATED, ranges_of
+from tsjax.jobs.progress import Reporter
+from tsjax.jobs.records import Output, Record, ShardFile
+from tsjax.jobs.shards import Layout, open_shard, publish_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+OnError: TypeAlias = Literal["reject", "fail"]
+
+# Blocks that wait to be embedded, and to be written.
+_WAITING = 2
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a worker's shards hold, those of earlier runs included."""
+
+    shards: int = 0
+    input_rows: int = 0
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    chunked: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    computed_shards: int = 0
+
+    def plus(self, record: Record) -> Summary:
+        """With another shard."""
+        return Summary(
+            self.shards + 1,
+            self.input_rows + record.input_rows,
+            self.rows + record.rows,
+            self.tokens + record.tokens,
+            self.truncated + record.truncated,
+            self.chunked + record.chunked,
+            self.duplicates + record.duplicates,
+            self.rejected + len(record.rejected),
+            self.computed_shards,
+        )
+
+
+class JobRunner:
+    """Runs a job, or one worker's part of it.
+
+    Args:
+        model: what embeds.
+        options: how.
+        plan: the inputs, cut.
+        output: where to.
+        worker: which of several.
+        on_error: ``reject`` lists rows that cannot be embedded; ``fail`` stops at the first.
+        reporter: who is told how far it is.
+        model_source: what the model was loaded from, for whoever reads the manifest and loads it again: keywords of
+            `tsjax.load`, as JSON values.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        options: Options,
+        plan: Plan,
+        output: Output,
+        *,
+        worker: Worker = ALONE,
+        on_error: OnError = "reject",
+        reporter: Reporter | None = None,
+        model_source: dict[str, Any] | None = None,
+    ) -> None:
+        self._model, self._options, self._plan, self._output = model, options, plan, output
+        self._worker, self._on_error = worker, on_error
+        self._started_with = {"inputs": [absolute(source.url) for source in plan.sources], "model": model_source or {}}
+        self._reporter = reporter or Reporter()
+        self._computer = Computer(model, options)
+        self._job = Job.of(model, options, plan)
+        self._layout = Layout.of(self._job, options.columns, plan.sources)
+
+    def run(self) -> Summary:
+        """Run to the end.
+
+        Raises:
+            InputError: the output is of another job, naming the difference; an input that cannot be read, or changes
+                meanwhile; with ``on_error="fail"``, a row that cannot be embedded.
+            OutputError: the output cannot be written, or another process is at it.
+        """
+        with self._output.working(self._worker) as partial:
+            self._join()
+            mine = self._mine()
+            if not self._output.manifest_file(self._worker).exists():
+                self._output.write_manifest(
+                    self._worker, self._job, mine, partial, complete=False, started_with=self._started_with
+                )
+            done = self._whole(mine)
+            if done:
+                self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
+            before = len(done)
+            self._embed(done, partial)
+            mine = self._mine()
+            self._output.write_rejected(self._worker, mine, partial)
+            self._output.write_manifest(
+                self._worker, self._job, mine, partial, complete=True, started_with=self._started_with
+            )
+            summary = Summary(computed_shards=len(mine) - before)
+            for key in mine:
+                record = self._output.read_record(key)
+                assert record is not None  # the manifest has just been made of them
+                summary = summary.plus(record)
+        return summary
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        """Make sure that the output is of this job, if it is of any, and take the ranges that the job has."""
+        ranges = None
+        if self._output.manifest_files():
+            recorded = self._output.job()
+            if difference := recorded.difference(self._job):
+                raise InputError(
+                    f"{self._output.path} holds the output of another job: {difference}; go on with that one, or "
+                    "choose another output"
+                )
+            ranges = recorded.ranges
+        if self._options.precision in CALIBRATED and ranges is None:
+            ranges = self._calibrated()
+        self._job = self._job.with_ranges(ranges)
+
+    def _calibrated(self) -> list[list[float]]:
+        """The ranges of the dimensions, from the first rows of the input."""
+        rows: list[Row] = []
+        for sources in self._plan.groups:
+            reader = GroupReader(sources, self._options.columns)
+            with contextlib.closing(reader):
+                endless = reader.slices(self._options.calibration_rows, 0, lambda _: True)
+                found = itertools.chain.from_iterable(shard.rows for shard in endless)
+                good = (row for row in found if isinstance(row, Row))
+                rows.extend(itertools.islice(good, self._options.calibration_rows - len(rows)))
+            if len(rows) == self._options.calibration_rows:
+                break
+        self._reporter.say("calibrate", f"the ranges of the dimensions come from the first {len(rows):,} rows")
+        blocks = [Block(ShardKey(0, 0), list(rows), Seen(), final=True, last=True, read=0, left=0)]
+        vectors = np.concatenate([done.vectors for done in self._computer.run(blocks)])
+        if len(vectors) < 2:
+            raise InputError(f"{self._options.precision} needs two rows at least, to take the dimensions' ranges from")
+        return ranges_of(vectors)
+
+    def _last_shards(self) -> dict[int, ShardKey]:
+        """The last shard of each group of which some worker has found the end."""
+        records = map(self._output.read_record, self._output.record_keys())
+        return {record.key.group: record.key for record in records if record is not None and record.last}
+
+    def _needed(self, last: ShardKey) -> set[ShardKey]:
+        """This worker's shards of a group that ends with this one."""
+        keys = (ShardKey(last.group, index) for index in range(last.index + 1))
+        return {key for key in keys if self._plan.is_for(self._worker, key)}
+
+    def _mine(self) -> list[ShardKey]:
+        return [key for key in self._output.record_keys() if self._plan.is_for(self._worker, key)]
+
+    def _whole(self, keys: Iterable[ShardKey]) -> set[ShardKey]:
+        """Those shards whose files are what their records say."""
+        whole = set()
+        for key in keys:
+            record = self._output.read_record(key)
+            if record is None:
+                continue
+            if record.job != self._job.fingerprint:
+                raise InputError(
+                    f"{self._output.record_file(key)} is of another job than this; remove the folder, or choose another"
+                )
+            if self._output.is_whole(record):
+                whole.add(key)
+        return whole
+
+    # -- the work -----------------------------------------------------------------------------------------------------
+
+    def _embed(self, done: set[ShardKey], partial: Path) -> None:
+        """Compute and write every shard that is not done."""
+        blocks: Channel[Block] = Channel(_WAITING)
+        finished: Channel[Embedded] = Channel(_WAITING)
+        failed: list[BaseException] = []
+
+        def read() -> None:
+            error: BaseException | None = None
+            try:
+                for block in self._blocks(done):
+                    blocks.put(block)
+            except StoppedError:
+                pass
+            except BaseException as raised:  # raised where the blocks are taken
+                error = raised
+            blocks.close(error)
+
+        def write() -> None:
+            try:
+                self._write(finished, partial)
+            except BaseException as raised:  # raised by the main thread
+                failed.append(raised)
+                finished.stop()
+
+        threads = [
+            threading.Thread(target=target, name=f"tsjax-{target.__name__}", daemon=True) for target in (read, write)
+        ]
+        shared = len(self._plan.groups_for(self._worker)) == len(self._plan.groups)
+        share = 1 / self._worker.count if shared else 1.0
+        self._reporter.start(lambda: self._model.embedder.statistics, share)
+        for thread in threads:
+            thread.start()
+        try:
+            for embedded in self._computer.run(blocks, self._reporter.tick):
+                finished.put(embedded)
+                self._reporter.embedded(embedded)
+            finished.close()
+        except StoppedError:
+            pass
+        except BaseException as error:
+            finished.close(error)
+            raise
+        finally:
+            blocks.stop()
+            for thread in threads:
+                thread.join()
+        if failed:
+            raise failed[0]
+
+    def _blocks(self, done: set[ShardKey]) -> Iterator[Block]:
+        """Every row of every shard that is not done."""
+        last = self._last_shards()
+        groups = [
+            group
+            for group in self._plan.groups_for(self._worker)
+            if group not in last or not self._needed(last[group]) <= done
+        ]
+        left = sum(source.size for group in groups for source in self._plan.groups[group])
+        for group in groups:
+            sources = self._plan.groups[group]
+            reader = GroupReader(sources, self._options.columns)
+            with contextlib.closing(reader):
+                wanted = reader.slices(
+                    self._plan.rows_per_shard,
+                    group,
+                    lambda key: self._plan.is_for(self._worker, key) and key not in done,
+                )
+                for shard in wanted:
+                    seen = Seen()
+                    for rows, final, read in self._cut(shard.rows, reader):
+                        behind = left - reader.position()
+                        yield Block(shard.key, rows, seen, final, final and reader.at_end(), read, max(0, behind))
+            left -= sum(source.size for source in sources)
+
+    def _cut(
+        self, rows: Iterator[Row | Rejection], reader: GroupReader
+    ) -> Iterator[tuple[list[Row | Rejection], bool, int]]:
+        """A shard's rows in blocks of about as many characters: the rows, whether they are the last, the bytes read."""
+        most = self._computer.block_characters
+        block: list[Row | Rejection] = []
+        characters, before = 0, reader.position()
+        for row in rows:
+            if characters >= most:
+                yield block, False, max(0, reader.position() - before)
+                block, characters, before = [], 0, reader.position()
+            if isinstance(row, Rejection):
+                self._reject(row)
+            else:
+                characters += len(row.text)
+            block.append(row)
+        yield block, True, max(0, reader.position() - before)
+
+    def _reject(self, rejection: Rejection) -> None:
+        if self._on_error == "fail":
+            where = f"row {rejection.row}" if rejection.line is None else f"line {rejection.line}"
+            raise InputError(f"{rejection.file}, {where}: {rejection.reason}")
+
+    def _write(self, finished: Iterable[Embedded], partial: Path) -> None:
+        """Write shard after shard, each as its blocks come."""
+        iterator = iter(finished)
+        for first in iterator:
+            key = first.block.key
+            tally = _Tally()
+            with open_shard(self._layout, self._job, key, partial) as writer:
+                for block in itertools.chain([first], iterator):
+                    for rejection in block.rejected:
+                        self._reject(rejection)
+                    writer.write(block)
+                    tally.add(block)
+                    if block.block.final:
+                        break
+                else:
+                    raise OutputError(f"shard {key} has no end")
+            files = publish_shard(self._layout, key, partial, self._output.vectors)
+            self._output.write_record(tally.record(self._job, files), partial)
+            self._reporter.shard_done()
+
+
+class _Tally:
+    """Counts a shard's blocks, for its record."""
+
+    def __init__(self) -> None:
+        self._input: list[tuple[str, int]] = []
+        self._input_rows = 0
+        self._rejected: list[Rejection] = []
+        self._counts = dict.fromkeys(("rows", "tokens", "truncated", "chunked", "duplicates"), 0)
+        self._block: Block | None = None
+
+    def add(self, embedded: Embedded) -> None:
+        """Count a block."""
+        self._block = block = embedded.block
+        self._input_rows += len(block.rows)
+        if block.rows:
+            ends = [(row.file, row.row) for row in (block.rows[0], block.rows[-1])]
+            self._input = [*self._input[:1], *ends]
+        self._rejected.extend(embedded.rejected)
+        self._counts["rows"] += len(embedded.rows)
+        for name in ("tokens", "truncated", "chunked", "duplicates"):
+            self._counts[name] += getattr(embedded, name)
+
+    def record(self, job: Job, files: tuple[ShardFile, ...]) -> Record:
+        """What there is to record."""
+        assert self._block is not None  # a shard has one at least
+        return Record(
+            shard=str(self._block.key),
+            job=job.fingerprint,
+            last=self._block.last,
+            first_row=self._input[0] if self._input else None,
+            last_row=self._input[-1] if self._input else None,
+            input_rows=self._input_rows,
+            rejected=tuple(self._rejected),
+            files=files,
+            **self._counts,
+        )

@@ -1,0 +1,340 @@
+"""Whether an output is whole and sound: checksums, counts, every id of the input exactly once, no NaN.
+
+Everything is read as a stream. Ids are compared with those of the input row by row, since both have the same order;
+that no id comes twice is seen from their hashes, which are sorted into files and looked at a file at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tsjax.errors import CheckpointError, InputError, TsjaxError
+from tsjax.jobs.columns import Columns, Rejection, Row
+from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.plan import ALONE, GroupReader, Plan, ShardKey
+from tsjax.jobs.precision import CALIBRATED, to_float
+from tsjax.jobs.records import file_facts
+from tsjax.jobs.shards import Layout, read_shard
+from tsjax.jobs.status import missing_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tsjax.jobs.job import Job
+    from tsjax.jobs.records import Output, Record
+
+_MOST_PROBLEMS = 100
+
+# How far from 1 a norm may be, by what the numbers were rounded to.
+_NORM_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
+
+# Files that hashes of ids are sorted into: with 64 of a thousand million ids, one takes 250 MB.
+_BUCKETS = 64
+
+
+@dataclass
+class Verdict:
+    """What `verify` found.
+
+    Attributes:
+        path: the output.
+        problems: what is wrong, one sentence each; the first hundred.
+        shards, rows, rejected: what was looked at.
+        compared: whether the ids were compared with the input's.
+    """
+
+    path: str
+    problems: list[str] = field(default_factory=list)
+    shards: int = 0
+    rows: int = 0
+    rejected: int = 0
+    compared: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def sentence(self) -> str:
+        """That all is well."""
+        ids = "every id of the input exactly once" if self.compared else "no id twice (not compared with the input)"
+        return (
+            f"{self.path} is whole and sound: {self.shards:,} shards, {self.rows:,} vectors, {self.rejected:,} rows "
+            f"rejected, {ids}"
+        )
+
+    def add(self, problem: str) -> None:
+        """Count a problem."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(problem)
+
+
+def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool = True) -> Verdict:
+    """Check an output; where all is well, merge what several workers have written.
+
+    Args:
+        output: which.
+        inputs: the job's input files, if they are no longer where the manifest says.
+        compare_inputs: whether to read the inputs again.
+
+    Returns:
+        what is wrong, as sentences; nothing where all is well. ``manifest.json`` and ``rejected.jsonl`` are then whole.
+
+    Raises:
+        InputError: there is no job.
+        CheckpointError: manifests that cannot be read, or are of different jobs.
+    """
+    job, verdict = output.job(), Verdict(str(output.path))
+    columns = Columns.from_json(job.facts["options"]["columns"])
+    layout = Layout.recorded(job)
+    records = _records(output, job, verdict)
+    _check_manifests(output, records, verdict)
+    last = {key.group: key.index for key, record in records.items() if record.last}
+    for problem in missing_shards(set(records), last, len(job.facts["groups"])):
+        verdict.add(problem)
+    plan = _plan(output, job, inputs, verdict) if compare_inputs else None
+    verdict.compared = plan is not None
+    with tempfile.TemporaryDirectory(prefix="tsjax-verify-") as folder, _Unique(Path(folder)) as unique:
+        for group in range(len(job.facts["groups"])):
+            keys = [key for key in records if key.group == group]
+            expected = None if plan is None else _Expected(plan, group, columns)
+            with contextlib.closing(expected) if expected is not None else contextlib.nullcontext():
+                for key in keys:
+                    _check_shard(output, layout, job, records[key], expected, unique, verdict)
+                if expected is not None:
+                    expected.finish(verdict)
+        unique.report(verdict)
+    if not verdict.problems:
+        _merge(output, job, list(records))
+    return verdict
+
+
+def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Record]:
+    records = {}
+    for key in output.record_keys():
+        record = output.read_record(key)
+        if record is None:
+            verdict.add(f"the record of shard {key} cannot be read")
+        elif record.job != job.fingerprint:
+            verdict.add(f"shard {key} is of another job")
+        else:
+            records[key] = dataclasses.replace(record, rejected=())  # which would be many; they are read again
+            verdict.rejected += len(record.rejected)
+    return records
+
+
+def _check_manifests(output: Output, records: dict[ShardKey, Record], verdict: Verdict) -> None:
+    """What a manifest lists has to be there, as it says."""
+    for file, manifest in output.read_manifests().items():
+        for listed in manifest["shards"]:
+            key = ShardKey.parse(listed["shard"])
+            record = records.get(key)
+            if record is None:
+                verdict.add(f"{file.name} lists shard {key}, of which there is no record")
+            elif [dataclasses.asdict(facts) for facts in record.files] != listed["files"]:
+                verdict.add(f"{file.name} and the record of shard {key} differ in its files")
+
+
+def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
+    """The inputs again, as they were; None where they cannot be found so."""
+    urls = list(inputs) or next(iter(output.read_manifests().values()))["started_with"]["inputs"]
+    try:
+        sources = find_sources(urls)
+    except TsjaxError as error:
+        verdict.add(f"{error}; --no-inputs leaves the comparison with the input out")
+        return None
+    # Which format was asked for is in the manifest.
+    recorded = job.facts["inputs"]
+    sources = tuple(
+        dataclasses.replace(source, format=facts["format"]) for source, facts in zip(sources, recorded, strict=False)
+    )
+    for source, facts in zip(sources, recorded, strict=False):
+        if source.identity() != facts:
+            verdict.add(f"the input {facts['name']} is no longer what was embedded")
+            return None
+    if len(sources) != len(recorded):
+        verdict.add(f"there are {len(sources)} inputs, and {len(recorded)} were embedded")
+        return None
+    left = iter(sources)
+    groups = tuple(tuple(next(left) for _ in range(count)) for count in job.facts["groups"])
+    return Plan(groups, job.facts["options"]["rows_per_shard"])
+
+
+class _Expected:
+    """The ids that a group's shards should have, in order."""
+
+    def __init__(self, plan: Plan, group: int, columns: Columns) -> None:
+        self._reader = GroupReader(plan.groups[group], columns)
+        self._slices = self._reader.slices(plan.rows_per_shard, group, lambda _: True)
+        self._group, self._next = group, 0
+
+    def of(self, key: ShardKey) -> Iterator[Row | Rejection]:
+        """The rows of a shard; those of missing ones before it are passed over."""
+        while self._next <= key.index:
+            shard = next(self._slices, None)
+            self._next += 1
+            if shard is None:
+                return
+            if shard.key == key:
+                yield from shard.rows
+                return
+            for _ in shard.rows:
+                pass
+
+    def finish(self, verdict: Verdict) -> None:
+        """Whether the input ends where the shards do."""
+        if not self._reader.at_end():
+            verdict.add(f"group {self._group} of the input has more rows than the shards cover")
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _check_shard(
+    output: Output,
+    layout: Layout,
+    job: Job,
+    record: Record,
+    expected: _Expected | None,
+    unique: _Unique,
+    verdict: Verdict,
+) -> None:
+    verdict.shards += 1
+    for facts in record.files:
+        found = file_facts(output.vectors / facts.name)
+        if found is None:
+            verdict.add(f"{facts.name} is missing")
+        elif found.bytes != facts.bytes:
+            verdict.add(f"{facts.name} has {found.bytes:,} bytes, and its record says {facts.bytes:,}")
+        elif found.sha256 != facts.sha256:
+            verdict.add(f"{facts.name} was changed: its checksum is not that of its record")
+    stored = output.read_record(record.key)
+    rejected = {(rejection.file, rejection.row) for rejection in (stored.rejected if stored is not None else ())}
+    ids = _Ids(f"shard {record.key}", None if expected is None else expected.of(record.key), rejected)
+    rows = 0
+    try:
+        for block in read_shard(layout, output.vectors, record.key):
+            rows += len(block.ids)
+            _check_vectors(layout, job, record.key, block.vectors, verdict)
+            unique.add(ids.check(block.ids, block.chunks, verdict))
+    except CheckpointError as error:
+        verdict.add(str(error))
+        ids.drain()
+        return
+    ids.finish(verdict)
+    verdict.rows += rows
+    if rows != record.rows:
+        verdict.add(f"shard {record.key} has {rows:,} rows, and its record says {record.rows:,}")
+
+
+class _Ids:
+    """Follows a shard's ids beside the input's."""
+
+    def __init__(self, name: str, expected: Iterator[Row | Rejection] | None, rejected: set[tuple[str, int]]) -> None:
+        self._name, self._expected, self._rejected = name, expected, rejected
+        self._last_chunk, self._last_id = -1, ""
+        self._broken = False
+
+    def check(self, ids: list[str], chunks: list[int] | None, verdict: Verdict) -> list[str]:
+        """Compare a block's ids; gives them without those of further chunks."""
+        fresh = []
+        for place, name in enumerate(ids):
+            chunk = 0 if chunks is None else chunks[place]
+            if chunk and (name != self._last_id or chunk != self._last_chunk + 1):
+                verdict.add(f"{self._name}: chunk {chunk} of {name!r} does not follow the one before it")
+            self._last_chunk, self._last_id = chunk, name
+            if chunk:
+                continue
+            fresh.append(name)
+            if self._expected is not None and not self._broken:
+                wanted = self._next()
+                if wanted is None or wanted.id != name:
+                    there = "no further row" if wanted is None else f"{wanted.id!r}"
+                    verdict.add(f"{self._name} has the id {name!r} where the input has {there}")
+                    self._broken = True
+        return fresh
+
+    def finish(self, verdict: Verdict) -> None:
+        """After the last block."""
+        if self._expected is not None and not self._broken and (row := self._next()) is not None:
+            verdict.add(f"{self._name} lacks the id {row.id!r} (row {row.row} of {row.file})")
+        self.drain()
+
+    def drain(self) -> None:
+        """Have the input stand at the next shard."""
+        if self._expected is not None:
+            for _ in self._expected:
+                pass
+
+    def _next(self) -> Row | None:
+        assert self._expected is not None
+        for row in self._expected:
+            if isinstance(row, Row) and (row.file, row.row) not in self._rejected:
+                return row
+        return None
+
+
+def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any], verdict: Verdict) -> None:
+    if stored.dtype.kind != "f":
+        return  # whole numbers are always numbers, and have lost their norm
+    vectors = to_float(stored, layout.precision, layout.dimension, job.ranges)
+    if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
+        verdict.add(f"shard {key} has {bad:,} vectors that are not finite")
+    elif job.facts["vectors"]["normalized"] and layout.precision not in CALIBRATED and len(vectors):
+        off = np.abs(np.linalg.norm(vectors, axis=1) - 1)
+        if bad := int((off > _NORM_TOLERANCE[layout.precision]).sum()):
+            verdict.add(f"shard {key} has {bad:,} vectors whose norm is not 1")
+
+
+class _Unique:
+    """Finds ids that come twice, in memory that does not grow with their number."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = [(folder / f"{bucket:02d}").open("w+b") for bucket in range(_BUCKETS)]
+
+    def __enter__(self) -> _Unique:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def add(self, ids: list[str]) -> None:
+        """Count some ids."""
+        for name in ids:
+            digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+            self._files[digest[0] % _BUCKETS].write(digest)
+
+    def report(self, verdict: Verdict) -> None:
+        """Say how many come more than once."""
+        twice = 0
+        for file in self._files:
+            file.seek(0)
+            digests = np.frombuffer(file.read(), "V16")
+            twice += len(digests) - len(np.unique(digests.view("u8").reshape(-1, 2), axis=0))
+        if twice:
+            verdict.add(f"{twice:,} {'id comes' if twice == 1 else 'ids come'} again that had come before")
+
+
+def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
+    """One manifest, and one list of rejected rows, of several workers'."""
+    whole, manifests = ALONE, output.read_manifests()
+    own = manifests.get(output.manifest_file(whole))
+    if own is not None and len(own["shards"]) == len(keys):
+        return
+    started_with = next(iter(manifests.values()))["started_with"]
+    try:
+        with output.working(whole) as partial:
+            output.write_rejected(whole, keys, partial)
+            output.write_manifest(whole, job, keys, partial, complete=True, started_with=started_with)
+    except OSError as error:
+        raise InputError(f"{output.path} is whole and sound, but its manifests cannot be merged: {error}") from error
