@@ -82,7 +82,7 @@ def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
     vectors = [run._network.embed(learned, each) for each in texts]
     assert len(list(run._network._chunks(texts[1]))) > 3
     excluded = chosen.excluded(everything)
-    loss, cotangents = training._loss_and_gradient(*vectors, excluded, 20.0, True, ())
+    loss, cotangents = training._loss_and_gradient(*vectors, excluded, scale=20.0, dimensions=(), cosine=True)
     parts = [run._network.pull(learned, each, np.asarray(given)) for each, given in zip(texts, cotangents, strict=True)]
     expected_loss, expected = jax.jit(
         jax.value_and_grad(lambda log: plain_loss(embedder, jnp.exp(log), chosen, recipe))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import DictKey
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from tsjax import __version__
 from tsjax.checkpoint import read_network_weights
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 # What the model's similarities are multiplied by in the loss, where the recipe does not say.
 _SCALES = {"cosine": 20.0, "dot": 1.0}
+
+_STATIC = ("scale", "dimensions", "cosine")
+_loss = jax.jit(contrastive, static_argnames=_STATIC)
+_loss_and_gradient = jax.jit(jax.value_and_grad(contrastive, argnums=(0, 1)), static_argnames=_STATIC)
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,11 @@ class _Run:
             raise InputError(
                 f"the model compares by {embedder.similarity_fn_name}; the loss has {' and '.join(_SCALES)} only"
             )
-        self._cosine = embedder.similarity_fn_name == "cosine"
-        self._scale = _SCALES[embedder.similarity_fn_name] if recipe.scale is None else recipe.scale
+        self._loss_options = {
+            "scale": _SCALES[embedder.similarity_fn_name] if recipe.scale is None else recipe.scale,
+            "dimensions": recipe.matryoshka,
+            "cosine": embedder.similarity_fn_name == "cosine",
+        }
         self._network = Network(
             model,
             None if recipe.weights else weights,
@@ -218,7 +225,7 @@ class _Run:
         queries, documents = corpus.of(batch.chosen)
         excluded = corpus.pairs.excluded(batch.chosen)
         vectors = (self._network.embed(learned, queries), self._network.embed(learned, documents))
-        loss, cotangents = _loss_and_gradient(*vectors, excluded, self._scale, self._cosine, self._recipe.matryoshka)
+        loss, cotangents = _loss_and_gradient(*vectors, excluded, **self._loss_options)
         pulled = [
             self._network.pull(learned, texts, np.asarray(cotangent))
             for texts, cotangent in zip((queries, documents), cotangents, strict=True)
@@ -240,7 +247,7 @@ class _Run:
             everything = np.arange(len(corpus.pairs))
             vectors = [self._network.embed(learned, texts) for texts in corpus.of(everything)]
             excluded = corpus.pairs.excluded(everything)
-            losses.append(float(_loss(*vectors, excluded, self._scale, self._cosine, self._recipe.matryoshka)))
+            losses.append(float(_loss(*vectors, excluded, **self._loss_options)))
         if not np.isfinite(mean := float(np.mean(losses))):
             raise InputError(f"the validation loss is {mean}: choose a smaller learning rate, or compute in float32")
         return mean
@@ -302,32 +309,6 @@ def _decays(tree: Any) -> Any:
     """Which weights decay: matrices and tables, and neither biases nor the scales of norms."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: path[-1].key in ("kernel", "embedding") if isinstance(path[-1], DictKey) else False, tree
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("scale", "cosine", "dimensions"))
-def _loss(
-    queries: Float[Array, "B E"],
-    documents: Float[Array, "M E"],
-    excluded: Bool[Array, "B M"],
-    scale: float,
-    cosine: bool,
-    dimensions: tuple[int, ...],
-) -> Float[Array, ""]:
-    return contrastive(queries, documents, excluded, scale, dimensions, cosine=cosine)
-
-
-@functools.partial(jax.jit, static_argnames=("scale", "cosine", "dimensions"))
-def _loss_and_gradient(
-    queries: Float[Array, "B E"],
-    documents: Float[Array, "M E"],
-    excluded: Bool[Array, "B M"],
-    scale: float,
-    cosine: bool,
-    dimensions: tuple[int, ...],
-) -> tuple[Float[Array, ""], tuple[Float[Array, "B E"], Float[Array, "M E"]]]:
-    return jax.value_and_grad(contrastive, argnums=(0, 1))(
-        queries, documents, excluded, scale, dimensions, cosine=cosine
     )
 
 
