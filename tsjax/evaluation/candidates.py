@@ -72,7 +72,7 @@ def grid(
             raise InputError(f"there is no side {side!r}; there are {', '.join(get_args(Side))}")
     candidates = [BASELINE]
     for side, law, tau in itertools.product(sides, laws, taus):
-        one = Candidate(float(tau), law, side, _on_side(_under_law(float(tau), law), side))
+        one = Candidate(float(tau), law, side, on_side(_under_law(float(tau), law), side))
         if all(one.temperature != other.temperature for other in candidates):
             candidates.append(one)
     if len(candidates) == 1:
@@ -103,7 +103,8 @@ def _under_law(tau: float, name: str) -> Temperature:
     return Temperature(tau, by_length=law)
 
 
-def _on_side(temperature: Temperature, side: Side) -> Temperature:
+def on_side(temperature: Temperature, side: Side) -> Temperature:
+    """The temperature for one side, while the other's is 1; or for both."""
     if side == "both" or temperature == Temperature():
         return temperature
     if side == "documents":

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from tsjax.evaluation.candidates import on_side
 from tsjax.temperature import Piecewise, Temperature
 
 if TYPE_CHECKING:
@@ -73,10 +74,4 @@ def temperature(learned: Learned, recipe: Recipe) -> Temperature:
     if isinstance(law, Piecewise):
         law = dataclasses.replace(law, factor=float(np.exp(jax.device_get(learned["log_factor"]))))
     found = Temperature(np.exp(np.asarray(learned["log_value"], np.float32)), law)  # type: ignore[arg-type]  # checked there
-    match recipe.side:
-        case "documents":
-            return dataclasses.replace(found, query=Temperature())
-        case "queries":
-            return Temperature(query=found)
-        case "both":
-            return found
+    return on_side(found, recipe.side)

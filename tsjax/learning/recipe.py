@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tsjax.errors import InputError
+from tsjax.evaluation.candidates import Side
 from tsjax.settings import positive
 from tsjax.temperature import Piecewise, Temperature
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 # How many temperatures there are: none that learn, one, one a layer, one a layer and head.
 Form: TypeAlias = Literal["none", "scalar", "layers", "heads"]
-Side: TypeAlias = Literal["both", "documents", "queries"]
 
 
 @dataclass(frozen=True, kw_only=True)
