@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
-    add_source_options,
-    add_temperature,
+    add_embedding_options,
     load_model,
     on_terminal,
     source,
@@ -86,18 +85,7 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     group: Any = command.add_argument_group("model")
-    group.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
-    add_source_options(group)
-    add_temperature(group, "of the attention softmax (default: the one saved with the model, usually 1)")
-    group.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
-    group.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
-    group.add_argument(
-        "--prompt-type",
-        choices=("query", "document"),
-        help="use the model's prompt, temperature and encoder for queries or for documents",
-    )
-    group.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
-    group.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")
+    add_embedding_options(group)
     group.add_argument(
         "--max-tokens", "--max-seq-length", dest="max_seq_length", metavar="N", type=int, help="tokens of a text"
     )

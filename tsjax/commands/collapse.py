@@ -11,6 +11,7 @@ from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
     add_source_options,
+    comma_separated,
     load_model,
     parse_temperature,
 )
@@ -56,7 +57,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--lengths",
         metavar="N,…",
-        type=_lengths,
+        type=comma_separated(int, "whole numbers, such as 32,128,512"),
         help="tokens at which a bucket ends, rising (default: powers of two up to the longest text, at most seven)",
     )
     command.add_argument(
@@ -123,10 +124,3 @@ def _grid(text: str) -> list[Any]:
     if text.lstrip().startswith(("[", "{")) or text.endswith(".json"):
         return [parse_temperature(text)]
     return [parse_temperature(part.strip()) for part in text.split(",")]
-
-
-def _lengths(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of whole numbers, such as 32,128,512") from None

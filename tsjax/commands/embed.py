@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
-    add_source_options,
-    add_temperature,
+    add_embedding_options,
     load_model,
     on_terminal,
 )
@@ -56,18 +55,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--input-format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="instead of going by the suffix"
     )
-    command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
-    add_source_options(command)
-    add_temperature(command, "of the attention softmax (default: the one saved with the model, usually 1)")
-    command.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
-    command.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
-    command.add_argument(
-        "--prompt-type",
-        choices=("query", "document"),
-        help="use the model's prompt, and its encoder if it has several, for queries or for documents",
-    )
-    command.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
-    command.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")
+    add_embedding_options(command)
     command.add_argument("--max-seq-length", metavar="N", type=int, help="cut texts at so many tokens")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
     command.add_argument(

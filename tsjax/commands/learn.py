@@ -12,6 +12,7 @@ from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
     add_source_options,
+    comma_separated,
     load_model,
     on_terminal,
 )
@@ -74,14 +75,18 @@ def add(commands: Any) -> None:
         said = text if default is None else f"{text} (default: {default})"
         how.add_argument(name, metavar="N" if kind is int else "X", type=kind, default=default, help=said)
     how.add_argument(
-        "--matryoshka", metavar="N,…", type=_dimensions, default=(), help="leading dimensions to serve as vectors, too"
+        "--matryoshka",
+        metavar="N,…",
+        type=comma_separated(int, "dimensions such as 256,128"),
+        default=(),
+        help="leading dimensions to serve as vectors, too",
     )
     seen = command.add_argument_group("comparison")
     seen.add_argument("--measure", metavar="NAME", default="MRR@10", help="as in tsjax sweep (default: MRR@10)")
     seen.add_argument(
         "--compare",
         metavar="τ,…",
-        type=_taus,
+        type=comma_separated(float, "numbers such as 0.95,0.9"),
         default=(1.1, 1.05, 0.95, 0.9, 0.8, 0.7),
         help="scalars to choose the best from",
     )
@@ -186,17 +191,3 @@ def _look(look: dict[str, float | None], recipe: Recipe) -> str:
 
 def _say(message: str) -> None:
     print(f"tsjax: {message}", file=sys.stderr, flush=True)
-
-
-def _taus(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(map(float, text.split(",")))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of numbers such as 0.95,0.9") from None
-
-
-def _dimensions(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, text.split(",")))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of dimensions such as 256,128") from None

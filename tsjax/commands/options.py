@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tsjax.errors import InputError, TsjaxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tsjax.embedder import Embedder
     from tsjax.router import RoutedEmbedder
     from tsjax.temperature import Temperature
@@ -80,6 +82,34 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         type=int,
         help="short texts use every N-th row of the position table (default: what the model is known for, usually 1)",
     )
+
+
+def add_embedding_options(command: argparse.ArgumentParser) -> None:
+    """The model, and what is made of its texts before and of its vectors after."""
+    command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
+    add_source_options(command)
+    add_temperature(command, "of the attention softmax (default: the one saved with the model, usually 1)")
+    command.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
+    command.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
+    command.add_argument(
+        "--prompt-type",
+        choices=("query", "document"),
+        help="use the model's prompt, temperature and encoder for queries or for documents",
+    )
+    command.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
+    command.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")
+
+
+def comma_separated(kind: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any, ...]]:
+    """A reader of an option's list of values; ``what`` says in its error what they are, with an example."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(map(kind, text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of {what}") from None
+
+    return read
 
 
 def add_compile_cache_option(command: argparse.ArgumentParser) -> None:
