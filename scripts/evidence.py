@@ -46,7 +46,7 @@ class Study(NamedTuple):
 
 _LONG = "--max-seq-length 512"
 _GRID = "--temperature 1.05,0.95,0.9,0.8,0.7"
-_LEARN = "--train-length 320 --patience 8"
+_LEARN = "--train-length 320"
 _ONE_OUT = ("anarchism", "perlfaq", "newsgroups-passages")
 
 
@@ -55,8 +55,7 @@ def _one_out(left: str) -> Study:
     others = " ".join(path for name, path in paths.items() if name != left)
     return Study(
         f"learn-minilm-without-{left}",
-        f"learn {others} -o {{out}} --unseen {paths[left]} {_LONG} {_LEARN} --steps 80 --compare 0.9,0.8 "
-        "--compare-law none",
+        f"learn {others} -o {{out}} --unseen {paths[left]} {_LONG} {_LEARN} --compare 0.9,0.8 --compare-law none",
     )
 
 

@@ -45,8 +45,9 @@ _LEARN = """\
 ## Learned temperatures
 
 One temperature for each layer and head, the weights frozen. Learned from the half of the questions that is not held
-out (a fifth of it decides when to stop). *Best scalar* and *best law* are chosen on that same half. Corpora marked as
-unseen were not learned from, and all their questions count.
+out: a fifth of it decides after how many steps to stop, then all of it is learned from anew for so many. *Best scalar*
+and *best law* are chosen on that same half. Corpora marked as unseen were not learned from, and all their questions
+count.
 """
 
 _FULL = """\
@@ -159,7 +160,10 @@ def _learned(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[s
     yield _table(header, rows)
     for study in shown:
         yield _picture(pictures, study, "temperatures.png", f"temperature of every layer and head, {study}")
-        yield f"Temperatures of `{study}`, kept after step {found[study]['best_step']} of {found[study]['steps']}.\n"
+        yield (
+            f"Temperatures of `{study}`: after {found[study]['best_step']} steps, which validation found best"
+            + ("; learned anew from all pairs that are not held out.\n" if found[study]["refitted"] else ".\n")
+        )
     yield _picture(pictures, shown[0], "curve.png", "loss by step")
 
 

@@ -77,11 +77,19 @@ def test_from_data_to_a_model(place, tmp_path, capsys):
     assert json.loads((out / "report.json").read_text()) == report
 
 
-def test_weights(place, tmp_path):
-    assert (
-        run(place, place / "pairs.jsonl", "-o", tmp_path / "out", "--weights", "--no-compare", "--matryoshka", "12")
-        == 0
-    )
+def test_without_a_refit_the_validated_temperatures_are_kept(place, tmp_path):
+    assert run(place, place / "corpus", "-o", tmp_path / "out", "--no-refit", "--no-compare") == 0
+    assert not json.loads((tmp_path / "out" / "report.json").read_text())["refitted"]
+    assert not (tmp_path / "out" / "refit").exists()
+
+
+def test_weights(place, tmp_path, capsys):
+    out, options = tmp_path / "out", ("--weights", "--no-compare", "--matryoshka", "12", "--weight-learning-rate", 1e-3)
+    assert run(place, place / "pairs.jsonl", "-o", out, *options) == 0
+    said, report = capsys.readouterr(), json.loads((out / "report.json").read_text())
+    assert report["refitted"]
+    assert "learned anew from all pairs" in said.out
+    assert f"all pairs: step {report['best_step']} of {report['best_step']}: loss" in said.err
     before, after = (tsjax.load(path) for path in (place / "model", tmp_path / "out" / "model"))
     assert after.temperature == Temperature()
     assert np.abs(before.encode(["the cat"]) - after.encode(["the cat"])).max() > 1e-5

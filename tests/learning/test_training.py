@@ -17,7 +17,7 @@ from tsjax.learning import gradients, training
 from tsjax.learning.loss import contrastive
 from tsjax.learning.pairs import Pairs, schedule
 from tsjax.learning.recipe import Recipe
-from tsjax.learning.training import learn
+from tsjax.learning.training import learn, refit
 from tsjax.model.forward import init_params
 from tsjax.temperature import LogLength, Piecewise, Temperature
 
@@ -45,6 +45,33 @@ def test_the_loss_falls_and_the_best_is_kept(embedder):
     assert learned.weights is None
     assert np.shape(learned.temperature.value) == (3, 3)
     assert np.ptp(learned.temperature.value) > 0.01
+
+
+def test_without_validation_every_step_is_taken_and_the_last_kept(embedder):
+    learned = learn(embedder, TRAINING, (), dataclasses.replace(QUICK, patience=1, batch_size=24))
+    assert learned.steps == learned.best_step == QUICK.steps
+    assert [look["validation_loss"] for look in learned.curve] == [None] * 4
+    assert learned.curve[-1]["loss"] < learned.curve[1]["loss"]
+
+
+def test_a_refit_learns_from_all_pairs_for_as_many_steps_as_were_best(embedder, tmp_path):
+    recipe = dataclasses.replace(QUICK, steps=12)
+    first = dataclasses.replace(learn(embedder, TRAINING, VALIDATION, QUICK), best_step=4)
+    again = refit(embedder, TRAINING, VALIDATION, recipe, first, directory=tmp_path / "refit")
+    assert again.refitted
+    assert (again.curve, again.best_step) == (first.curve, 4)
+    all_pairs = Pairs(
+        "all", TRAINING[0].queries + VALIDATION[0].queries, TRAINING[0].documents + VALIDATION[0].documents
+    )
+    plain = learn(embedder, [all_pairs], (), dataclasses.replace(recipe, steps=4))
+    np.testing.assert_array_equal(again.temperature.value, plain.temperature.value)
+    assert np.any(again.temperature.value != first.temperature.value)
+    assert (tmp_path / "refit" / "run.json").exists()
+
+
+def test_where_the_beginning_was_best_there_is_no_refit(embedder):
+    nothing = dataclasses.replace(learn(embedder, TRAINING, VALIDATION, QUICK), best_step=0)
+    assert refit(embedder, TRAINING, VALIDATION, QUICK, nothing) is nothing
 
 
 def plain_loss(embedder, tau, chosen, recipe, weights=None):

@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
     what.add_argument("--weights", action="store_true", help="fine-tune the encoder's weights")
     how = command.add_argument_group("how")
     for name, kind, default, text in (
-        ("--steps", int, 40, "optimizer steps at most"),
+        ("--steps", int, 120, "optimizer steps at most"),
         ("--batch-size", int, 24, "pairs of a step; bounded by no memory"),
         ("--train-length", int, None, "cut texts at so many tokens while learning (default: as --max-seq-length)"),
         ("--learning-rate", float, 0.02, "of the temperatures"),
@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
         ("--weight-decay", float, 0.01, "of the weights"),
         ("--warmup", float, 0.1, "share of the steps in which the weights' rate rises"),
         ("--evaluate-every", int, 5, "steps from one validation, and saved state, to the next"),
-        ("--patience", int, 4, "stop after so many validations without a better one"),
+        ("--patience", int, 8, "stop after so many validations without a better one"),
         ("--seed", int, 0, "of the split, the batches and the intervals"),
     ):
         said = text if default is None else f"{text} (default: {default})"
@@ -80,6 +80,13 @@ def add(commands: Any) -> None:
         type=comma_separated(int, "dimensions such as 256,128"),
         default=(),
         help="leading dimensions to serve as vectors, too",
+    )
+    how.add_argument(
+        "--no-refit",
+        dest="refit",
+        action="store_false",
+        help="keep what learned without the pairs that validate; otherwise, once validation has said how many steps "
+        "are best, all pairs that are not held out are learned from anew",
     )
     seen = command.add_argument_group("comparison")
     seen.add_argument("--measure", metavar="NAME", default="MRR@10", help="as in tsjax sweep (default: MRR@10)")
@@ -115,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.evaluation.lab import lab
     from tsjax.learning.corpora import read_corpus
     from tsjax.learning.report import lines, save_model, write
-    from tsjax.learning.training import learn
+    from tsjax.learning.training import learn, refit
 
     # Whatever can go wrong is found before an hour of learning.
     recipe = _recipe(options)
@@ -131,14 +138,25 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("a model with several routes cannot learn; take one of them")
     embedder.temperature = 1.0
     directory = Path(options.output)
+    training, validation = zip(*parts, strict=True)
     learned = learn(
         embedder,
-        [training for training, _ in parts],
-        [validation for _, validation in parts],
+        training,
+        validation,
         recipe,
         directory=directory,
-        report=lambda look: _say(_look(look, recipe)),
+        report=lambda look: _say(_look(look, recipe.steps)),
     )
+    if options.refit:
+        learned = refit(
+            embedder,
+            training,
+            validation,
+            recipe,
+            learned,
+            directory=directory / "refit",
+            report=lambda look: _say(f"all pairs: {_look(look, learned.best_step)}"),
+        )
     save_model(learned, embedder, directory)
     rows: list[Row] = []
     if candidates:
@@ -184,9 +202,10 @@ def _check_names(corpora: list[Corpus]) -> None:
         raise InputError(f"two of the data are called {twice}; give each a name of its own")
 
 
-def _look(look: dict[str, float | None], recipe: Recipe) -> str:
-    loss = "" if look["loss"] is None else f"loss {look['loss']:.4f}, "
-    return f"step {look['step']} of {recipe.steps}: {loss}validation loss {look['validation_loss']:.4f}"
+def _look(look: dict[str, float | None], steps: int) -> str:
+    names = {"loss": "loss", "validation_loss": "validation loss"}
+    losses = ", ".join(f"{names[key]} {look[key]:.4f}" for key in names if look[key] is not None)
+    return f"step {look['step']} of {steps}" + (f": {losses}" if losses else "")
 
 
 def _say(message: str) -> None:

@@ -53,6 +53,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.queries)
 
+    def __add__(self, other: Pairs) -> Pairs:
+        """These and then those, as one corpus of this name."""
+        return Pairs(
+            self.name,
+            self.queries + other.queries,
+            self.documents + other.documents,
+            self.negatives + other.negatives,
+        )
+
     def texts(self, chosen: Sequence[int] | NDArray[np.intp]) -> tuple[list[str], list[str]]:
         """The queries of some pairs, and their documents with the hard negatives after them."""
         hard = itertools.chain.from_iterable(self.negatives[i] for i in chosen)

@@ -19,7 +19,7 @@ _BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
 def draw_curve(curve: Sequence[dict[str, float | None]], best_step: int, file: Path) -> None:
-    """Write a PNG: the loss of training and of validation after each step, and which step was kept.
+    """Write a PNG: the loss of training and of validation after each step, and after which validation was best.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -30,7 +30,7 @@ def draw_curve(curve: Sequence[dict[str, float | None]], best_step: int, file: P
     axes.plot(steps, [look["validation_loss"] for look in curve], "o-", color=_BLUE, label="validation", markersize=4)
     if trained:
         axes.plot(*zip(*trained, strict=True), "s--", color=_ORANGE, label="training, with its penalty", markersize=4)
-    axes.axvline(best_step, color="0.4", linewidth=0.8, linestyle=":", label=f"kept: step {best_step}")
+    axes.axvline(best_step, color="0.4", linewidth=0.8, linestyle=":", label=f"best: step {best_step}")
     axes.set_xlabel("step")
     axes.set_ylabel("contrastive loss")
     axes.grid(visible=True, linewidth=0.3, alpha=0.6)

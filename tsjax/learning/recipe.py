@@ -55,7 +55,7 @@ class Recipe:
     by_length: Law | None = None
     side: Side = "both"
     weights: bool = False
-    steps: int = 40
+    steps: int = 120
     batch_size: int = 24
     train_length: int | None = None
     scale: float | None = None
@@ -66,7 +66,7 @@ class Recipe:
     warmup: float = 0.1
     matryoshka: tuple[int, ...] = ()
     evaluate_every: int = 5
-    patience: int = 4
+    patience: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:

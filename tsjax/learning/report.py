@@ -75,6 +75,7 @@ def write(learned: Learning, recipe: Recipe, rows: Sequence[Row], embedder: Embe
         "temperature": learned.temperature.to_json(),
         "steps": learned.steps,
         "best_step": learned.best_step,
+        "refitted": learned.refitted,
         "curve": list(learned.curve),
         "comparison": flat,
     }
@@ -86,7 +87,8 @@ def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]
     first, best = (next(x for x in learned.curve if x["step"] == step) for step in (0, learned.best_step))
     yield (
         f"{learned.steps} steps; validation loss {first['validation_loss']:.4f} at the beginning, "
-        f"{best['validation_loss']:.4f} after step {learned.best_step}, which was kept"
+        f"{best['validation_loss']:.4f} after step {learned.best_step}, which was best"
+        + (f"; then learned anew from all pairs, {learned.best_step} steps" if learned.refitted else "")
     )
     yield f"temperatures: {learned.temperature}"
     for corpus in dict.fromkeys(row.corpus for row in rows):

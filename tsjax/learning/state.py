@@ -27,7 +27,7 @@ class Progress:
 
     Attributes:
         step: optimizer steps so far.
-        best_step: after which of them the validation loss was least.
+        best_step: after which of them the validation loss was least; without one, the last.
         waited: looks since then.
         curve: every look at the validation pairs.
     """
@@ -37,10 +37,10 @@ class Progress:
     waited: int = 0
     curve: tuple[dict[str, float | None], ...] = ()
 
-    def look(self, step: int, loss: float | None, validation_loss: float) -> Progress:
+    def look(self, step: int, loss: float | None, validation_loss: float | None) -> Progress:
         """With one more look."""
         seen = [look["validation_loss"] for look in self.curve]
-        better = all(loss is None or validation_loss < loss for loss in seen)
+        better = validation_loss is None or all(loss is None or validation_loss < loss for loss in seen)
         return Progress(
             step,
             step if better else self.best_step,

@@ -6,6 +6,7 @@ goes on from its last saved state ends with the same bits.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -58,10 +59,11 @@ class Learning:
         temperature: the best that was seen, by the validation pairs.
         weights: the encoder's weights of the same moment, as `tsjax.model.forward.apply` takes them; None where they
             did not learn.
-        steps: how many there were.
+        steps: how many there were, until validation ended them.
         best_step: after which the best was seen; 0 where nothing was better than the beginning.
         curve: for each look: ``step``, ``loss`` (mean of the steps since the last, None at the beginning),
-            ``validation_loss``.
+            ``validation_loss`` (None where nothing validates).
+        refitted: whether temperature and weights are those that `refit` gave.
     """
 
     temperature: Temperature
@@ -69,6 +71,7 @@ class Learning:
     steps: int
     best_step: int
     curve: tuple[dict[str, float | None], ...] = field(repr=False)
+    refitted: bool = False
 
 
 class _Corpus(NamedTuple):
@@ -110,7 +113,8 @@ def learn(
         embedder: the model: its weights, prompts, similarity (cosine or dot) and devices, and the dtype to compute in.
             Its temperature is 1, where learning begins. It stays as it is.
         training: what is learned from; each step takes one corpus.
-        validation: what decides when to stop; several corpora count alike.
+        validation: what decides when to stop; several corpora count alike. With none, every step of the recipe is
+            taken, and the last is kept.
         recipe: what learns, and how; None for the temperatures of all heads.
         directory: where states are saved, and an earlier run of the same recipe, model and pairs is continued from;
             None saves none.
@@ -122,14 +126,51 @@ def learn(
     return _Run(embedder, training, validation, recipe or Recipe()).go(directory, report)
 
 
+def refit(
+    embedder: Embedder,
+    training: Sequence[Pairs],
+    validation: Sequence[Pairs],
+    recipe: Recipe,
+    found: Learning,
+    *,
+    directory: Path | None = None,
+    report: Callable[[dict[str, float | None]], object] = lambda look: None,
+) -> Learning:
+    """Learn anew from all pairs, those that validated included, for as many steps as validation found best.
+
+    Where the beginning was best, nothing is to be learned, and ``found`` is given.
+
+    Args:
+        embedder: as `learn` had it.
+        training: as `learn` had it.
+        validation: as `learn` had it; as many corpora, in the same order.
+        recipe: as `learn` had it.
+        found: what `learn` gave.
+        directory: another than that of `learn`, for these states.
+        report: told of each look; there is no validation loss.
+    """
+    if not found.best_step:
+        return found
+    everything = [one + other for one, other in zip(training, validation, strict=True)]
+    again = learn(
+        embedder,
+        everything,
+        (),
+        dataclasses.replace(recipe, steps=found.best_step),
+        directory=directory,
+        report=report,
+    )
+    return dataclasses.replace(found, temperature=again.temperature, weights=again.weights, refitted=True)
+
+
 class _Run:
     """What does not change during a run."""
 
     def __init__(
         self, embedder: Embedder, training: Sequence[Pairs], validation: Sequence[Pairs], recipe: Recipe
     ) -> None:
-        if not training or not validation:
-            raise InputError("learning needs pairs to learn from, and others to validate with")
+        if not training:
+            raise InputError("learning needs pairs to learn from")
         self._model = model = embedder.metadata.model
         if any(dimension >= model.embedding_dimension for dimension in recipe.matryoshka):
             raise InputError(f"matryoshka dimensions must be fewer than the model's {model.embedding_dimension}")
@@ -240,8 +281,10 @@ class _Run:
             )
         return {**state, "learned": learned, "optimizer": optimizer}, total
 
-    def _validate(self, learned: Learned) -> float:
+    def _validate(self, learned: Learned) -> float | None:
         """The loss on the validation pairs, all of a corpus at once, without the penalty; the mean of the corpora."""
+        if not self._validation:
+            return None
         losses = []
         for corpus in self._validation:
             everything = np.arange(len(corpus.pairs))
