@@ -1,4 +1,4 @@
-"""Texts for the evidence that are cut out of others: a sample with labels, and passages to find the rest by."""
+"""Texts for the evidence that are cut out of others: a sample with labels, passages, a half by itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from tsjax.evaluation.tasks.retrieval import Retrieval
 
 _PASSAGE = 32  # words
 _LEAST_REST = 150
@@ -32,11 +34,31 @@ def excerpts(texts: Sequence[str], folder: Path, *, texts_wanted: int, seed: int
     long = [text.split() for text in dict.fromkeys(texts)]
     long = [words for words in long if len(words) >= _PASSAGE + _LEAST_REST]
     order = np.random.default_rng(seed).permutation(len(long))[:texts_wanted].tolist()
+    documents = [" ".join(long[place][_PASSAGE:]) for place in order]
+    queries = [" ".join(long[place][:_PASSAGE]) for place in order]
+    _write_retrieval(folder, documents, queries, [[place] for place in range(len(order))])
+
+
+def held_out_half(task: Retrieval, folder: Path, *, seed: int) -> None:
+    """A retrieval task of the questions that are held out with this seed, and of the texts that answer them alone."""
+    questions = task.split(seed).held_out.tolist()
+    documents = sorted({document for question in questions for document in task.relevant[question]})
+    place = {document: i for i, document in enumerate(documents)}
+    _write_retrieval(
+        folder,
+        [task.documents[document] for document in documents],
+        [task.queries[question] for question in questions],
+        [[place[document] for document in task.relevant[question]] for question in questions],
+    )
+
+
+def _write_retrieval(
+    folder: Path, documents: Sequence[str], queries: Sequence[str], relevant: Sequence[Sequence[int]]
+) -> None:
+    """BEIR's layout; ``relevant`` holds the places of the documents that answer each query."""
     (folder / "qrels").mkdir()
-    corpus = ({"_id": f"d{i}", "text": " ".join(long[place][_PASSAGE:])} for i, place in enumerate(order))
-    queries = ({"_id": f"q{i}", "text": " ".join(long[place][:_PASSAGE])} for i, place in enumerate(order))
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        content = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, letter, texts in (("corpus", "d", documents), ("queries", "q", queries)):
+        content = "".join(json.dumps({"_id": f"{letter}{i}", "text": text}) + "\n" for i, text in enumerate(texts))
         (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
-    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(len(order)))
+    judged = "".join(f"q{i}\td{place}\t1\n" for i, own in enumerate(relevant) for place in own)
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, encoding="utf-8")

@@ -9,9 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import evidence
 from evidence_page import page
-from evidence_texts import excerpts, labelled_sample
+from evidence_texts import excerpts, held_out_half, labelled_sample
 
 from tsjax.evaluation import read_retrieval
+from tsjax.evaluation.tasks import Retrieval
 
 GAIN = {"difference": 0.021, "low": 0.004, "high": 0.038}
 NOISE = {"difference": -0.01, "low": -0.03, "high": 0.01}
@@ -48,7 +49,7 @@ def way(name, score, gain=GAIN, over=None):
 
 
 LEARN = {"comparison": [way("none", 0.7), way("best scalar", 0.71), way("learned", 0.72, over=NOISE)]}
-LEARN |= {"steps": 40, "best_step": 35}
+LEARN |= {"steps": 40, "best_step": 35, "refitted": True}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,17 @@ def test_passages_find_the_rest_of_their_texts(tmp_path):
     for query, document, relevant in zip(task.queries, task.documents, task.relevant, strict=True):
         assert f"{query} {document}" in texts
         assert task.documents[next(iter(relevant))] == document
+
+
+def test_a_half_by_itself_holds_the_held_out_questions_and_their_texts_alone(tmp_path):
+    texts = tuple(f"text {i}" for i in range(9))
+    task = Retrieval(texts, tuple(f"question {i}" for i in range(8)), tuple({i: 1, 8: 1} for i in range(8)), "MRR@10")
+    held_out_half(task, tmp_path, seed=3)
+    half, chosen = read_retrieval(tmp_path), task.split(3).held_out.tolist()
+    assert half.queries == tuple(f"question {i}" for i in chosen)
+    for place, question in enumerate(chosen):
+        assert {half.documents[i] for i in half.relevant[place]} == {f"text {question}", "text 8"}
+    assert len(half.documents) == len(chosen) + 1
 
 
 def test_a_sample_has_as_many_of_each_label():
