@@ -4,9 +4,9 @@
                                [--write]
 
 Runs the commands of `STUDIES`, each into a directory of its own; one that is there already is not run again, so that a
-stopped run goes on. With ``--write``, docs/evidence.md and its plots are made of what there is. The data are those of
-scripts/lab_data.py; all-mpnet-base-v2 is that of ``make build/mpnet/modules.json``. On two cores all of it takes some
-two hours.
+stopped run goes on. With ``--write``, the sections of docs/evidence.md whose studies are all there are made anew. The
+data are those of scripts/lab_data.py; all-mpnet-base-v2 is that of ``make build/mpnet/modules.json``. On two cores all
+of it takes some three hours.
 """
 
 from __future__ import annotations
@@ -188,13 +188,13 @@ def _record(out: Path) -> Path:
 
 
 def write(directory: Path) -> None:
-    """The page, of the studies that there are, and the plots that it shows."""
+    """The page: the sections all of whose studies are there anew, the others as they were; and the plots."""
     found: dict[str, dict[str, Any]] = {}
     records: dict[str, dict[str, str]] = {}
     for study in STUDIES:
         out = directory / study.name
         if not (out / "report.json").exists() or not _record(out).exists():
-            print(f"{study.name} has not been run; the page does without", file=sys.stderr)
+            print(f"{study.name} has not been run; its section stays as it was", file=sys.stderr)
             continue
         found[study.name] = json.loads((out / "report.json").read_text(encoding="utf-8"))
         records[study.name] = record = json.loads(_record(out).read_text(encoding="utf-8"))
@@ -202,10 +202,12 @@ def write(directory: Path) -> None:
         record["command"] = "tsjax " + record["command"].format(**usual, out=f"build/evidence/{study.name}")
     plots = ROOT / "docs" / "evidence"
     plots.mkdir(parents=True, exist_ok=True)
-    text, pictures = page(found, records)
+    file = ROOT / "docs" / "evidence.md"
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    text, pictures = page([study.name for study in STUDIES], found, records, before)
     for name, (study, picture) in pictures.items():
         (plots / name).write_bytes((directory / study / picture).read_bytes())
-    (ROOT / "docs" / "evidence.md").write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""docs/evidence.md from the reports of its studies: every figure and verdict is read, none is written here."""
+"""docs/evidence.md from the reports of its studies: every figure and verdict is read, none is written here.
+
+The page is made of sections, each of some studies. A section whose studies are not all there stays as it was, so that
+one can be renewed without hours for the others.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Reports = Mapping[str, dict[str, Any]]
+    Pictures = dict[str, tuple[str, str]]
 
 _MODELS = {"minilm": "all-MiniLM-L6-v2", "mpnet": "all-mpnet-base-v2"}
 
@@ -23,11 +29,12 @@ How to read it: *points* are hundredths of the measure. A τ is chosen on one ha
 gain over τ = 1 reported on the other half, with a 95 % interval by the paired bootstrap over those; an interval that
 holds 0 is no gain. Each interval is at 95 %, so of forty rows without any gain one may look like one. They speak of
 other questions on the same documents, not of other documents.
+
+The data come by `python scripts/lab_data.py`, all-mpnet-base-v2 by `make verify`; what is cut out of them, and every
+command, is run by `python scripts/evidence.py`.
 """
 
 _COLLAPSE = """\
-## What collapses
-
 Posts to newsgroups, and state-of-the-union addresses: as they are (where some are of several lengths), cut to each
 length (length varies, the text does not), and as one passage repeated (length varies, what is said does not). A mean
 cosine that rises with length is collapse; where it rises for whole texts only, it is what they say, not how long they
@@ -36,43 +43,82 @@ would fall with length. What was measured is below.
 """
 
 _SWEEP = """\
-## One τ, or a law of length
-
 *Best* is what did best on the validation half, of all that was tried.
 """
 
 _LEARN = """\
-## Learned temperatures
-
 One temperature for each layer and head, the weights frozen. Learned from the half of the questions that is not held
 out: a fifth of it decides after how many steps to stop, then all of it is learned from anew for so many. *Best scalar*
 and *best law* are chosen on that same half. Corpora marked as unseen were not learned from, and all their questions
 count.
 """
 
-_FULL = """\
-## All questions, nothing chosen
+_MIX = """\
+The same, learned from two of three corpora, so that the third can say whether such temperatures serve texts that they
+were not learned from: rows marked as unseen.
+"""
 
+_FULL = """\
 Scores over all questions at each τ, to compare with other implementations: no choice was made, so no interval is given.
 """
 
 
-def page(found: Reports, records: Mapping[str, Mapping[str, str]]) -> tuple[str, dict[str, tuple[str, str]]]:
-    """The page, and its pictures: by their names on the page, the study and the file that each is from.
+class Section(NamedTuple):
+    """A part of the page.
+
+    Attributes:
+        title: its heading.
+        text: what it is about.
+        studies: what the names of its studies begin with.
+        body: writes it, and notes the pictures that it shows.
+    """
+
+    title: str
+    text: str
+    studies: tuple[str, ...]
+    body: Callable[[Reports, Pictures], Iterator[str]]
+
+    def of(self, studies: Sequence[str]) -> list[str]:
+        """Those studies that are its own."""
+        return [study for study in studies if study.startswith(self.studies)]
+
+
+def page(
+    studies: Sequence[str], found: Reports, records: Mapping[str, Mapping[str, str]], before: str = ""
+) -> tuple[str, Pictures]:
+    """The page, and the new pictures: by their names on the page, the study and the file that each is from.
 
     Args:
-        found: the report of each study.
-        records: how each was run: ``command``, ``date``, ``machine``, ``versions``.
+        studies: the names of all studies.
+        found: the report of each that was run.
+        records: how each of those was run: ``command``, ``date``, ``machine``, ``versions``.
+        before: the page as it was, for the sections that are not renewed.
     """
-    pictures: dict[str, tuple[str, str]] = {}
-    where = sorted({f"{one['date']}, {one['machine']}, {one['versions']}" for one in records.values()})
-    parts = [_INTRODUCTION, f"Measured: {'; '.join(where)}.\n"]
-    for text, section in ((_COLLAPSE, _collapse), (_SWEEP, _sweeps), (_LEARN, _learned), (_FULL, _full)):
-        if body := "\n".join(section(found, pictures)):
-            parts.append(f"{text}\n{body}")
-    parts.append("## Commands\n\nThe data come by `python scripts/lab_data.py`, the model by `make verify`. Then:\n")
-    parts.append("```sh\n" + "\n".join(records[name]["command"] for name in found) + "\n```\n")
+    pictures: Pictures = {}
+    parts = [_INTRODUCTION]
+    for section in _SECTIONS:
+        own = section.of(studies)
+        if own and all(study in found for study in own):
+            parts.append(_rendered(section, {study: found[study] for study in own}, records, pictures))
+        elif (old := _section(before, section.title)) is not None:
+            parts.append(old)
     return "\n".join(parts), pictures
+
+
+def _rendered(section: Section, found: Reports, records: Mapping[str, Mapping[str, str]], pictures: Pictures) -> str:
+    where = sorted(
+        {f"{records[study]['date']}, {records[study]['machine']}, {records[study]['versions']}" for study in found}
+    )
+    body = "\n".join(section.body(found, pictures))
+    commands = "\n".join(records[study]["command"] for study in found)
+    measured = f"Measured: {'; '.join(where)}; with\n"
+    return f"## {section.title}\n\n{section.text}\n{body}\n{measured}\n```sh\n{commands}\n```\n"
+
+
+def _section(text: str, title: str) -> str | None:
+    """A section of a page, with its heading."""
+    match = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return None if match is None else match[0].rstrip("\n") + "\n"
 
 
 def _named(study: str) -> tuple[str, str]:
@@ -81,10 +127,8 @@ def _named(study: str) -> tuple[str, str]:
     return _MODELS[model], corpus
 
 
-def _collapse(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[str]:
+def _collapse(found: Reports, pictures: Pictures) -> Iterator[str]:
     for study, report in found.items():
-        if not study.startswith("collapse"):
-            continue
         model, corpus = _named(study)
         yield f"### {model}, {corpus}\n"
         for plot, sentence in report["sentences"].items():
@@ -92,11 +136,9 @@ def _collapse(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[
             yield _picture(pictures, study, f"{plot}.png", f"{plot} by length, {model}")
 
 
-def _sweeps(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[str]:
+def _sweeps(found: Reports, pictures: Pictures) -> Iterator[str]:
     rows = []
-    shown = [study for study in found if study.startswith(("sweep", "sides", "clusters"))]
-    for study in shown:
-        report = found[study]
+    for study, report in found.items():
         model, corpus = _named(study)
         candidates = report["candidates"]
         best = next(one for one in candidates if one["name"] == report["best_on_validation"])
@@ -106,8 +148,7 @@ def _sweeps(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[st
     yield _table(
         ["model", "corpus", "task", "held out", "τ = 1", "best", "which", "gain in points (95 % interval)"], rows
     )
-    for study in shown:
-        report = found[study]
+    for study, report in found.items():
         model, corpus = _named(study)
         yield f"### {model}, {corpus}: {report['task']}\n"
         yield f"In words: {report['verdict']}.\n"
@@ -132,13 +173,9 @@ def _sweeps(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[st
         yield _picture(pictures, study, "sweep.png", f"score against τ, {model} on {corpus}")
 
 
-def _learned(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[str]:
+def _learned(found: Reports, pictures: Pictures) -> Iterator[str]:
     rows = []
-    shown = [study for study in found if study.startswith("learn")]
-    if not shown:
-        return
-    for study in shown:
-        report = found[study]
+    for study, report in found.items():
         by_corpus = defaultdict(dict)
         for row in report["comparison"]:
             by_corpus[row["corpus"]][row["name"]] = row
@@ -158,21 +195,21 @@ def _learned(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[s
     header = ["learned from (seed)", "scored on", "questions", "none", "best scalar", "best law", "learned",
               "learned over best scalar"]  # fmt: skip
     yield _table(header, rows)
-    for study in shown:
+    for study, report in found.items():
         yield _picture(pictures, study, "temperatures.png", f"temperature of every layer and head, {study}")
         yield (
-            f"Temperatures of `{study}`: after {found[study]['best_step']} steps, which validation found best"
-            + ("; learned anew from all pairs that are not held out.\n" if found[study]["refitted"] else ".\n")
+            f"Temperatures of `{study}`: after {report['best_step']} steps, which validation found best"
+            + ("; learned anew from all pairs that are not held out.\n" if report["refitted"] else ".\n")
         )
-    yield _picture(pictures, shown[0], "curve.png", "loss by step")
+    yield _picture(pictures, next(iter(found)), "curve.png", "loss by step")
 
 
-def _full(found: Reports, pictures: dict[str, tuple[str, str]]) -> Iterator[str]:
+def _full(found: Reports, pictures: Pictures) -> Iterator[str]:
     del pictures
     rows = []
     for study, report in found.items():
         # A mean over questions is the mean of its halves; other measures are not.
-        if not study.startswith(("sweep", "ndcg")) or report["task"] != "retrieval":
+        if report["task"] != "retrieval":
             continue
         model, corpus = _named(study)
         halves = report["validation_items"], report["held_out_items"]
@@ -212,7 +249,7 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _picture(pictures: dict[str, tuple[str, str]], study: str, file: str, said: str) -> str:
+def _picture(pictures: Pictures, study: str, file: str, said: str) -> str:
     name = f"{study}-{file}"
     pictures[name] = (study, file)
     return f"![{said}](evidence/{name})\n"
@@ -221,3 +258,23 @@ def _picture(pictures: dict[str, tuple[str, str]], study: str, file: str, said: 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+_SECTIONS = (
+    *(
+        Section(f"What collapses: {model}", _COLLAPSE, (f"collapse-{short}",), _collapse)
+        for short, model in _MODELS.items()
+    ),
+    *(
+        Section(
+            f"One τ, or a law of length: {model}",
+            _SWEEP,
+            (f"sweep-{short}", f"sides-{short}", f"clusters-{short}"),
+            _sweeps,
+        )
+        for short, model in _MODELS.items()
+    ),
+    Section("Learned temperatures", _LEARN, ("learn-minilm-anarchism",), _learned),
+    Section("Learned from a mix, scored on what was left out", _MIX, ("learn-minilm-without",), _learned),
+    Section("All questions, nothing chosen", _FULL, ("sweep-minilm", "ndcg-minilm"), _full),
+)

@@ -56,7 +56,7 @@ LEARN |= {"steps": 40, "best_step": 35, "refitted": True}
 def written():
     found = {"sweep-minilm-perlfaq": SWEEP, "learn-minilm-anarchism-0": LEARN}
     same = {"date": "2026-01-02", "machine": "a machine", "versions": "jax 1"}
-    return page(found, {name: {"command": f"tsjax of {name}", **same} for name in found})
+    return page([*found], found, {name: {"command": f"tsjax of {name}", **same} for name in found})
 
 
 def test_figures_are_the_reports(written):
@@ -71,9 +71,24 @@ def test_figures_are_the_reports(written):
     assert "| anarchism 0 | perlfaq (unseen) | 319 | 0.7000 |" in text
     assert "-1.0 (-3.0 to +1.0) |" in text
     assert "tsjax of learn-minilm-anarchism-0" in text
-    assert "Measured: 2026-01-02, a machine, jax 1." in text
+    assert "Measured: 2026-01-02, a machine, jax 1; with" in text
     assert pictures["sweep-minilm-perlfaq-sweep.png"] == ("sweep-minilm-perlfaq", "sweep.png")
     assert all(f"](evidence/{name})" in text for name in pictures)
+
+
+def test_a_section_that_is_not_whole_stays_as_it_was(written):
+    before, _ = written
+    learned = "learn-minilm-anarchism-0"
+    changed = {**LEARN, "best_step": 39}
+    record = {"command": "tsjax anew", "date": "2027-01-02", "machine": "another", "versions": "jax 2"}
+    studies = ["sweep-minilm-perlfaq", "sweep-minilm-lee50", learned]
+    text, pictures = page(studies, {learned: changed}, {learned: record}, before)
+    assert set(pictures) == {f"{learned}-temperatures.png", f"{learned}-curve.png"}
+    assert text.replace("after 39 steps", "after 35 steps").replace(
+        "Measured: 2027-01-02, another, jax 2; with\n\n```sh\ntsjax anew",
+        f"Measured: 2026-01-02, a machine, jax 1; with\n\n```sh\ntsjax of {learned}",
+    ) == "".join(before)
+    assert "after 39 steps" in text
 
 
 def test_a_mean_over_all_questions_is_weighted_by_the_halves(written):
