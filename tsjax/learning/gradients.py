@@ -8,6 +8,7 @@ gradient of what learns. The sum is the batch's gradient, exactly (GradCache, Ga
 from __future__ import annotations
 
 import functools
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -23,10 +24,11 @@ from tsjax.model.forward import Inputs, Params, apply_packed, cast_params
 from tsjax.model.packing import one_a_row
 from tsjax.model.sharding import BY_ROWS, ROWS, WHOLE, mesh_of
 from tsjax.text import ladders
+from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import fill, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 # Tokens of a chunk on each device: what a gradient needs of them takes some kilobytes a token and layer.
 _CHUNK = {"cpu": 2048}
 _CHUNK_ACCELERATOR = 16384
+
+# Chunks at once. XLA leaves a processor's cores idle between operations; an accelerator takes work ahead by itself.
+_AT_ONCE = {"cpu": 2}
 
 # Longer texts' scores, kept for the gradient, would take the most of the memory.
 _LONG = 1024
@@ -100,6 +105,8 @@ class Network:
         budget = _CHUNK.get(devices[0].platform, _CHUNK_ACCELERATOR)
         self._ladder = ladders.alike(max_length, budget, len(devices))
         on_cpu = devices[0].platform == "cpu"
+        self._at_once = _AT_ONCE.get(devices[0].platform, 1) if len(devices) == 1 else 1
+        self._compiling, self._compiled = threading.Lock(), set[Any]()
         # The fastest that needs no gradient, and the fastest that has one.
         self._kernels: dict[Any, Kernel] = (
             {_embed: "windows", _pull: "mapped"}
@@ -115,8 +122,8 @@ class Network:
     def embed(self, learned: Learned, texts: Texts) -> NDArray[np.float32]:
         """The vector of each text, not normalised unless the model does so: float32 (texts, E)."""
         vectors = np.empty((len(texts.tokenized.ids), self._config.embedding_dimension), np.float32)
-        started = [(chunk, self._start(_embed, learned, chunk, texts)) for chunk in self._chunks(texts)]
-        for chunk, output in started:
+        started = list(self._computed(lambda chunk: self._start(_embed, learned, chunk, texts), texts))
+        for chunk, output in started:  # fetched once all is on its way
             vectors[chunk.texts] = np.asarray(output)[: len(chunk.texts)]
         return vectors
 
@@ -124,17 +131,36 @@ class Network:
         """The gradient of what learns, from that of the vectors, (texts, E); None where nothing learns from them."""
         if not texts.tempered and "weights" not in learned:
             return None
-        total = None
-        for chunk in self._chunks(texts):
+
+        def gradient(chunk: _Chunk) -> Learned:
             given = np.zeros((chunk.ids.shape[0], cotangents.shape[1]), np.float32)
             given[: len(chunk.texts)] = cotangents[chunk.texts]
-            gradient = self._start(_pull, learned, chunk, texts, jax.device_put(given, self._by_rows))
-            total = gradient if total is None else _add(total, gradient)
-        return total
+            own: Learned = self._start(_pull, learned, chunk, texts, jax.device_put(given, self._by_rows))
+            return own
+
+        gradients = (own for _, own in self._computed(gradient, texts))  # in the order of the chunks, always
+        return functools.reduce(_add, gradients)
+
+    def _computed(self, work: Callable[[_Chunk], Any], texts: Texts) -> Iterator[tuple[_Chunk, Any]]:
+        """Each chunk of some texts, in order, and what the work on it gives."""
+        if self._at_once == 1:
+            yield from ((chunk, work(chunk)) for chunk in self._chunks(texts))
+            return
+
+        def whole(chunk: _Chunk) -> tuple[_Chunk, Any]:
+            return chunk, jax.block_until_ready(work(chunk))  # type: ignore[no-untyped-call]
+
+        yield from one_ahead(whole, self._chunks(texts), threads=self._at_once)
 
     def _start(self, function: Any, learned: Learned, chunk: _Chunk, texts: Texts, *more: Any) -> Any:
         program = _Program(self._config, self._dtype, self._kernels[function], texts.tempered, self._mesh)
-        return function(program, learned, self._frozen, chunk[1:], *more)
+        key = (function, program, chunk.ids.shape)
+        if key in self._compiled:
+            return function(program, learned, self._frozen, chunk[1:], *more)
+        with self._compiling:  # two threads would both compile it
+            result = function(program, learned, self._frozen, chunk[1:], *more)
+            self._compiled.add(key)
+        return result
 
     def _chunks(self, texts: Texts) -> Iterator[_Chunk]:
         lengths = texts.tokenized.lengths

@@ -24,18 +24,20 @@ def submit(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Resul
         return None
 
 
-def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+def one_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1
+) -> Generator[Result, None, None]:
     """``map(work, items)``, with the work on an item done in a thread while its predecessor's result is in use.
 
-    Items are taken in the caller's thread, two ahead of the results. A single item is worked on at once, without a
-    thread.
+    Items are taken in the caller's thread, two ahead of the results. With two threads the two are worked on at once. A
+    single item is worked on at once, without a thread.
     """
     iterator = iter(items)
     first = list(itertools.islice(iterator, 2))
     if len(first) < 2:
         yield from map(work, first)
         return
-    pool = ThreadPoolExecutor(1, thread_name_prefix="tsjax-ahead")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tsjax-ahead")
     try:
         waiting = collections.deque([(first[0], submit(pool, functools.partial(work, first[0])))])
         for item in itertools.chain(first[1:], iterator):
