@@ -197,8 +197,10 @@ def _learned(found: Reports, pictures: Pictures) -> Iterator[str]:
     yield _table(header, rows)
     for study, report in found.items():
         yield _picture(pictures, study, "temperatures.png", f"temperature of every layer and head, {study}")
+        validated = report["curve"][0]["validation_loss"] is not None
         yield (
-            f"Temperatures of `{study}`: after {report['best_step']} steps, which validation found best"
+            f"Temperatures of `{study}`: after {report['best_step']} steps"
+            + (", which validation found best" if validated else "")
             + ("; learned anew from all pairs that are not held out.\n" if report["refitted"] else ".\n")
         )
     yield _picture(pictures, next(iter(found)), "curve.png", "loss by step")

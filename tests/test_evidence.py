@@ -49,7 +49,7 @@ def way(name, score, gain=GAIN, over=None):
 
 
 LEARN = {"comparison": [way("none", 0.7), way("best scalar", 0.71), way("learned", 0.72, over=NOISE)]}
-LEARN |= {"steps": 40, "best_step": 35, "refitted": True}
+LEARN |= {"steps": 40, "best_step": 35, "refitted": True, "curve": [{"step": 0, "validation_loss": 1.0}]}
 
 
 @pytest.fixture(scope="module")

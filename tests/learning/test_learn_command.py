@@ -83,6 +83,20 @@ def test_without_a_refit_the_validated_temperatures_are_kept(place, tmp_path):
     assert not (tmp_path / "out" / "refit").exists()
 
 
+def test_without_validation_all_pairs_are_learned_from(place, tmp_path, capsys):
+    corpus = read_corpus(place / "corpus")
+    everything, nothing = corpus.split(1, 0)
+    assert nothing is None
+    assert len(everything) == 20
+    assert run(place, place / "corpus", "-o", tmp_path / "out", "--validation", "0", "--no-compare") == 0
+    assert "4 steps; nothing validated" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["best_step"], report["refitted"]) == (4, False)
+    assert (tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="from 0 to below 1"):
+        corpus.split(0, 1.0)
+
+
 def test_weights(place, tmp_path, capsys):
     out, options = tmp_path / "out", ("--weights", "--no-compare", "--matryoshka", "12", "--weight-learning-rate", 1e-3)
     assert run(place, place / "pairs.jsonl", "-o", out, *options) == 0

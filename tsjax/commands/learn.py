@@ -82,6 +82,14 @@ def add(commands: Any) -> None:
         help="leading dimensions to serve as vectors, too",
     )
     how.add_argument(
+        "--validation",
+        metavar="X",
+        type=float,
+        default=0.2,
+        help="share of the half that is not held out that says when to stop (default: 0.2); few pairs say it badly: with 0 "
+        "all are learned from, for all the steps",
+    )
+    how.add_argument(
         "--no-refit",
         dest="refit",
         action="store_false",
@@ -132,13 +140,14 @@ def run(options: argparse.Namespace) -> None:
     corpora = [read_corpus(path, measure=options.measure, qrels=options.qrels) for path in options.data]
     unseen = [read_corpus(path, measure=options.measure) for path in options.unseen]
     _check_names([*corpora, *unseen])
-    parts = [corpus.split(options.seed) for corpus in corpora]
+    parts = [corpus.split(options.seed, options.validation) for corpus in corpora]
     embedder = load_model(options)
     if not isinstance(embedder, Embedder):
         raise InputError("a model with several routes cannot learn; take one of them")
     embedder.temperature = 1.0
     directory = Path(options.output)
-    training, validation = zip(*parts, strict=True)
+    training = [own for own, _ in parts]
+    validation = [own for _, own in parts if own is not None]
     learned = learn(
         embedder,
         training,
@@ -147,7 +156,7 @@ def run(options: argparse.Namespace) -> None:
         directory=directory,
         report=lambda look: _say(_look(look, recipe.steps)),
     )
-    if options.refit:
+    if options.refit and validation:
         learned = refit(
             embedder,
             training,

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Of the half that is not held out, what decides when to stop.
-_VALIDATION = 0.2
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -37,16 +34,24 @@ class Corpus:
     task: Retrieval
     negatives: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
-    def split(self, seed: int) -> tuple[Pairs, Pairs]:
-        """What is learned from and what validates: four fifths and one of the queries that `sweep` chooses τ on.
+    def split(self, seed: int, validation: float = 0.2) -> tuple[Pairs, Pairs | None]:
+        """What is learned from and what validates, of the half of the queries that `sweep` chooses τ on.
 
         The other half of the queries, `sweep`'s held-out part with the same seed, is in neither.
 
+        Args:
+            seed: of the halves, and of what validates.
+            validation: the share of the half that validates, from 0 to below 1; with 0 nothing does.
+
         Raises:
-            InputError: there are too few queries.
+            InputError: there are too few queries, or there is no such share.
         """
+        if not 0 <= validation < 1:
+            raise InputError(f"the share that validates is from 0 to below 1, not {validation!r}")
         chosen = np.random.default_rng(seed).permutation(self.task.split(seed).validation)
-        count = max(2, round(_VALIDATION * len(chosen)))
+        if not validation:
+            return self._pairs(chosen), None
+        count = max(2, round(validation * len(chosen)))
         if len(chosen) < count + 2:
             raise InputError(
                 f"{self.name} has {self.task.items} queries; learning needs at least 8: half are held out, and of the "

@@ -25,12 +25,14 @@ def draw_curve(curve: Sequence[dict[str, float | None]], best_step: int, file: P
         MissingExtraError: matplotlib is not installed.
     """
     figure, axes = _figure((5.2, 3.4))
-    steps = [look["step"] for look in curve]
-    trained = [(look["step"], look["loss"]) for look in curve if look["loss"] is not None]
-    axes.plot(steps, [look["validation_loss"] for look in curve], "o-", color=_BLUE, label="validation", markersize=4)
-    if trained:
-        axes.plot(*zip(*trained, strict=True), "s--", color=_ORANGE, label="training, with its penalty", markersize=4)
-    axes.axvline(best_step, color="0.4", linewidth=0.8, linestyle=":", label=f"best: step {best_step}")
+    for name, label, style, color in (
+        ("validation_loss", "validation", "o-", _BLUE),
+        ("loss", "training, with its penalty", "s--", _ORANGE),
+    ):
+        if points := [(look["step"], look[name]) for look in curve if look[name] is not None]:
+            axes.plot(*zip(*points, strict=True), style, color=color, label=label, markersize=4)
+    if curve[0]["validation_loss"] is not None:
+        axes.axvline(best_step, color="0.4", linewidth=0.8, linestyle=":", label=f"best: step {best_step}")
     axes.set_xlabel("step")
     axes.set_ylabel("contrastive loss")
     axes.grid(visible=True, linewidth=0.3, alpha=0.6)

@@ -84,12 +84,7 @@ def write(learned: Learning, recipe: Recipe, rows: Sequence[Row], embedder: Embe
 
 def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]:
     """What came out, as a table, and as the last line of each corpus what follows."""
-    first, best = (next(x for x in learned.curve if x["step"] == step) for step in (0, learned.best_step))
-    yield (
-        f"{learned.steps} steps; validation loss {first['validation_loss']:.4f} at the beginning, "
-        f"{best['validation_loss']:.4f} after step {learned.best_step}, which was best"
-        + (f"; then learned anew from all pairs, {learned.best_step} steps" if learned.refitted else "")
-    )
+    yield _steps(learned)
     yield f"temperatures: {learned.temperature}"
     for corpus in dict.fromkeys(row.corpus for row in rows):
         own = [row for row in rows if row.corpus == corpus]
@@ -101,6 +96,17 @@ def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]
             gain = "" if row.name == "none" else f"{100 * row.gain.difference:+13.1f}   {_ends(row.gain)}"
             yield f"{row.name:12}  {row.score:.4f} {gain}   {row.temperature if row.name != 'learned' else ''}".rstrip()
         yield _verdict(own, measure)
+
+
+def _steps(learned: Learning) -> str:
+    first, best = (next(x for x in learned.curve if x["step"] == step) for step in (0, learned.best_step))
+    if first["validation_loss"] is None:
+        return f"{learned.steps} steps; nothing validated"
+    said = (
+        f"{learned.steps} steps; validation loss {first['validation_loss']:.4f} at the beginning, "
+        f"{best['validation_loss']:.4f} after step {learned.best_step}, which was best"
+    )
+    return f"{said}; then learned anew from all pairs, {learned.best_step} steps" if learned.refitted else said
 
 
 def _verdict(rows: Sequence[Row], measure: str) -> str:
