@@ -86,8 +86,8 @@ def add(commands: Any) -> None:
         metavar="X",
         type=float,
         default=0.2,
-        help="share of the half that is not held out that says when to stop (default: 0.2); few pairs say it badly: with 0 "
-        "all are learned from, for all the steps",
+        help="of the pairs not held out, the share that says when to stop (default: 0.2); few pairs say it badly: with "
+        "0 all are learned from, for all the steps",
     )
     how.add_argument(
         "--no-refit",
