@@ -62,14 +62,18 @@ def _one_out(left: str) -> Study:
 
 
 def _seed(seed: int) -> Study:
-    """Learning from a half of anarchism: the laws are compared once, since they take the most of the time."""
+    """Learning from a half of anarchism, for as many steps as were best on another split (seed 3).
+
+    Of its 228 pairs a fifth is too few to say when to stop. The laws are compared once, since they take the most of the
+    time.
+    """
     compared = "0.9,0.8 --compare-law none"
     if seed == _SEEDS[0]:
         compared = "0.95,0.9,0.85,0.8 --compare-law log:256,piecewise:128:512"
     return Study(
         f"learn-minilm-anarchism-{seed}",
         f"learn {{lab}}/anarchism -o {{out}} --unseen {{made}}/anarchism-held-out-{seed} --unseen {{lab}}/perlfaq "
-        f"{_LONG} {_LEARN} --seed {seed} --compare {compared}",
+        f"{_LONG} {_LEARN} --steps 60 --validation 0 --seed {seed} --compare {compared}",
     )
 
 
