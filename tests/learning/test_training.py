@@ -47,6 +47,17 @@ def test_the_loss_falls_and_the_best_is_kept(embedder):
     assert np.ptp(learned.temperature.value) > 0.01
 
 
+def test_many_pairs_validate_in_blocks(embedder, monkeypatch):
+    monkeypatch.setattr(training, "_VALIDATION_BLOCK", 5)
+    run = training._Run(embedder, TRAINING, VALIDATION, QUICK)
+    ones = {"log_value": jnp.zeros((3, 3))}
+    blocks = [
+        Pairs("block", VALIDATION[0].queries[i : i + 4], VALIDATION[0].documents[i : i + 4]) for i in range(0, 12, 4)
+    ]
+    expected = np.mean([float(plain_loss(embedder, jnp.ones((3, 3)), block, QUICK)) for block in blocks])
+    np.testing.assert_allclose(run._validate(ones), expected, rtol=1e-5)
+
+
 def test_without_validation_every_step_is_taken_and_the_last_kept(embedder):
     learned = learn(embedder, TRAINING, (), dataclasses.replace(QUICK, patience=1, batch_size=24))
     assert learned.steps == learned.best_step == QUICK.steps

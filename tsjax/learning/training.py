@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 # What the model's similarities are multiplied by in the loss, where the recipe does not say.
 _SCALES = {"cosine": 20.0, "dot": 1.0}
+
+# Pairs that validate together: their similarities are a matrix, of 64 MB for as many texts without hard negatives.
+_VALIDATION_BLOCK = 4096
 
 _STATIC = ("scale", "dimensions", "cosine")
 _loss = jax.jit(contrastive, static_argnames=_STATIC)
@@ -281,16 +285,22 @@ class _Run:
             )
         return {**state, "learned": learned, "optimizer": optimizer}, total
 
+    def _loss_of(self, learned: Learned, corpus: _Corpus, chosen: NDArray[np.intp]) -> float:
+        vectors = [self._network.embed(learned, texts) for texts in corpus.of(chosen)]
+        return float(_loss(*vectors, corpus.pairs.excluded(chosen), **self._loss_options))
+
     def _validate(self, learned: Learned) -> float | None:
-        """The loss on the validation pairs, all of a corpus at once, without the penalty; the mean of the corpora."""
+        """The loss on the validation pairs without the penalty; the mean of the corpora.
+
+        A query's negatives are the texts of its block: of all pairs, unless they are very many.
+        """
         if not self._validation:
             return None
         losses = []
         for corpus in self._validation:
-            everything = np.arange(len(corpus.pairs))
-            vectors = [self._network.embed(learned, texts) for texts in corpus.of(everything)]
-            excluded = corpus.pairs.excluded(everything)
-            losses.append(float(_loss(*vectors, excluded, **self._loss_options)))
+            size = len(corpus.pairs)
+            blocks = np.array_split(np.arange(size), math.ceil(size / _VALIDATION_BLOCK))
+            losses.append(sum(len(block) * self._loss_of(learned, corpus, block) for block in blocks) / size)
         if not np.isfinite(mean := float(np.mean(losses))):
             raise InputError(f"the validation loss is {mean}: choose a smaller learning rate, or compute in float32")
         return mean
