@@ -18,9 +18,9 @@ from tsjax.commands.options import (
 from tsjax.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
+    from tsjax.jobs.books import Summary
     from tsjax.jobs.plan import Worker
     from tsjax.jobs.progress import Reporter
-    from tsjax.jobs.running import Summary
 
 
 def add(commands: Any) -> None:
