@@ -1,5 +1,6 @@
 """Jobs on a real Ray cluster of several nodes, of which some are killed: the output is the single machine's."""
 
+import json
 import os
 import re
 import shutil
@@ -104,6 +105,11 @@ def actors_at(output):
     return {int(path.name.split("-")[-2]) for path in (output / ".tsjax").glob("00000-of-00001/*-*-*")}
 
 
+def tokens_of(output, shards=slice(None)):
+    records = [json.loads(path.read_text()) for path in sorted((output / "records").iterdir())[shards]]
+    return sum(record["tokens"] for record in records)
+
+
 def wait_until(true):
     deadline = time.monotonic() + 60
     while not true():
@@ -121,6 +127,7 @@ def test_the_bytes_are_those_of_one_machine(cluster, model, corpus, whole, tmp_p
         assert batch_jobs.run(*ray_command(model, corpus, output)) == 0
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
     said = capsys.readouterr().err
+    assert f" {tokens_of(whole):,} tokens in " in said
     assert "actors on Ray: 2, each with {'CPU': 1.0}; nodes: 3\n" in said
     assert f"{SHARDS} shards ({SHARDS} computed now)" in said
     assert not list((output / ".tsjax").glob("*/*"))
@@ -182,6 +189,7 @@ def test_either_engine_goes_on_with_the_others_output(cluster, model, corpus, wh
     said = capsys.readouterr().err
     assert f"{SHARDS - 1} shards are there already" in said
     assert f"{SHARDS} shards (3 computed now)" in said
+    assert f" {tokens_of(whole, slice(3, 6)):,} tokens in " in said
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
     assert (vectors / "shard-00000-00006.parquet").stat().st_mtime_ns == untouched
     # What Ray has begun, one machine ends.

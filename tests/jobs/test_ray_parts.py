@@ -102,7 +102,7 @@ def work(model, corpus, output, **changes):
         "plan": Plan.of(sources, 16),
         "output": str(output),
         "on_error": "reject",
-        "resources": {"TPU": 4},
+        "resources": {"memory": 1},  # which changes nothing about this process
     }
     return Work(**{**more, **changes})
 
@@ -188,12 +188,23 @@ def test_what_an_actor_has_where_nobody_says():
 def test_a_process_keeps_to_its_share(monkeypatch):
     environment = {"RAYON_NUM_THREADS": "7"}
     monkeypatch.setattr(ray_cluster.os, "environ", environment)
-    ray_cluster.settle_process({"TPU": 4, "CPU": 2})
+    ray_cluster.settle_process({"GPU": 1, "CPU": 2})
     assert environment == {"RAYON_NUM_THREADS": "7"}
     ray_cluster.settle_process({"CPU": 3})
     assert environment == {"RAYON_NUM_THREADS": "7", "NPROC": "3"}  # what a user says stays
     ray_cluster.settle_process({"GPU": 0.5})
     assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.375"
+    environment |= {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}
+    ray_cluster.settle_process({"TPU": 4})
+    tpu = {name: value for name, value in environment.items() if "TPU" in name}
+    assert tpu == {
+        "CLOUD_TPU_TASK_ID": "0",
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1",
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+        "TPU_VISIBLE_CHIPS": "0,1,2,3",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    }
 
 
 def test_what_the_actors_tell():

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # What Ray takes by names of its own; everything else is in its ``resources``.
 _OWN_NAMES = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
+# How the chips of a whole TPU host lie, as the TPU's runtime wants to know.
+_CHIP_BOUNDS = {4: "2,2,1", 8: "2,4,1"}
+
 
 def import_ray() -> Any:
     """The package Ray, with Ray Data.
@@ -128,7 +131,7 @@ def fitting(resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
 
 def settle_process(resources: Mapping[str, float]) -> None:
     """Keep this process, an actor's, to its share of the node; to be called before JAX looks for devices."""
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    cpus, gpus, chips = (resources.get(name, 0) for name in ("CPU", "GPU", "TPU"))
     if set(resources) == {"CPU"}:
         # What JAX and the tokenizers size their threads by, and no vector's bits; Ray tells only OpenMP.
         for name in ("NPROC", "RAYON_NUM_THREADS"):
@@ -136,3 +139,9 @@ def settle_process(resources: Mapping[str, float]) -> None:
     if 0 < gpus < 1:
         # JAX takes three quarters of a GPU's memory at once, whoever shares it.
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.75 * gpus:.3f}")
+    if chips in _CHIP_BOUNDS:
+        # The host is a slice of its own to the TPU's runtime, which would otherwise wait for all hosts of the slice.
+        os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "CLOUD_TPU_TASK_ID": "0"}
+        os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")
+        os.environ.setdefault("TPU_CHIPS_PER_PROCESS_BOUNDS", _CHIP_BOUNDS[int(chips)])
+        os.environ.setdefault("TPU_VISIBLE_CHIPS", ",".join(map(str, range(int(chips)))))

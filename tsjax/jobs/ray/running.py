@@ -155,7 +155,7 @@ class RayRunner:
         if before:
             self._reporter.say("resume", f"{len(before):,} shards are there already", shards=len(before))
         sizes = books.job.group_bytes()
-        board = ray.remote(num_cpus=0)(Board).remote([sizes[piece.group] / piece.count for piece in pieces])
+        board = _board(ray, [sizes[piece.group] / piece.count for piece in pieces])
         rows = [{"number": number, **dataclasses.asdict(piece)} for number, piece in enumerate(pieces)]
         damaged = 0
         with _quiet(ray), watching(ray, board, self._reporter):
@@ -184,6 +184,14 @@ class RayRunner:
                     raise Failure(row["error"], row["sentence"]).error()
                 damaged += int(row["damaged"])
         return len(set(books.mine(ALONE)) - before) + damaged
+
+
+def _board(ray: Any, sizes: list[float]) -> Any:
+    """A board on the driver's node, with which alone it dies."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # an extra
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(sizes)
 
 
 @contextlib.contextmanager
