@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes, held by a process of its own: starting a node forks, which JAX's threads forbid here.
 
-Run as a script it reads a command a line: ``add``, ``kill``, or the end.
+Run as a script it reads a command a line: ``add``, ``kill`` with the id of a node to leave alone, or the end.
 """
 
 import os
@@ -38,9 +38,9 @@ class NodesOfACluster:
         self._wanted, self._nodes = nodes, 0
         self.mend()
 
-    def kill_node(self):
-        """Kill the newest node, as by kill -9."""
-        self._ask("kill")
+    def kill_node(self, but):
+        """Kill a node, as by kill -9, but not this one: a driver may be attached to any node of its address."""
+        self._ask(f"kill {but}")
         self._nodes -= 1
 
     def mend(self):
@@ -81,7 +81,8 @@ def _serve():
         if line == "add\n":
             nodes.append(cluster.add_node(**NODE))
         else:
-            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            place = next(place for place, node in enumerate(nodes) if node.node_id not in line)
+            cluster.remove_node(nodes.pop(place), allow_graceful=False)
         print("> done", flush=True)
     cluster.shutdown()
 

@@ -140,7 +140,8 @@ def test_the_bytes_are_those_of_one_machine(cluster, model, corpus, whole, tmp_p
 
 def test_a_node_is_killed(cluster, model, corpus, whole, tmp_path):
     output = tmp_path / "out"
-    with Watch(output, 10, cluster.kill_node):
+    driver = ray.get_runtime_context().get_node_id()
+    with Watch(output, 10, lambda: cluster.kill_node(driver)):
         assert batch_jobs.run(*ray_command(model, corpus, output)) == 0
     cluster.mend()
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
