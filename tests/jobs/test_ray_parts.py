@@ -1,10 +1,13 @@
 """What the Ray engine is made of, without a cluster."""
 
 import contextlib
+import io
+import json
 import random
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import batch_jobs
 import numpy as np
@@ -17,10 +20,11 @@ from tsjax.jobs.columns import Columns
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.job import Job, Model, Options
 from tsjax.jobs.plan import ALONE, Piece, Plan, ShardKey
+from tsjax.jobs.progress import Reporter
 from tsjax.jobs.ray import Embed
 from tsjax.jobs.ray import cluster as ray_cluster
-from tsjax.jobs.ray.making import Failure, ModelSource, Work, settle
-from tsjax.jobs.ray.progress import Board, Told
+from tsjax.jobs.ray.making import Failure, ModelSource, ShardMaker, Work, settle
+from tsjax.jobs.ray.progress import Board, Told, watching
 from tsjax.jobs.records import Output
 from tsjax.jobs.running import JobRunner
 
@@ -129,6 +133,79 @@ def test_a_node_that_does_not_share_the_output(model, corpus, tmp_path):
         raise failure.error()
     assert not (tmp_path / "elsewhere").exists()
     assert isinstance(Failure.of(OutputError("full")).error(), OutputError)
+
+
+class FakeActor:
+    """A board in this process: what Ray would do with its methods, at once."""
+
+    def __init__(self, board):
+        for name in ("tell", "read"):
+            method = getattr(board, name)
+            setattr(self, name, SimpleNamespace(remote=method))
+
+
+def test_an_actor_makes_a_piece_and_refuses_with_another_model(model, corpus, tmp_path):
+    pytest.importorskip("ray", reason="needs tsjax[ray]")
+    board = Board([30.0, 20.0])
+    with (output := Output(tmp_path / "out")).working(ALONE) as partial:
+        rightly = work(model, corpus, output.path)
+        facts = settle(rightly)
+        other = work(model, corpus, output.path, source=ModelSource(keywords={"model": str(model), "temperature": 0.9}))
+        batch = {name: np.array([value]) for name, value in {"number": 1, "group": 0, "index": 1, "count": 2}.items()}
+        row = ShardMaker(other, facts, str(partial), FakeActor(board))(batch)
+        assert row["error"].tolist() == ["InputError"]
+        assert "model.temperature.value was 1.0 and is 0.9 now (on the node" in row["sentence"][0]
+        assert not list(output.vectors.iterdir())
+        maker = ShardMaker(rightly, facts, str(partial), FakeActor(board))
+        row = maker(batch)
+        assert {name: value.tolist() for name, value in row.items()} == {
+            "number": [1],
+            "shards": [2],
+            "damaged": [0],
+            "error": [""],
+            "sentence": [""],
+        }
+        assert not list(partial.iterdir())
+        told = board.read()
+        assert (told.texts, told.shards, told.left) == (32, 2, 30.0)
+        assert told.tokens == sum(json.loads(path.read_text())["tokens"] for path in output.records.iterdir())
+        assert 0 < told.read <= sum(Path(path).stat().st_size for path in corpus)
+        assert maker(batch)["shards"].tolist() == [2]  # which are passed over
+        assert board.read() == told
+        (output.vectors / "shard-00000-00003.parquet").unlink()
+        assert maker(batch)["damaged"].tolist() == [1]
+
+
+def test_what_the_driver_says_of_it():
+    class RayError(Exception):
+        pass
+
+    def get(reference, timeout):
+        if isinstance(reference, Exception):
+            raise reference
+        return reference
+
+    ray, clock, stream = SimpleNamespace(exceptions=SimpleNamespace(RayError=RayError), get=get), [0.0], io.StringIO()
+    board = Board([100.0, 100.0])
+    board.tell(0, "a", Told(texts=30, tokens=300, computed_tokens=400, shards=2, rejected=1, read=50.0, left=50.0))
+    reporter = Reporter(stream, as_json=True, clock=lambda: clock[0])
+    with watching(ray, FakeActor(board), reporter):
+        clock[0] = 10.0
+    figures = reporter.figures()
+    assert figures == {
+        "seconds": 10.0,
+        "shards": 2,
+        "rejected": 1,
+        "texts": 30,
+        "tokens": 300,
+        "texts_per_second": 3.0,
+        "tokens_per_second": 30.0,
+        "padding_share": 0.25,
+        "eta_seconds": 30,
+    }
+    lost = SimpleNamespace(read=SimpleNamespace(remote=lambda: RayError("the board is lost")))
+    with watching(ray, lost, reporter):
+        pass
 
 
 def test_a_models_relative_path_is_the_drivers(model, monkeypatch):
