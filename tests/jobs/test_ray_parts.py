@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import random
+import re
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -321,6 +323,19 @@ def test_ray_is_an_extra(model, corpus, tmp_path, capsys, monkeypatch):
     assert "pip install 'tsjax[ray]'" in capsys.readouterr().err
     with pytest.raises(MissingExtraError), contextlib.ExitStack() as stack:
         stack.enter_context(ray_cluster.connected(None))
+
+
+def test_a_cluster_that_does_not_answer(model, corpus, tmp_path, capsys, monkeypatch):
+    ray = pytest.importorskip("ray", reason="needs tsjax[ray]")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have left
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = batch_jobs.arguments(model, corpus, tmp_path / "out", "--engine", "ray")
+        for more in (["--address", address], ["--address", f"ray://{address}"], []):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            assert batch_jobs.run(*command, *more) == 2
+            assert re.search(rf"no Ray cluster answers at (ray://)?{address}: .*refused", capsys.readouterr().err)
 
 
 # -- Embed ------------------------------------------------------------------------------------------------------------

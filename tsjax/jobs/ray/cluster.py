@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from tsjax.errors import InputError, MissingExtraError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # What Ray takes by names of its own; everything else is in its ``resources``.
 _OWN_NAMES = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+# Seconds that a cluster may take to answer.
+_PATIENCE = 20.0
 
 # How the chips of a whole TPU host lie, as the TPU's runtime wants to know.
 _CHIP_BOUNDS = {4: "2,2,1", 8: "2,4,1"}
@@ -55,6 +59,7 @@ def connected(address: str | None) -> Iterator[Any]:
             raise InputError(f"this process is connected to a Ray cluster already; leave the address {address} out")
         yield ray
         return
+    _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
     # Only of a cluster that is started here: nothing is sent to anybody unless a user wants it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -68,6 +73,17 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise at once if nobody listens where a cluster should be; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # such as auto, or a plug-in's own kind of address
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def parse_resources(text: str) -> dict[str, float]:
