@@ -117,7 +117,7 @@ class Failure:
 
     def error(self) -> TsjaxError:
         """The error again."""
-        kind: type[TsjaxError] = getattr(errors, self.kind)
+        kind: type[TsjaxError] = getattr(errors, self.kind, TsjaxError)
         return kind(self.sentence)
 
 
