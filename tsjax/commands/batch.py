@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tsjax.commands.batch_ray import add_engine_options, check_engine_options, ray_runner
 from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
@@ -18,9 +19,9 @@ from tsjax.commands.options import (
 from tsjax.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
+    from tsjax.jobs.books import Summary
     from tsjax.jobs.plan import Worker
     from tsjax.jobs.progress import Reporter
-    from tsjax.jobs.running import Summary
 
 
 def add(commands: Any) -> None:
@@ -53,6 +54,7 @@ def add(commands: Any) -> None:
     _add_inputs(command)
     _add_model(command)
     _add_outputs(command)
+    add_engine_options(command)
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
@@ -153,8 +155,9 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.jobs.records import Output
     from tsjax.jobs.running import JobRunner
 
+    check_engine_options(options)
     reporter = Reporter(as_json=options.json_log, terminal=on_terminal())
-    worker = _worker(options.shard, reporter)
+    worker = _worker(options.shard, reporter) if options.engine == "local" else None
     chosen = Options(
         columns=Columns(options.text_column, options.template, options.id_column, tuple(options.keep)),
         rows_per_shard=options.rows_per_shard,
@@ -168,19 +171,21 @@ def run(options: argparse.Namespace) -> None:
         calibration_rows=options.calibration_rows,
     )
     plan = Plan.of(find_sources(options.input, options.input_format), options.rows_per_shard)
-    model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
-    runner = JobRunner(
-        model,
-        chosen,
-        plan,
-        Output(options.output),
-        worker=worker,
-        on_error=options.on_error,
-        reporter=reporter,
-        model_source={"model": options.model, **source(options)},
-    )
-    summary = runner.run()
-    _summarise(reporter, summary, options.output, model.embedder.max_seq_length)
+    output = Output(options.output)
+    arguments: dict[str, Any] = {
+        "options": chosen,
+        "plan": plan,
+        "output": output,
+        "on_error": options.on_error,
+        "reporter": reporter,
+        "model_source": {"model": options.model, **source(options)},
+    }
+    if worker is None:
+        summary = ray_runner(options, **arguments).run()
+    else:
+        model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
+        summary = JobRunner(model, worker=worker, **arguments).run()
+    _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
 
 
 def _worker(shard: str | None, reporter: Reporter) -> Worker:

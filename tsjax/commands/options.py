@@ -30,22 +30,27 @@ def source(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def load_keywords(options: argparse.Namespace) -> dict[str, Any]:
+    """What `tsjax.load` is given for the model that the options ask for."""
+    return {
+        "model": options.model,
+        **source(options),
+        "temperature": options.temperature,
+        "dtype": options.dtype,
+        "max_seq_length": options.max_seq_length,
+        "truncate_dim": options.truncate_dim,
+        "token_budget": options.token_budget,
+        **placement(options),
+    }
+
+
 def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
     """The embedding model that the options ask for, with the programs that it compiles kept, or not."""
     from tsjax.api import load
     from tsjax.cross_encoder import CrossEncoder
 
     _use_compile_cache(wanted=not options.no_compile_cache)
-    model: Embedder | RoutedEmbedder | CrossEncoder = load(
-        options.model,
-        **source(options),
-        temperature=options.temperature,
-        dtype=options.dtype,
-        max_seq_length=options.max_seq_length,
-        truncate_dim=options.truncate_dim,
-        token_budget=options.token_budget,
-        **placement(options),
-    )
+    model: Embedder | RoutedEmbedder | CrossEncoder = load(**load_keywords(options))
     if isinstance(model, CrossEncoder):
         raise InputError(f"{options.model} scores pairs of texts and has no vectors; it has predict and rank in Python")
     return model

@@ -7,8 +7,9 @@ So nothing has to be read to plan, a worker needs to open its own files only, an
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tsjax.errors import InputError
 from tsjax.jobs.columns import Rejection
@@ -60,6 +61,21 @@ class Worker:
 ALONE = Worker()
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a group, for an engine that deals work out as it goes: every ``count``-th shard, from ``index`` on.
+
+    Whoever has a piece reads over the shards between its own while the device is busy with one of them.
+    """
+
+    group: int
+    index: int
+    count: int
+
+
+Part: TypeAlias = Worker | Piece
+
+
 @dataclass(frozen=True)
 class Plan:
     """How the inputs are cut.
@@ -93,16 +109,32 @@ class Plan:
         """All files, in order."""
         return tuple(itertools.chain.from_iterable(self.groups))
 
-    def is_for(self, worker: Worker, key: ShardKey) -> bool:
-        """Whether a shard is a worker's."""
-        if len(self.groups) >= _GROUPS_A_WORKER * worker.count:
-            return key.group % worker.count == worker.index
-        return (key.group + key.index) % worker.count == worker.index
+    def pieces(self, least: int) -> list[Piece]:
+        """All shards, in so many pieces at least: small groups whole, large ones in pieces of about the same bytes."""
+        sizes = [sum(source.size for source in group) for group in self.groups]
+        total = sum(sizes) or 1
+        counts = [max(1, math.ceil(least * size / total)) for size in sizes]
+        return [Piece(group, index, count) for group, count in enumerate(counts) for index in range(count)]
 
-    def groups_for(self, worker: Worker) -> list[int]:
-        """The groups that a worker has shards of."""
-        by_group = len(self.groups) >= _GROUPS_A_WORKER * worker.count
-        return [g for g in range(len(self.groups)) if not by_group or g % worker.count == worker.index]
+    def is_for(self, part: Part, key: ShardKey) -> bool:
+        """Whether a shard is a worker's, or of a piece."""
+        if isinstance(part, Piece):
+            return key.group == part.group and key.index % part.count == part.index
+        if len(self.groups) >= _GROUPS_A_WORKER * part.count:
+            return key.group % part.count == part.index
+        return (key.group + key.index) % part.count == part.index
+
+    def groups_for(self, part: Part) -> list[int]:
+        """The groups that a worker, or a piece, has shards of."""
+        if isinstance(part, Piece):
+            return [part.group]
+        by_group = len(self.groups) >= _GROUPS_A_WORKER * part.count
+        return [g for g in range(len(self.groups)) if not by_group or g % part.count == part.index]
+
+    def share_of(self, part: Part) -> float:
+        """The part of its groups' rows that is a worker's, or of a piece."""
+        whole_groups = isinstance(part, Worker) and len(self.groups_for(part)) < len(self.groups)
+        return 1.0 if whole_groups else 1 / part.count
 
 
 class Slice(NamedTuple):

@@ -41,7 +41,9 @@ class Reporter:
         self._statistics: Callable[[], Statistics] | None = None
         self._first: Statistics | None = None
         self._shown = self._start = clock()
-        self._read = self._left = self._rejected = self._shards = 0
+        self._read: float = 0
+        self._left: float = 0
+        self._rejected = self._shards = 0
         self._share = 1.0
         self._width = 0
 
@@ -72,6 +74,10 @@ class Reporter:
     def shard_done(self) -> None:
         """Count a shard that is in its place."""
         self._shards += 1
+
+    def told(self, *, read: float, left: float, shards: int, rejected: int) -> None:
+        """Count what others have done so far, who tell of blocks and shards elsewhere."""
+        self._read, self._left, self._shards, self._rejected = read, left, shards, rejected
 
     def figures(self) -> dict[str, Any]:
         """What there is to say."""

@@ -9,22 +9,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from tsjax.errors import InputError, OutputError
+from tsjax.jobs.books import Books, Summary, run_job
 from tsjax.jobs.channel import Channel, StoppedError
 from tsjax.jobs.columns import Rejection, Row
 from tsjax.jobs.computing import Block, Computer, Embedded, Seen
 from tsjax.jobs.inputs import absolute
 from tsjax.jobs.job import Job, Model, Options
-from tsjax.jobs.plan import ALONE, GroupReader, Plan, ShardKey, Worker
+from tsjax.jobs.plan import ALONE, GroupReader, Part, Plan, ShardKey, Worker
 from tsjax.jobs.precision import CALIBRATED, ranges_of
 from tsjax.jobs.progress import Reporter
 from tsjax.jobs.records import Output, Record, ShardFile
-from tsjax.jobs.shards import Layout, open_shard, publish_shard
+from tsjax.jobs.shards import Layout, discard_shard, open_shard, publish_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,35 +34,6 @@ OnError: TypeAlias = Literal["reject", "fail"]
 
 # Blocks that wait to be embedded, and to be written.
 _WAITING = 2
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a worker's shards hold, those of earlier runs included."""
-
-    shards: int = 0
-    input_rows: int = 0
-    rows: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    chunked: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    computed_shards: int = 0
-
-    def plus(self, record: Record) -> Summary:
-        """With another shard."""
-        return Summary(
-            self.shards + 1,
-            self.input_rows + record.input_rows,
-            self.rows + record.rows,
-            self.tokens + record.tokens,
-            self.truncated + record.truncated,
-            self.chunked + record.chunked,
-            self.duplicates + record.duplicates,
-            self.rejected + len(record.rejected),
-            self.computed_shards,
-        )
 
 
 class JobRunner:
@@ -108,34 +79,14 @@ class JobRunner:
                 meanwhile; with ``on_error="fail"``, a row that cannot be embedded.
             OutputError: the output cannot be written, or another process is at it.
         """
-        with self._output.working(self._worker) as partial:
-            self._join()
-            mine = self._mine()
-            if not self._output.manifest_file(self._worker).exists():
-                self._output.write_manifest(
-                    self._worker, self._job, mine, partial, complete=False, started_with=self._started_with
-                )
-            done = self._whole(mine)
-            if done:
-                self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
-            before = len(done)
-            self._embed(done, partial)
-            mine = self._mine()
-            self._output.write_rejected(self._worker, mine, partial)
-            self._output.write_manifest(
-                self._worker, self._job, mine, partial, complete=True, started_with=self._started_with
-            )
-            summary = Summary(computed_shards=len(mine) - before)
-            for key in mine:
-                record = self._output.read_record(key)
-                assert record is not None  # the manifest has just been made of them
-                summary = summary.plus(record)
-        return summary
+        return run_job(self, self._output, self._plan, self._started_with, self._worker)
 
-    # -- what there is ------------------------------------------------------------------------------------------------
+    def join(self) -> Job:
+        """Make sure that the output is of this job, if it is of any; gives the job, with the ranges that it has.
 
-    def _join(self) -> None:
-        """Make sure that the output is of this job, if it is of any, and take the ranges that the job has."""
+        Raises:
+            InputError: the output is of another job, naming the difference; too few rows to take ranges from.
+        """
         ranges = None
         if self._output.manifest_files():
             recorded = self._output.job()
@@ -148,6 +99,25 @@ class JobRunner:
         if self._options.precision in CALIBRATED and ranges is None:
             ranges = self._calibrated()
         self._job = self._job.with_ranges(ranges)
+        return self._job
+
+    def join_as(self, job: Job) -> None:
+        """Take a job that another process has joined.
+
+        Raises:
+            InputError: this process would make other vectors, naming the difference.
+        """
+        if difference := job.difference(self._job):
+            raise InputError(f"this process would make other vectors than the job's: {difference}")
+        self._job = self._job.with_ranges(job.ranges)
+
+    def compute(self, books: Books, partial: Path) -> int:
+        """Make every shard of this worker that is not there; gives how many those are."""
+        done = books.whole(self._worker)
+        if done:
+            self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
+        self.make(books, self._worker, done, partial)
+        return len(books.mine(self._worker)) - len(done)
 
     def _calibrated(self) -> list[list[float]]:
         """The ranges of the dimensions, from the first rows of the input."""
@@ -168,38 +138,10 @@ class JobRunner:
             raise InputError(f"{self._options.precision} needs two rows at least, to take the dimensions' ranges from")
         return ranges_of(vectors)
 
-    def _last_shards(self) -> dict[int, ShardKey]:
-        """The last shard of each group of which some worker has found the end."""
-        records = map(self._output.read_record, self._output.record_keys())
-        return {record.key.group: record.key for record in records if record is not None and record.last}
-
-    def _needed(self, last: ShardKey) -> set[ShardKey]:
-        """This worker's shards of a group that ends with this one."""
-        keys = (ShardKey(last.group, index) for index in range(last.index + 1))
-        return {key for key in keys if self._plan.is_for(self._worker, key)}
-
-    def _mine(self) -> list[ShardKey]:
-        return [key for key in self._output.record_keys() if self._plan.is_for(self._worker, key)]
-
-    def _whole(self, keys: Iterable[ShardKey]) -> set[ShardKey]:
-        """Those shards whose files are what their records say."""
-        whole = set()
-        for key in keys:
-            record = self._output.read_record(key)
-            if record is None:
-                continue
-            if record.job != self._job.fingerprint:
-                raise InputError(
-                    f"{self._output.record_file(key)} is of another job than this; remove the folder, or choose another"
-                )
-            if self._output.is_whole(record):
-                whole.add(key)
-        return whole
-
     # -- the work -----------------------------------------------------------------------------------------------------
 
-    def _embed(self, done: set[ShardKey], partial: Path) -> None:
-        """Compute and write every shard that is not done."""
+    def make(self, books: Books, part: Part, done: set[ShardKey], partial: Path) -> None:
+        """Compute and write every shard of a part that is not done."""
         blocks: Channel[Block] = Channel(_WAITING)
         finished: Channel[Embedded] = Channel(_WAITING)
         failed: list[BaseException] = []
@@ -207,7 +149,7 @@ class JobRunner:
         def read() -> None:
             error: BaseException | None = None
             try:
-                for block in self._blocks(done):
+                for block in self._blocks(books, part, done):
                     blocks.put(block)
             except StoppedError:
                 pass
@@ -217,7 +159,7 @@ class JobRunner:
 
         def write() -> None:
             try:
-                self._write(finished, partial)
+                self._write(finished, books, partial)
             except BaseException as raised:  # raised by the main thread
                 failed.append(raised)
                 finished.stop()
@@ -225,9 +167,7 @@ class JobRunner:
         threads = [
             threading.Thread(target=target, name=f"tsjax-{target.__name__}", daemon=True) for target in (read, write)
         ]
-        shared = len(self._plan.groups_for(self._worker)) == len(self._plan.groups)
-        share = 1 / self._worker.count if shared else 1.0
-        self._reporter.start(lambda: self._model.embedder.statistics, share)
+        self._reporter.start(lambda: self._model.embedder.statistics, self._plan.share_of(part))
         for thread in threads:
             thread.start()
         try:
@@ -247,14 +187,9 @@ class JobRunner:
         if failed:
             raise failed[0]
 
-    def _blocks(self, done: set[ShardKey]) -> Iterator[Block]:
-        """Every row of every shard that is not done."""
-        last = self._last_shards()
-        groups = [
-            group
-            for group in self._plan.groups_for(self._worker)
-            if group not in last or not self._needed(last[group]) <= done
-        ]
+    def _blocks(self, books: Books, part: Part, done: set[ShardKey]) -> Iterator[Block]:
+        """Every row of every shard of a part that is not done."""
+        groups = books.groups_left(part, done)
         left = sum(source.size for group in groups for source in self._plan.groups[group])
         for group in groups:
             sources = self._plan.groups[group]
@@ -263,7 +198,7 @@ class JobRunner:
                 wanted = reader.slices(
                     self._plan.rows_per_shard,
                     group,
-                    lambda key: self._plan.is_for(self._worker, key) and key not in done,
+                    lambda key: self._plan.is_for(part, key) and key not in done,
                 )
                 for shard in wanted:
                     seen = Seen()
@@ -295,7 +230,7 @@ class JobRunner:
             where = f"row {rejection.row}" if rejection.line is None else f"line {rejection.line}"
             raise InputError(f"{rejection.file}, {where}: {rejection.reason}")
 
-    def _write(self, finished: Iterable[Embedded], partial: Path) -> None:
+    def _write(self, finished: Iterable[Embedded], books: Books, partial: Path) -> None:
         """Write shard after shard, each as its blocks come."""
         iterator = iter(finished)
         for first in iterator:
@@ -311,8 +246,12 @@ class JobRunner:
                         break
                 else:
                     raise OutputError(f"shard {key} has no end")
-            files = publish_shard(self._layout, key, partial, self._output.vectors)
-            self._output.write_record(tally.record(self._job, files), partial)
+            if books.is_whole(key):
+                # Somebody else made the same shard meanwhile, such as a node that was given up for dead and lives.
+                discard_shard(self._layout, key, partial)
+            else:
+                files = publish_shard(self._layout, key, partial, self._output.vectors)
+                self._output.write_record(tally.record(self._job, files), partial)
             self._reporter.shard_done()
 
 

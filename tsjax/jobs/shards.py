@@ -140,6 +140,12 @@ def publish_shard(layout: Layout, key: ShardKey, partial: Path, vectors: Path) -
     return tuple(facts)
 
 
+def discard_shard(layout: Layout, key: ShardKey, partial: Path) -> None:
+    """Remove a shard's files that were written aside and are not wanted."""
+    for name in layout.files(key):
+        (partial / name).unlink(missing_ok=True)
+
+
 class _Parquet:
     def __init__(self, writer: Any, schema: Any, layout: Layout, ranges: list[list[float]] | None) -> None:
         self._writer, self._schema, self._layout, self._ranges = writer, schema, layout, ranges

@@ -1,0 +1,144 @@
+"""A job's books: which shards there are, and the manifests that say so, whoever computes them, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tsjax.errors import InputError
+from tsjax.jobs.plan import ALONE, Part, Plan, ShardKey, Worker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tsjax.jobs.job import Job
+    from tsjax.jobs.records import Output, Record
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a worker's shards hold, those of earlier runs included."""
+
+    shards: int = 0
+    input_rows: int = 0
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    chunked: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    computed_shards: int = 0
+
+    def plus(self, record: Record) -> Summary:
+        """With another shard."""
+        return Summary(
+            self.shards + 1,
+            self.input_rows + record.input_rows,
+            self.rows + record.rows,
+            self.tokens + record.tokens,
+            self.truncated + record.truncated,
+            self.chunked + record.chunked,
+            self.duplicates + record.duplicates,
+            self.rejected + len(record.rejected),
+            self.computed_shards,
+        )
+
+
+class Books:
+    """Which shards of a job an output has.
+
+    Args:
+        output: where they are.
+        plan: which there should be.
+        job: whose they should be.
+    """
+
+    def __init__(self, output: Output, plan: Plan, job: Job) -> None:
+        self.output, self.plan, self.job = output, plan, job
+        self._fingerprint = job.fingerprint
+
+    def mine(self, part: Part) -> list[ShardKey]:
+        """The shards of a part that have a record, in order."""
+        return [key for key in self.output.record_keys() if self.plan.is_for(part, key)]
+
+    def whole(self, part: Part) -> set[ShardKey]:
+        """Those shards of a part whose files are what their records say.
+
+        Raises:
+            InputError: a record is of another job.
+        """
+        return {key for key in self.mine(part) if self.is_whole(key)}
+
+    def is_whole(self, key: ShardKey) -> bool:
+        """Whether a shard has a record, and its files are what that says.
+
+        Raises:
+            InputError: the record is of another job.
+        """
+        record = self.output.read_record(key)
+        if record is None:
+            return False
+        if record.job != self._fingerprint:
+            raise InputError(
+                f"{self.output.record_file(key)} is of another job than this; remove the folder, or choose another"
+            )
+        return self.output.is_whole(record)
+
+    def groups_left(self, part: Part, done: set[ShardKey]) -> list[int]:
+        """The groups in which a part has shards that are not done, or may have: nobody has found their end yet."""
+        groups = self.plan.groups_for(part)
+        last = self._last_shards(set(groups))
+        return [group for group in groups if group not in last or not self._needed(part, last[group]) <= done]
+
+    def _last_shards(self, groups: set[int]) -> dict[int, ShardKey]:
+        """The last shard of each group of which somebody has found the end."""
+        records = (self.output.read_record(key) for key in self.output.record_keys() if key.group in groups)
+        return {record.key.group: record.key for record in records if record is not None and record.last}
+
+    def _needed(self, part: Part, last: ShardKey) -> set[ShardKey]:
+        """A part's shards of a group that ends with this one."""
+        keys = (ShardKey(last.group, index) for index in range(last.index + 1))
+        return {key for key in keys if self.plan.is_for(part, key)}
+
+
+class Engine(Protocol):
+    """Who computes a job."""
+
+    def join(self) -> Job:
+        """Make sure that the output is of this job, if it is of any; gives the job, with the ranges that it has."""
+
+    def compute(self, books: Books, partial: Path) -> int:
+        """Make every shard that is not there, by way of the folder ``partial``; gives how many those are."""
+
+
+def run_job(
+    engine: Engine, output: Output, plan: Plan, started_with: dict[str, Any], worker: Worker = ALONE
+) -> Summary:
+    """Have a job, or one worker's part of it, computed, and keep its manifest.
+
+    Args:
+        engine: who computes.
+        output: where to.
+        plan: the inputs, cut.
+        started_with: what the manifest says of where inputs and model were found.
+        worker: which of several.
+
+    Raises:
+        InputError: the output is of another job.
+        OutputError: the output cannot be written, or another process is at it.
+    """
+    with output.working(worker) as partial:
+        job = engine.join()
+        books = Books(output, plan, job)
+        if not output.manifest_file(worker).exists():
+            output.write_manifest(worker, job, books.mine(worker), partial, complete=False, started_with=started_with)
+        computed = engine.compute(books, partial)
+        mine = books.mine(worker)
+        output.write_rejected(worker, mine, partial)
+        output.write_manifest(worker, job, mine, partial, complete=True, started_with=started_with)
+        summary = Summary(computed_shards=computed)
+        for key in mine:
+            record = output.read_record(key)
+            assert record is not None  # the manifest has just been made of them
+            summary = summary.plus(record)
+    return summary

@@ -1,0 +1,163 @@
+"""A Ray cluster: reaching it, and what of its nodes an actor is given. Nothing here knows of texts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from tsjax.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# What Ray takes by names of its own; everything else is in its ``resources``.
+_OWN_NAMES = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+# Seconds that a cluster may take to answer.
+_PATIENCE = 20.0
+
+# How the chips of a whole TPU host lie, as the TPU's runtime wants to know.
+_CHIP_BOUNDS = {4: "2,2,1", 8: "2,4,1"}
+
+
+def import_ray() -> Any:
+    """The package Ray, with Ray Data.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import ray  # noqa: PLC0415  # an extra
+        import ray.data  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the engine ray needs Ray Data; install it with: pip install 'tsjax[ray]' ({error})"
+        ) from error
+    return ray
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster: this process's own connection, if it has one, or else one that lasts for the block.
+
+    Args:
+        address: ``host:port``, ``auto``, or None for what RAY_ADDRESS says, the cluster of this machine, or a new one
+            on this machine alone.
+
+    Raises:
+        InputError: no cluster is there, or this process is connected and an address is given.
+        MissingExtraError: Ray is not installed.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        if address is not None:
+            raise InputError(f"this process is connected to a Ray cluster already; leave the address {address} out")
+        yield ray
+        return
+    _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+    # Only of a cluster that is started here: nothing is sent to anybody unless a user wants it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        # What actors print stays in Ray's logs; errors come back as results.
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "" if address is None else f" at {address}"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"no Ray cluster can be used{where}: {reason}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise at once if nobody listens where a cluster should be; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # such as auto, or a plug-in's own kind of address
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def parse_resources(text: str) -> dict[str, float]:
+    """An actor's resources, from JSON such as ``{"TPU": 4}``.
+
+    Raises:
+        InputError: it is no object of names and numbers.
+    """
+    try:
+        resources = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"""resources are JSON such as {{"TPU": 4}} or {{"GPU": 1}}, not {text!r:.60}""") from error
+    return check_resources(resources)
+
+
+def check_resources(resources: object) -> dict[str, float]:
+    """Resources, if they are names with numbers of at least 0, of which one is more.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not isinstance(resources, dict) or not resources:
+        raise InputError(f"""resources are names with numbers, such as {{"TPU": 4}}, not {resources!r:.60}""")
+    for name, number in resources.items():
+        if not isinstance(name, str) or not name:
+            raise InputError(f"a resource has a name, such as GPU, not {name!r:.60}")
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+            raise InputError(f"of the resource {name} an actor can have a number of at least 0, not {number!r:.60}")
+    if not any(resources.values()):
+        raise InputError("an actor needs some resource, or any number of them would run at once")
+    return dict(resources)
+
+
+def remote_arguments(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Resources as Ray's own keywords."""
+    own = {_OWN_NAMES[name]: number for name, number in resources.items() if name in _OWN_NAMES}
+    # Ray counts whole CPUs only, and one for each actor that asks for nothing; one that has a device asks for none.
+    others = {name: number for name, number in resources.items() if name not in _OWN_NAMES}
+    return {"num_cpus": 0, **own, **({"resources": others} if others else {})}
+
+
+def usual_resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What an actor should have where nobody says: a GPU, or a host's TPU chips, or the CPUs of a node.
+
+    Args:
+        nodes: the resources of each node.
+    """
+    if any(node.get("GPU", 0) >= 1 for node in nodes):
+        return {"GPU": 1}
+    for name in ("TPU", "CPU"):
+        if found := [node[name] for node in nodes if node.get(name, 0) >= 1]:
+            return {name: min(found)}
+    return {"CPU": 1}
+
+
+def fitting(resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many actors with these resources the nodes have room for."""
+    needs = {name: number for name, number in resources.items() if number}
+    return sum(int(min(node.get(name, 0) // number for name, number in needs.items())) for node in nodes)
+
+
+def settle_process(resources: Mapping[str, float]) -> None:
+    """Keep this process, an actor's, to its share of the node; to be called before JAX looks for devices."""
+    cpus, gpus, chips = (resources.get(name, 0) for name in ("CPU", "GPU", "TPU"))
+    if set(resources) == {"CPU"}:
+        # What JAX and the tokenizers size their threads by, and no vector's bits; Ray tells only OpenMP.
+        for name in ("NPROC", "RAYON_NUM_THREADS"):
+            os.environ.setdefault(name, str(max(1, int(cpus))))
+    if 0 < gpus < 1:
+        # JAX takes three quarters of a GPU's memory at once, whoever shares it.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.75 * gpus:.3f}")
+    if chips in _CHIP_BOUNDS:
+        # The host is a slice of its own to the TPU's runtime, which would otherwise wait for all hosts of the slice.
+        os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "CLOUD_TPU_TASK_ID": "0"}
+        os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")
+        os.environ.setdefault("TPU_CHIPS_PER_PROCESS_BOUNDS", _CHIP_BOUNDS[int(chips)])
+        os.environ.setdefault("TPU_VISIBLE_CHIPS", ",".join(map(str, range(int(chips)))))

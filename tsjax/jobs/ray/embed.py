@@ -1,0 +1,122 @@
+"""`Embed`: vectors beside the texts of somebody's own Ray Data pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+BadRows: TypeAlias = Literal["fail", "nan"]
+
+
+class Embed:
+    """Adds a column of vectors to batches; for ``Dataset.map_batches``, which makes an actor of it.
+
+    ::
+
+        dataset.map_batches(
+            tsjax.jobs.ray.Embed,
+            fn_constructor_kwargs={"model": "all-MiniLM-L6-v2", "text_column": "text"},
+            batch_size=4096, concurrency=8, num_gpus=1,
+        )
+
+    An actor loads the model once. What the device computes at a time is bounded by tokens (``token_budget``), whatever
+    ``batch_size`` is; that should be some thousands, so that texts of like length find each other.
+
+    Args:
+        model: as for `tsjax.load`: a name, or a directory that every node has.
+        text_column: where the texts are.
+        output_column: where the vectors go: float32 (n, D).
+        prompt_type: ``query`` or ``document``: use the model's prompt, temperature and encoder for these.
+        prompt_name: one of the model's prompts, put before each text.
+        prompt: text put before each text; wins over ``prompt_name``.
+        normalize_embeddings: divide each vector by its norm.
+        bad_rows: what becomes of a row that is null or no text: ``fail``, an error that names it; ``nan``, a vector of
+            NaN.
+        options: more keywords of `tsjax.load`, such as ``temperature``, ``dtype`` and ``truncate_dim``.
+
+    Raises:
+        ModelNotFoundError, ConversionError, CheckpointError: the model cannot be had.
+        InputError: an option that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        text_column: str = "text",
+        output_column: str = "embedding",
+        prompt_type: Literal["query", "document"] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize_embeddings: bool = False,
+        bad_rows: BadRows = "fail",
+        **options: Any,
+    ) -> None:
+        from tsjax.api import load  # noqa: PLC0415  # JAX, which whoever only plans a pipeline does not need
+        from tsjax.cross_encoder import CrossEncoder  # noqa: PLC0415
+
+        if bad_rows not in get_args(BadRows):
+            raise InputError(f"bad_rows {bad_rows!r} does not exist; it can be {', '.join(get_args(BadRows))}")
+        embedder = load(model, **options)
+        if isinstance(embedder, CrossEncoder):
+            raise InputError(f"{model} scores pairs of texts and has no vectors")
+        self._text_column, self._output_column, self._bad_rows = text_column, output_column, bad_rows
+        self._dimension = embedder.embedding_dimension
+        self._encode = embedder.encode if prompt_type is None else getattr(embedder, f"encode_{prompt_type}")
+        self._options = {
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "normalize_embeddings": normalize_embeddings,
+            "show_progress_bar": False,
+        }
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """A batch with its vectors.
+
+        Args:
+            batch: columns as numpy arrays, as Ray Data gives them by default; texts of dtype object or str, (n,).
+
+        Returns:
+            the same columns, and ``output_column``: float32 (n, D).
+
+        Raises:
+            InputError: there is no such column; or, with ``bad_rows="fail"``, a row that is null or no text.
+        """
+        if not isinstance(batch, dict):
+            raise InputError(
+                f"a batch must be a dict of numpy arrays (batch_format='numpy'), not {type(batch).__name__}"
+            )
+        if self._text_column not in batch:
+            raise InputError(
+                f"the batch has no column {self._text_column!r}; it has {', '.join(map(repr, batch)) or 'none'}"
+            )
+        values = batch[self._text_column].tolist()
+        good = [place for place, value in enumerate(values) if isinstance(value, str)]
+        if len(good) < len(values) and self._bad_rows == "fail":
+            place = next(place for place, value in enumerate(values) if not isinstance(value, str))
+            raise InputError(
+                f"row {place} of a batch of {len(values)}{_known_by(batch, place, self._text_column)}: "
+                f"{self._text_column!r} is {values[place]!r:.40}, not text; bad_rows='nan' gives such rows NaN"
+            )
+        vectors = np.full((len(values), self._dimension), np.nan, np.float32)
+        if good:
+            vectors[good] = self._encode([values[place] for place in good], **self._options)
+        return {**batch, self._output_column: vectors}
+
+
+def _known_by(batch: Mapping[str, NDArray[Any]], place: int, text_column: str) -> str:
+    """What the row's other columns say of it, to find it by: a batch does not know its place in the dataset."""
+    found = [
+        f"{name} = {str(values[place])!r:.40}"
+        for name, values in batch.items()
+        if name != text_column and np.ndim(values) == 1
+    ]
+    return f" ({', '.join(found[:3])})" if found else ""
