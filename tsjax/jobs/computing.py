@@ -105,7 +105,7 @@ class _Piece:
     """A block on its way: its sequences, and their outcomes as they come."""
 
     block: Block
-    places: list[int]  # of each row that can be embedded, its text among the shard's new ones or old ones
+    places: list[int]  # of each row that can be embedded, its text among the shard's; of none where all are alike
     sequences: Sequences
     offset: int = 0
     vectors: NDArray[np.float32] | None = None
@@ -184,10 +184,13 @@ class Computer:
         rows = [row for row in block.rows if isinstance(row, Row)]
         seen = block.seen
         if not self._options.deduplicate:
+            sequences = self._cutter.sequences([row.text for row in rows])
+            if sequences.one_each:
+                return _Piece(block, [], sequences)
             start = len(seen.results)
             places = list(range(start, start + len(rows)))
             seen.results.extend([None] * len(rows))
-            return _Piece(block, places, self._cutter.sequences([row.text for row in rows]))
+            return _Piece(block, places, sequences)
         places, new = [], []
         for row in rows:
             digest = hashlib.blake2b(row.text.encode(), digest_size=16).digest()
@@ -216,6 +219,8 @@ class Computer:
         """A block's rows with their vectors."""
         block, sequences, results = piece.block, piece.sequences, piece.block.seen.results
         rows = [row for row in block.rows if isinstance(row, Row)]
+        if sequences.one_each and not self._options.deduplicate:
+            return self._finished_alike(piece, rows)
         new = list(dict.fromkeys(place for place in piece.places if results[place] is None))
         for place, outcome in zip(new, self._results(piece, len(new)), strict=True):
             results[place] = outcome
@@ -249,6 +254,21 @@ class Computer:
             truncated=sequences.truncated,
             chunked=sequences.chunked,
             duplicates=len(rows) - len(new),
+        )
+
+    def _finished_alike(self, piece: _Piece, rows: list[Row]) -> Embedded:
+        """`_finish` where each row has one vector: most jobs, and there is no time for work on single rows."""
+        assert piece.vectors is not None
+        return Embedded(
+            block=piece.block,
+            rows=rows,
+            vectors=self._ended(piece.vectors),
+            spans=None,
+            rejected=[row for row in piece.block.rows if isinstance(row, Rejection)],
+            tokens=int(piece.sequences.tokenized.lengths.sum()),
+            truncated=piece.sequences.truncated,
+            chunked=0,
+            duplicates=0,
         )
 
     def _results(self, piece: _Piece, texts: int) -> Iterator[_Result]:

@@ -74,6 +74,11 @@ class Sequences(NamedTuple):
     truncated: int
     chunked: int
 
+    @property
+    def one_each(self) -> bool:
+        """Whether every text is one sequence, whose own vector is wanted."""
+        return self.spans is None and not self.rejected and not self.chunked
+
 
 class Cutter:
     """Makes sequences of texts. Safe to use from many threads.
