@@ -18,9 +18,11 @@ from tsjax.commands.options import (
 from tsjax.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
-    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.job import Job
+    from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.progress import Reporter
     from tsjax.jobs.running import Summary
+    from tsjax.jobs.sinks.sink import Sink
 
 
 def add(commands: Any) -> None:
@@ -139,6 +141,12 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
         help="be worker I of N, counted from 0, on the same output; auto: as Slurm, Kubernetes, a TPU slice, "
         "jax.distributed, RANK or OpenMPI say",
     )
+    group.add_argument(
+        "--sink",
+        metavar="URL",
+        help="then load the vectors into a database too: lancedb://DIR/TABLE. A finished output is only loaded, by the "
+        "same command with this added",
+    )
     group.add_argument("--json-log", action="store_true", help="progress and summary as JSON, one object a line")
 
 
@@ -147,7 +155,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("tsjax batch needs --input and --output, or one of the actions status and verify")
     from tsjax.jobs.columns import Columns
     from tsjax.jobs.inputs import find_sources
-    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.job import Job, Model, Options
     from tsjax.jobs.plan import Plan
     from tsjax.jobs.progress import Reporter
     from tsjax.jobs.records import Output
@@ -169,6 +177,7 @@ def run(options: argparse.Namespace) -> None:
     )
     plan = Plan.of(find_sources(options.input, options.input_format), options.rows_per_shard)
     model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
+    sink = _sink(options.sink, Job.of(model, chosen, plan))
     runner = JobRunner(
         model,
         chosen,
@@ -181,6 +190,27 @@ def run(options: argparse.Namespace) -> None:
     )
     summary = runner.run()
     _summarise(reporter, summary, options.output, model.embedder.max_seq_length)
+    if sink is not None:
+        _load(sink, options, plan, worker, reporter)
+
+
+def _sink(url: str | None, job: Job) -> Sink | None:
+    """The database that was asked for; before the work, which may take days, what speaks against it is said."""
+    from tsjax.jobs.sinks.sink import open_sink
+
+    return None if url is None else open_sink(url, job)
+
+
+def _load(sink: Sink, options: argparse.Namespace, plan: Plan, worker: Worker, reporter: Reporter) -> None:
+    """What this worker has written, into the database."""
+    from tsjax.jobs.records import Output
+    from tsjax.jobs.sinks.loading import load
+
+    output = Output(options.output)
+    with output.working(worker):
+        loaded = load(output, [key for key in output.record_keys() if plan.is_for(worker, key)], sink)
+    text = f"{options.sink} holds {loaded.rows:,} rows of {loaded.shards:,} shards ({loaded.added_shards:,} added now)"
+    reporter.say("sink", text, url=options.sink, **loaded._asdict())
 
 
 def _worker(shard: str | None, reporter: Reporter) -> Worker:
