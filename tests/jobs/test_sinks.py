@@ -1,12 +1,9 @@
-"""Shards into a database: what any sink is asked for, and LanceDB for real."""
+"""Shards into a database: what it then holds, what is put right, and what is refused."""
 
 import itertools
 import json
-import subprocess
 import sys
-import textwrap
 import types
-from pathlib import Path
 
 import batch_jobs
 import lancedb
@@ -14,15 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from lance_tables import loaded, sink, stored, versions
 
 from tsjax.errors import InputError, MissingExtraError, OutputError
 from tsjax.jobs.plan import ShardKey
 from tsjax.jobs.records import Output
 from tsjax.jobs.sinks import lance
 from tsjax.jobs.sinks.loading import label, load
-from tsjax.jobs.sinks.sink import open_sink
-
-KEYS = {True: ["id", "chunk"], False: ["id"]}
 
 
 @pytest.fixture(scope="module")
@@ -41,44 +36,6 @@ def done(model, corpus, tmp_path_factory):
     output = tmp_path_factory.mktemp("done") / "out"
     assert batch_jobs.run(*batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title")) == 0
     return Output(output)
-
-
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory):
-    jobs = batch_jobs.Jobs(tmp_path_factory.mktemp("jobs"))
-    yield jobs
-    jobs.close()
-
-
-def stored(output, late=False):
-    """The shards' rows, with the labels that a sink gives them, in a fixed order."""
-    tables = []
-    for key in Output(output).record_keys():
-        table = pq.read_table(Path(output) / "vectors" / f"shard-{key}.parquet")
-        labels = [label(Output(output).read_record(key))] * len(table)
-        tables.append(table.append_column(lance.LABEL, pa.array(labels, pa.string())))
-    return ordered(pa.concat_tables(tables), late)
-
-
-def loaded(folder, late=False):
-    """A table's rows, in the same order."""
-    return ordered(lancedb.connect(folder).open_table("t").to_arrow(), late)
-
-
-def ordered(table, late):
-    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEYS[late]])
-    return table.take(order).combine_chunks()
-
-
-def sink(folder, output):
-    return open_sink(f"lancedb://{folder}/t", Output(output.path).job())
-
-
-def versions(folder):
-    return lancedb.connect(folder).open_table("t").version
-
-
-# -- the whole command --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "ubinary"])
@@ -129,96 +86,6 @@ def test_rejected_rows_alone_make_an_empty_table(model, tmp_path):
     assert batch_jobs.run(*command) == batch_jobs.run(*command) == 0
 
 
-# -- kills --------------------------------------------------------------------------------------------------------------
-
-# Loads an output shard by shard and kills itself before or after one of its commits.
-_KILLED = textwrap.dedent("""
-    import os, sys
-    from tsjax.jobs.records import Output
-    from tsjax.jobs.sinks.lance import LanceSink
-    from tsjax.jobs.sinks.loading import load
-    from tsjax.jobs.sinks.sink import open_sink
-
-    path, url, method, moment, count = sys.argv[1:]
-    output, do, done = Output(path), getattr(LanceSink, method), [0]
-
-    def then_killed(*arguments):
-        last = done[0] == int(count)
-        done[0] += 1
-        if last and moment == "before":
-            os.kill(os.getpid(), 9)
-        do(*arguments)
-        if last and moment == "after":
-            os.kill(os.getpid(), 9)
-
-    setattr(LanceSink, method, then_killed)
-    load(output, output.record_keys(), open_sink(url, output.job()), rows_a_step=1)
-""")
-
-
-def kill_while_loading(output, folder, method, moment, count):
-    command = [sys.executable, "-c", _KILLED, output.path, f"lancedb://{folder}/t", method, moment, str(count)]
-    return subprocess.run(list(map(str, command)), cwd=Path(__file__).parents[2], check=False).returncode
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_beside_a_commit(done, tmp_path, moment):
-    # Each resumes what the one before it left; shards that are there are not added again.
-    for count in (0, 2, 1):
-        assert kill_while_loading(done, tmp_path / "db", "add", moment, count) == -9
-    there = {"before": 0 + 2 + 1, "after": 1 + 3 + 2}[moment]
-    found = load(done, done.record_keys(), sink(tmp_path / "db", done))
-    assert (found.shards, found.added_shards) == (8, 8 - there)
-    assert loaded(tmp_path / "db") == stored(done.path)
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_while_something_is_put_right(done, tmp_path, moment):
-    load(done, done.record_keys(), sink(tmp_path / "db", done))
-    lancedb.connect(tmp_path / "db").open_table("t").delete("id IN ('0-1', '1-50')")
-    assert kill_while_loading(done, tmp_path / "db", "remove", moment, 0) == -9
-    load(done, done.record_keys(), sink(tmp_path / "db", done))
-    assert loaded(tmp_path / "db") == stored(done.path)
-
-
-def test_a_command_that_is_killed_anywhere(model, corpus, jobs, tmp_path):
-    more = ["--id-column", "id", "--keep", "title", "--sink", f"lancedb://{tmp_path}/db/t"]
-    command = batch_jobs.arguments(model, corpus, tmp_path / "out", *more)
-    manifest = tmp_path / "out" / "manifest.json"
-    moments = [
-        lambda: manifest.exists(),
-        lambda: len(list((tmp_path / "out" / "records").glob("*"))) >= 4,
-        lambda: (tmp_path / "db" / "t.lance").exists(),
-        lambda: (tmp_path / "db" / "t.lance" / "data").exists(),
-    ]
-    kills = 0
-    for moment in moments:
-        process = jobs.start(*command)
-        while process.alive() and not moment():
-            pass
-        process.kill()
-        kills += process.status() is None
-    assert kills >= 2  # the last moments may come too late
-    process = jobs.start(*command)
-    assert process.status() == 0, process.stderr()
-    assert loaded(tmp_path / "db") == stored(tmp_path / "out")
-
-
-def test_four_workers_at_once(model, corpus, jobs, done, tmp_path):
-    more = ["--id-column", "id", "--keep", "title", "--sink", f"lancedb://{tmp_path}/db/t"]
-    processes = [
-        jobs.start(*batch_jobs.arguments(model, corpus, tmp_path / "out", *more, "--shard", f"{index}/4"))
-        for index in range(4)
-    ]
-    for process in processes:
-        assert process.status() == 0, process.stderr()
-    assert loaded(tmp_path / "db") == stored(tmp_path / "out")
-    assert loaded(tmp_path / "db") == stored(done.path)  # whoever embedded what
-
-
-# -- what is put right --------------------------------------------------------------------------------------------------
-
-
 def test_rows_that_are_lost_doubled_or_old_are_put_right(done, tmp_path):
     load(done, done.record_keys(), sink(tmp_path / "db", done))
     table = lancedb.connect(tmp_path / "db").open_table("t")
@@ -228,10 +95,11 @@ def test_rows_that_are_lost_doubled_or_old_are_put_right(done, tmp_path):
     table.add(rows.filter(pc.equal(rows[lance.LABEL], second)))
     table.update(where=f"{lance.LABEL} = '{third}'", values={lance.LABEL: f"{third[:-4]}0000"})
     table.add(pa.table({"id": ["of the user"]}))
+    table.add(pa.table({"id": ["of the user"], lance.LABEL: ["a label of the user's"]}))
     found = load(done, done.record_keys(), sink(tmp_path / "db", done))
     assert found.added_shards == 3
     table.checkout_latest()
-    assert table.count_rows("id = 'of the user'") == 1
+    assert table.count_rows("id = 'of the user'") == 2
     table.delete("id = 'of the user'")
     assert loaded(tmp_path / "db") == stored(done.path)
     assert first < second < third
@@ -343,9 +211,6 @@ def test_a_commit_that_was_in_the_way_of_another_is_tried_again(monkeypatch):
     assert len(errors) == 99 - lance._ATTEMPTS
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -380,11 +245,27 @@ def test_a_table_of_another_job_or_of_somebody_else_is_refused(model, corpus, do
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_that_another_job_makes_meanwhile_is_refused(done, tmp_path):
+@pytest.mark.parametrize("columns", ["others", "the same"])
+def test_a_table_that_another_job_makes_meanwhile_is_refused(done, tmp_path, columns):
     ours = sink(tmp_path / "db", done)
-    theirs = pa.schema([("id", pa.string())], metadata={"tsjax": json.dumps({"job": "another"})})
+    stamp = {"tsjax": json.dumps({"job": "another"})}
+    theirs = pa.schema([("id", pa.string())], stamp)
+    if columns == "the same":
+        theirs = pq.read_schema(done.vectors / "shard-00000-00000.parquet")
+        theirs = theirs.append(pa.field(lance.LABEL, pa.string())).with_metadata(stamp)
     lancedb.connect(tmp_path / "db").create_table("t", schema=theirs)
     with pytest.raises(InputError, match="holds the rows of another job"):
+        load(done, done.record_keys(), ours)
+
+
+def test_a_table_that_cannot_be_made(done, tmp_path, monkeypatch):
+    ours = sink(tmp_path / "db", done)
+
+    def full(*arguments, **options):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(type(lancedb.connect(tmp_path / "db")), "create_table", full)
+    with pytest.raises(OutputError, match="cannot be used: no space left"):
         load(done, done.record_keys(), ours)
 
 

@@ -6,6 +6,7 @@ reads meanwhile, and several workers' commits queue up behind each other.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import random
@@ -80,19 +81,19 @@ class LanceSink:
         """How many rows there are of each label."""
         import pyarrow.compute as pc  # noqa: PLC0415  # LanceDB brings it
 
-        if self._table is None:
+        table = self._table
+        if table is None:
             return {}
-        table, counts = self._table, dict[str, int]()
 
-        def read() -> None:
+        def read() -> dict[str, int]:
             table.checkout_latest()
-            counts.clear()
+            counts = collections.Counter[str]()
             for batch in table.search().select([LABEL]).to_batches(_BATCH_ROWS):
                 for found in pc.value_counts(batch.column(LABEL).drop_null()).to_pylist():
-                    counts[found["values"]] = counts.get(found["values"], 0) + found["counts"]
+                    counts[found["values"]] += found["counts"]
+            return counts
 
-        _explained(self._address, read)
-        return counts
+        return _explained(self._address, read)
 
     def remove(self, keys: Collection[ShardKey]) -> None:
         """Remove all rows of some shards."""
