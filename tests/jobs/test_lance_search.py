@@ -19,7 +19,7 @@ QUESTIONS = {
     "the animal that could not reach the grapes and called them sour": "The Fox and the Grapes",
     "a dog on a bridge loses its meat to a reflection": "The Dog and the Shadow",
     "comparing a beloved to a day in summer": "Sonnet 18",
-    "should I go on living or end my life?": "To be, or not to be",
+    "is it nobler to suffer and live, or to die and sleep?": "To be, or not to be",
     "a sailor introduces himself and goes to sea": "Call me Ishmael",
     "freedom of speech, religion and the press": "First Amendment",
     "may the police search a house without a warrant?": "Fourth Amendment",
@@ -37,7 +37,7 @@ def place(tmp_path_factory):
     famous = [json.loads(line) for line in Path("scripts/demo.jsonl").read_text(encoding="utf-8").splitlines()]
     paragraphs = [line for address in addresses()[::25] for line in address.split("\n") if 20 < len(line.split()) < 60]
     rows = [{"title": row["title"], "text": row["text"]} for row in famous]
-    rows += [{"title": f"paragraph {number}", "text": text} for number, text in enumerate(paragraphs[:200])]
+    rows += [{"title": f"paragraph {number}", "text": text} for number, text in enumerate(paragraphs[:100])]
     with gzip.open(place / "texts.jsonl.gz", "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
     command = ["--input", place / "texts.jsonl.gz", "--output", place / "out", "--id-column", "title", "--keep", "text"]
@@ -48,7 +48,7 @@ def place(tmp_path_factory):
 
 def test_the_right_text_comes_first_and_all_agree_with_an_exact_search(place, minilm):
     table = lancedb.connect(place / "db").open_table("texts")
-    assert table.count_rows() == 224
+    assert table.count_rows() == 124
     queries = minilm.encode_query(list(QUESTIONS))
     exact = table.to_arrow()
     vectors = np.stack(exact["embedding"].to_numpy())
