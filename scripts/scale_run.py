@@ -5,7 +5,7 @@
 It prepares the texts (see `scale_texts.py`), runs `tsjax batch` on them in its own process, looks at that process's
 resident memory every second, kills it with signal 9 after each third of the rows, starts it again with the same
 command, and lets `tsjax batch verify` have the last word. Figures go to DIRECTORY/run.json, the plot to
-DIRECTORY/memory.png; with --write, both to docs/scale too. Needs Linux (/proc) and Debian's packages.
+DIRECTORY/memory.png; with --write, the plot to docs/scale too. Needs Linux (/proc) and Debian's packages.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, help="tokens of a text (default: the model's)")
     parser.add_argument("--directory", type=Path, default=Path("build/scale"))
-    parser.add_argument("--write", action="store_true", help="to docs/scale as well")
+    parser.add_argument("--write", action="store_true", help="the plot to docs/scale as well")
     options = parser.parse_args()
     directory: Path = options.directory.absolute()
     corpus, output = directory / f"texts-{options.rows}.jsonl.gz", directory / "out"
@@ -154,16 +154,16 @@ def main() -> None:
         print(json.dumps({"process": number, **shown, "rows_so_far": written.rows()}), flush=True)
     verify = [sys.executable, "-m", "tsjax", "batch", "verify", str(output)]
     checked = subprocess.run(verify, cwd=_ROOT, capture_output=True, text=True, check=False)
-    found = {**figures(runs, written), "verified": checked.returncode == 0, "verdict": checked.stdout.strip()}
+    verdict = checked.stdout.strip().replace(str(output), "the output")
+    found = {**figures(runs, written), "verified": checked.returncode == 0, "verdict": verdict}
     print(json.dumps(found, indent=1))
-    options_used = {"rows_per_shard": options.rows_per_shard, "max_tokens": options.max_tokens}
-    content = json.dumps({**found, "options": options_used, "processes": runs}) + "\n"
+    used = {"rows_per_shard": options.rows_per_shard, "max_tokens": options.max_tokens}
+    content = json.dumps({**found, "options": used, "processes": runs}) + "\n"
     (directory / "run.json").write_text(content, encoding="utf-8")
     plot(runs, directory / "memory.png")
     if options.write:
         (_ROOT / "docs" / "scale").mkdir(exist_ok=True)
-        for name in ("run.json", "memory.png"):
-            shutil.copy(directory / name, _ROOT / "docs" / "scale" / name)
+        shutil.copy(directory / "memory.png", _ROOT / "docs" / "scale")
     sys.exit(checked.returncode)
 
 
