@@ -34,7 +34,8 @@ QUESTIONS = {
 def place(tmp_path_factory):
     """Famous texts among paragraphs of presidents, embedded and loaded by the command."""
     place = tmp_path_factory.mktemp("search")
-    famous = [json.loads(line) for line in Path("scripts/demo.jsonl").read_text(encoding="utf-8").splitlines()]
+    demo = Path(__file__).parents[2] / "scripts" / "demo.jsonl"
+    famous = [json.loads(line) for line in demo.read_text(encoding="utf-8").splitlines()]
     paragraphs = [line for address in addresses()[::25] for line in address.split("\n") if 20 < len(line.split()) < 60]
     rows = [{"title": row["title"], "text": row["text"]} for row in famous]
     rows += [{"title": f"paragraph {number}", "text": text} for number, text in enumerate(paragraphs[:100])]
