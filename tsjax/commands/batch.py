@@ -20,8 +20,11 @@ from tsjax.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from tsjax.jobs.books import Summary
-    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.job import Job
+    from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.progress import Reporter
+    from tsjax.jobs.records import Output
+    from tsjax.jobs.sinks.sink import Sink
 
 
 def add(commands: Any) -> None:
@@ -141,6 +144,12 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
         help="be worker I of N, counted from 0, on the same output; auto: as Slurm, Kubernetes, a TPU slice, "
         "jax.distributed, RANK or OpenMPI say",
     )
+    group.add_argument(
+        "--sink",
+        metavar="URL",
+        help="then load the vectors into a database too: lancedb://DIR/TABLE. A finished output is only loaded, by the "
+        "same command with this added",
+    )
     group.add_argument("--json-log", action="store_true", help="progress and summary as JSON, one object a line")
 
 
@@ -150,7 +159,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.jobs.columns import Columns
     from tsjax.jobs.inputs import find_sources
     from tsjax.jobs.job import Model, Options
-    from tsjax.jobs.plan import Plan
+    from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.progress import Reporter
     from tsjax.jobs.records import Output
     from tsjax.jobs.running import JobRunner
@@ -172,6 +181,7 @@ def run(options: argparse.Namespace) -> None:
     )
     plan = Plan.of(find_sources(options.input, options.input_format), options.rows_per_shard)
     output = Output(options.output)
+    sinks: list[Sink] = []
     arguments: dict[str, Any] = {
         "options": chosen,
         "plan": plan,
@@ -180,12 +190,35 @@ def run(options: argparse.Namespace) -> None:
         "reporter": reporter,
         "model_source": {"model": options.model, **source(options)},
     }
+
+    def joined(job: Job) -> None:
+        sinks.extend(_sinks(options.sink, job))
+
     if worker is None:
-        summary = ray_runner(options, **arguments).run()
+        summary = ray_runner(options, **arguments).run(joined)
     else:
         model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
-        summary = JobRunner(model, worker=worker, **arguments).run()
+        summary = JobRunner(model, worker=worker, **arguments).run(joined)
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
+    for sink in sinks:
+        _load(sink, options.sink, output, plan, worker or Worker(), reporter)
+
+
+def _sinks(url: str | None, job: Job) -> list[Sink]:
+    """The database that was asked for; before the work, which may take days, what speaks against it is said."""
+    from tsjax.jobs.sinks.sink import open_sink
+
+    return [] if url is None else [open_sink(url, job)]
+
+
+def _load(sink: Sink, url: str, output: Output, plan: Plan, worker: Worker, reporter: Reporter) -> None:
+    """What this worker has written, into the database."""
+    from tsjax.jobs.sinks.loading import load
+
+    with output.working(worker):
+        loaded = load(output, [key for key in output.record_keys() if plan.is_for(worker, key)], sink)
+    text = f"{url} holds {loaded.rows:,} rows of {loaded.shards:,} shards ({loaded.added_shards:,} added now)"
+    reporter.say("sink", text, url=url, **loaded._asdict())
 
 
 def _worker(shard: str | None, reporter: Reporter) -> Worker:

@@ -9,6 +9,7 @@ from tsjax.errors import InputError
 from tsjax.jobs.plan import ALONE, Part, Plan, ShardKey, Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tsjax.jobs.job import Job
@@ -112,7 +113,12 @@ class Engine(Protocol):
 
 
 def run_job(
-    engine: Engine, output: Output, plan: Plan, started_with: dict[str, Any], worker: Worker = ALONE
+    engine: Engine,
+    output: Output,
+    plan: Plan,
+    started_with: dict[str, Any],
+    worker: Worker = ALONE,
+    joined: Callable[[Job], object] = lambda job: None,
 ) -> Summary:
     """Have a job, or one worker's part of it, computed, and keep its manifest.
 
@@ -122,6 +128,7 @@ def run_job(
         plan: the inputs, cut.
         started_with: what the manifest says of where inputs and model were found.
         worker: which of several.
+        joined: told of the job before anything is computed; may refuse it.
 
     Raises:
         InputError: the output is of another job.
@@ -129,6 +136,7 @@ def run_job(
     """
     with output.working(worker) as partial:
         job = engine.join()
+        joined(job)
         books = Books(output, plan, job)
         if not output.manifest_file(worker).exists():
             output.write_manifest(worker, job, books.mine(worker), partial, complete=False, started_with=started_with)

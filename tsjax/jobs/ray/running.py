@@ -25,7 +25,7 @@ from tsjax.jobs.ray.progress import Board, watching
 from tsjax.settings import positive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tsjax.jobs.job import Options
     from tsjax.jobs.plan import Plan
@@ -99,8 +99,11 @@ class RayRunner:
         self._concurrency = 1
         self._work: Work | None = None
 
-    def run(self) -> Summary:
+    def run(self, joined: Callable[[Job], object] = lambda job: None) -> Summary:
         """Run to the end.
+
+        Args:
+            joined: told of the job before anything is computed; may refuse it.
 
         Raises:
             InputError: no cluster is to be had; the nodes do not see the output or the inputs, or have another model
@@ -129,7 +132,7 @@ class RayRunner:
                 resources=resources,
                 nodes=len(nodes),
             )
-            return run_job(self, self._output, self._plan, self._started_with)
+            return run_job(self, self._output, self._plan, self._started_with, joined=joined)
 
     def join(self) -> Job:
         """Have a process with a device like the actors' settle what the job is."""
