@@ -10,6 +10,7 @@ import threading
 import time
 
 import batch_jobs
+import lance_tables
 import numpy as np
 import pytest
 from ray_cluster import NodesOfACluster
@@ -207,6 +208,19 @@ def test_another_jobs_output_is_refused(cluster, model, corpus, whole, capsys):
     assert "model.temperature.value was 1.0 and is 0.9 now" in error
     assert "Traceback" not in error
     assert batch_jobs.contents(whole) == before
+
+
+def test_a_sink_is_loaded_and_one_of_another_job_is_refused_before_the_work(
+    cluster, model, corpus, whole, tmp_path, capsys
+):
+    output, sink = shutil.copytree(whole, tmp_path / "out"), f"lancedb://{tmp_path}/db/t"
+    assert batch_jobs.run(*ray_command(model, corpus, output), "--sink", sink) == 0
+    assert f"{SHARDS} shards ({SHARDS} added now)" in capsys.readouterr().err
+    assert lance_tables.loaded(tmp_path / "db").equals(lance_tables.stored(output))
+    other = batch_jobs.arguments(model, corpus, tmp_path / "other", "--engine", "ray", "--sink", sink)  # with other ids
+    assert batch_jobs.run(*other) == 2
+    assert "holds the rows of another job" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "manifest.json").exists()
 
 
 def test_a_bad_row_stops_the_job_where_it_should(cluster, model, corpus, tmp_path, capsys):

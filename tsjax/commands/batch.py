@@ -158,11 +158,12 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("tsjax batch needs --input and --output, or one of the actions status and verify")
     from tsjax.jobs.columns import Columns
     from tsjax.jobs.inputs import find_sources
-    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.job import Job, Model, Options
     from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.progress import Reporter
     from tsjax.jobs.records import Output
     from tsjax.jobs.running import JobRunner
+    from tsjax.jobs.sinks.sink import open_sink
 
     check_engine_options(options)
     reporter = Reporter(as_json=options.json_log, terminal=on_terminal())
@@ -192,23 +193,18 @@ def run(options: argparse.Namespace) -> None:
     }
 
     def joined(job: Job) -> None:
-        sinks.extend(_sinks(options.sink, job))
+        """Before the work, which may take days, what speaks against the database is said."""
+        sinks.extend([] if options.sink is None else [open_sink(options.sink, job)])
 
     if worker is None:
         summary = ray_runner(options, **arguments).run(joined)
     else:
         model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
-        summary = JobRunner(model, worker=worker, **arguments).run(joined)
+        joined(Job.of(model, chosen, plan))
+        summary = JobRunner(model, worker=worker, **arguments).run()
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
     for sink in sinks:
         _load(sink, options.sink, output, plan, worker or Worker(), reporter)
-
-
-def _sinks(url: str | None, job: Job) -> list[Sink]:
-    """The database that was asked for; before the work, which may take days, what speaks against it is said."""
-    from tsjax.jobs.sinks.sink import open_sink
-
-    return [] if url is None else [open_sink(url, job)]
 
 
 def _load(sink: Sink, url: str, output: Output, plan: Plan, worker: Worker, reporter: Reporter) -> None:

@@ -27,7 +27,7 @@ from tsjax.jobs.records import Output, Record, ShardFile
 from tsjax.jobs.shards import Layout, discard_shard, open_shard, publish_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 OnError: TypeAlias = Literal["reject", "fail"]
@@ -71,18 +71,15 @@ class JobRunner:
         self._job = Job.of(model, options, plan)
         self._layout = Layout.of(self._job, options.columns, plan.sources)
 
-    def run(self, joined: Callable[[Job], object] = lambda job: None) -> Summary:
+    def run(self) -> Summary:
         """Run to the end.
-
-        Args:
-            joined: told of the job before anything is computed; may refuse it.
 
         Raises:
             InputError: the output is of another job, naming the difference; an input that cannot be read, or changes
                 meanwhile; with ``on_error="fail"``, a row that cannot be embedded.
             OutputError: the output cannot be written, or another process is at it.
         """
-        return run_job(self, self._output, self._plan, self._started_with, self._worker, joined)
+        return run_job(self, self._output, self._plan, self._started_with, self._worker)
 
     def join(self) -> Job:
         """Make sure that the output is of this job, if it is of any; gives the job, with the ranges that it has.
