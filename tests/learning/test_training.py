@@ -74,10 +74,24 @@ def test_a_refit_learns_from_all_pairs_for_as_many_steps_as_were_best(embedder, 
     all_pairs = Pairs(
         "all", TRAINING[0].queries + VALIDATION[0].queries, TRAINING[0].documents + VALIDATION[0].documents
     )
-    plain = learn(embedder, [all_pairs], (), dataclasses.replace(recipe, steps=4))
+    plain = learn(embedder, [all_pairs], (), dataclasses.replace(recipe, steps=4))  # Adam's rate is the same always
     np.testing.assert_array_equal(again.temperature.value, plain.temperature.value)
     assert np.any(again.temperature.value != first.temperature.value)
     assert (tmp_path / "refit" / "run.json").exists()
+
+
+def test_a_refits_steps_have_the_learning_rates_of_the_first(embedder):
+    recipe = dataclasses.replace(QUICK, form="none", weights=True, weight_learning_rate=1e-3, steps=8, warmup=0.5)
+    looks = []
+    first = dataclasses.replace(learn(embedder, TRAINING, (), recipe, report=looks.append), best_step=4)
+    again = learn(embedder, TRAINING, (), recipe, stop_after=4)
+    assert [look["loss"] for look in again.curve] == [look["loss"] for look in looks[:3]]
+    found = refit(embedder, TRAINING, VALIDATION, recipe, first)
+    expected = learn(embedder, [TRAINING[0] + VALIDATION[0]], (), recipe, stop_after=4)
+    for one, other in zip(jax.tree.leaves(found.weights), jax.tree.leaves(expected.weights), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(InputError, match="needs the pairs that validated"):
+        refit(embedder, TRAINING, (), recipe, first)
 
 
 def test_where_the_beginning_was_best_there_is_no_refit(embedder):

@@ -1,4 +1,4 @@
-"""Vectors and their gradients, chunk by chunk: a batch of any size in the memory of one chunk.
+"""Vectors and their gradients, chunk by chunk: a batch of any size in the memory of one chunk, on a processor of two.
 
 The loss needs the vectors of all texts of a batch at once, the network does not. So the vectors are computed first,
 without what a gradient needs; then the loss and its gradient with respect to them; then chunk by chunk again the

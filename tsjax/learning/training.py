@@ -105,6 +105,7 @@ def learn(
     validation: Sequence[Pairs],
     recipe: Recipe | None = None,
     *,
+    stop_after: int | None = None,
     directory: Path | None = None,
     report: Callable[[dict[str, float | None]], object] = lambda look: None,
 ) -> Learning:
@@ -120,6 +121,7 @@ def learn(
         validation: what decides when to stop; several corpora count alike. With none, every step of the recipe is
             taken, and the last is kept.
         recipe: what learns, and how; None for the temperatures of all heads.
+        stop_after: take so many of the recipe's steps at most; each is what it is among all of them.
         directory: where states are saved, and an earlier run of the same recipe, model and pairs is continued from;
             None saves none.
         report: told of each look at the validation pairs, the first before any step.
@@ -127,7 +129,7 @@ def learn(
     Raises:
         InputError: pairs, or a recipe, that cannot be used with this model; or a directory with another run's states.
     """
-    return _Run(embedder, training, validation, recipe or Recipe()).go(directory, report)
+    return _Run(embedder, training, validation, recipe or Recipe(), stop_after).go(directory, report)
 
 
 def refit(
@@ -142,7 +144,8 @@ def refit(
 ) -> Learning:
     """Learn anew from all pairs, those that validated included, for as many steps as validation found best.
 
-    Where the beginning was best, nothing is to be learned, and ``found`` is given.
+    The steps are the recipe's first ones, with the learning rates that those had. Where the beginning was best, nothing
+    is to be learned, and ``found`` is given.
 
     Args:
         embedder: as `learn` had it.
@@ -152,7 +155,12 @@ def refit(
         found: what `learn` gave.
         directory: another than that of `learn`, for these states.
         report: told of each look; there is no validation loss.
+
+    Raises:
+        InputError: nothing has validated; otherwise as `learn`.
     """
+    if len(validation) != len(training):
+        raise InputError("a refit needs the pairs that validated, of each corpus: they said how many steps are best")
     if not found.best_step:
         return found
     everything = [one + other for one, other in zip(training, validation, strict=True)]
@@ -160,7 +168,8 @@ def refit(
         embedder,
         everything,
         (),
-        dataclasses.replace(recipe, steps=found.best_step),
+        recipe,
+        stop_after=found.best_step,
         directory=directory,
         report=report,
     )
@@ -171,7 +180,12 @@ class _Run:
     """What does not change during a run."""
 
     def __init__(
-        self, embedder: Embedder, training: Sequence[Pairs], validation: Sequence[Pairs], recipe: Recipe
+        self,
+        embedder: Embedder,
+        training: Sequence[Pairs],
+        validation: Sequence[Pairs],
+        recipe: Recipe,
+        stop_after: int | None = None,
     ) -> None:
         if not training:
             raise InputError("learning needs pairs to learn from")
@@ -181,6 +195,7 @@ class _Run:
         for dimension in recipe.matryoshka:
             positive("a matryoshka dimension", dimension)
         self._recipe = recipe
+        self._steps = recipe.steps if stop_after is None else min(recipe.steps, positive("stop_after", stop_after))
         header = embedder._header
         weights = unflatten(read_network_weights(header, weight_shapes(model)))
         longest = model.encoder.max_length
@@ -221,6 +236,7 @@ class _Run:
             "devices": [str(embedder.devices[0].device_kind), len(embedder.devices)],
             "versions": {"tsjax": __version__, "jax": jax.__version__},
             "recipe": recipe.to_json(),
+            "steps": self._steps,
             "training": [_identity(pairs) for pairs in training],
             "validation": [_identity(pairs) for pairs in validation],
         }
@@ -240,14 +256,14 @@ class _Run:
                 report(progress.curve[-1])
             batches = schedule([len(corpus.pairs) for corpus in self._training], recipe.batch_size, recipe.seed)
             losses = []
-            for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
+            for step, batch in zip(range(1, self._steps + 1), batches, strict=False):
                 if step <= progress.step:
                     continue
                 if progress.waited >= recipe.patience:
                     break
                 state, loss = self._step(state, batch)
                 losses.append(loss)
-                if step % recipe.evaluate_every and step != recipe.steps:
+                if step % recipe.evaluate_every and step != self._steps:
                     continue
                 progress = progress.look(step, float(np.mean(losses)), self._validate(state["learned"]))
                 losses = []
