@@ -1,4 +1,4 @@
-"""A job of many texts, killed twice and resumed, and the memory that it takes meanwhile: docs/scale.
+"""A job of many texts, killed twice and resumed, and the memory that it takes meanwhile: docs/scale.md.
 
     python scripts/scale_run.py [--rows 200000] [--max-tokens 64] [--directory build/scale] [--write]
 
