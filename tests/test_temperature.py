@@ -86,6 +86,11 @@ def test_the_first_spelling_of_a_reference_length_is_still_read():
         ({"by_length": {"law": "log", "reference_length": 9, "end": 3}}, "knows no 'end'"),
         ({"query": {"query": 1.0}}, "of its own"),
         ({"query": {"tau": 1.0}}, "'tau'"),
+        ({"by_length": {"law": ["log"]}}, "log or piecewise"),
+        ({"by_length": {"law": "log", "reference_length": 9}, "reference_length": 9}, "not both"),
+        ([], "an object with names"),
+        (None, "an object with names"),
+        ({1: 2, "x": 3}, "an object with names"),
     ],
 )
 def test_json_that_means_nothing_is_refused(data, message):
@@ -100,6 +105,13 @@ def test_the_length_law_is_log_n_scaling():
     expected = 0.8 * np.log(256) / np.log([2, 2, 16, 256, 512])
     np.testing.assert_allclose(per_text, np.broadcast_to(expected[None, :, None], (3, 5, 2)), rtol=1e-6)
     assert per_text[0, 3, 0] == np.float32(0.8)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-6, 0.1, 1.0, 3e7])
+def test_any_factor_of_the_piecewise_law_is_reached_exactly(factor):
+    factors = Piecewise(10, 1000, factor).factors([5, 10, 100, 1000, 4000])
+    np.testing.assert_array_equal(factors[[0, 1, 3, 4]], np.float32([1, 1, factor, factor]))
+    np.testing.assert_allclose(factors[2], (1 + factor) / 2, rtol=1e-6)
 
 
 def test_the_piecewise_law_bends_at_its_ends_only():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +20,7 @@ import numpy as np
 from tsjax.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -90,12 +91,17 @@ class Piecewise:
 
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
         """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
-        return 1 + np.float32(self.factor - 1) * self.along(lengths)
+        along = self._along(lengths)
+        return ((1 - along) + self.factor * along).astype(np.float32)
 
     def along(self, lengths: ArrayLike) -> NDArray[np.float32]:
         """How far texts of these lengths are from ``start`` (0) to ``end`` (1): float32 of the same shape."""
+        return self._along(lengths).astype(np.float32)
+
+    def _along(self, lengths: ArrayLike) -> NDArray[np.float64]:
+        # In float64, so that factors of 1 stay 1, and small ones do not drown beside it.
         n = np.clip(np.asarray(lengths), self.start, self.end)
-        return (np.log(n / self.start) / math.log(self.end / self.start)).astype(np.float32)
+        return np.asarray(np.log(n / self.start) / math.log(self.end / self.start))
 
     def __str__(self) -> str:
         return f"(1 to {self.factor:g} from {self.start} to {self.end} tokens)"
@@ -194,10 +200,14 @@ class Temperature:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Temperature:
         """The inverse of `to_json`. A ``reference_length`` beside the value, as first written, is a `LogLength`."""
+        if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
+            raise InputError(f"a temperature is an object with names in JSON, not {data!r:.60}")
         if unknown := set(data) - {"value", "by_length", "query", "reference_length"}:
             raise InputError(f"unknown field {min(unknown)!r} in a temperature")
         law = data.get("by_length")
         if (n := data.get("reference_length")) is not None:
+            if law is not None:
+                raise InputError("a temperature has by_length or, as first written, reference_length, not both")
             law = {"law": "log", "reference_length": n}
         query = data.get("query")
         if isinstance(query, dict):
@@ -210,7 +220,8 @@ class Temperature:
             text = f"{array:g}"
         else:
             what = "per layer" if array.ndim == 1 else "per layer and head"
-            text = f"{array.min():g} to {array.max():g}, {what}"
+            spread = f"{array.min():g} to {array.max():g}" if np.ptp(array) else f"{array.flat[0]:g}"
+            text = f"{spread}, {what}"
         if self.by_length is not None:
             text += f" · {self.by_length}"
         return text if self.query is None else f"{text}; for queries {self.query}"
@@ -218,7 +229,7 @@ class Temperature:
 
 def _law(data: object) -> Law:
     """The inverse of a law's JSON."""
-    if not isinstance(data, dict) or data.get("law") not in _LAWS:
+    if not isinstance(data, dict) or not isinstance(data.get("law"), str) or data["law"] not in _LAWS:
         raise InputError(f"a temperature's by_length needs a law, {' or '.join(_LAWS)}, not {data!r:.80}")
     law = _LAWS[data["law"]]
     wanted = {field.name for field in dataclasses.fields(law)}

@@ -122,6 +122,7 @@ def test_the_other_tasks(tmp_path, model, capsys):
         (["retrieval", "DATA", "--temperature", "nan"], "the grid of temperatures holds nan"),
         (["retrieval", "DATA", "--temperature", ","], "the grid of temperatures is empty"),
         (["retrieval", "DATA", "--law", "cubic"], "there is no law 'cubic'"),
+        (["retrieval", "DATA", "--law", "log:" + "9" * 5000], "there is no law 'log:999"),
         (["retrieval", "DATA", "--side", "answers"], "there is no side 'answers'"),
         (["retrieval", "DATA", "--measure", "accuracy"], "retrieval has no measure 'accuracy'"),
         (["retrieval", "DATA", "--seed", "-1"], "a seed is a whole number of at least 0"),

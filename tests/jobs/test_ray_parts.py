@@ -357,7 +357,7 @@ def test_embed_adds_a_column(embed, model):
 def test_embed_names_a_row_that_is_no_text(embed, model):
     batch = {"id": np.array(["a", "b", "c"]), "v": np.zeros((3, 2)), "text": np.array(["the", None, 3], object)}
     with pytest.raises(
-        InputError, match=r"row 1 of a batch of 3 \(id = 'b'\): 'text' is None, not text; bad_rows='nan'"
+        InputError, match=r"row 1 of a batch of 3 \(id = 'b'\): 'text' is no text: None; bad_rows='nan'"
     ):
         embed(batch)
     vectors = Embed(str(model), bad_rows="nan")(batch)["embedding"]
@@ -369,3 +369,13 @@ def test_embed_names_a_row_that_is_no_text(embed, model):
         embed(["the"])
     with pytest.raises(InputError, match="bad_rows 'skip' does not exist"):
         Embed(str(model), bad_rows="skip")
+    with pytest.raises(InputError, match="prompt_type 'x' does not exist"):
+        Embed(str(model), prompt_type="x")
+    with pytest.raises(InputError, match="'text' must be an array of texts, not list"):
+        embed({"text": ["the"]})
+    with pytest.raises(InputError, match=r"row 0 of a batch of 1: 'text' is no text: None"):
+        embed({"empty": np.array([]), "text": np.array([None])})
+    mixed = np.array([None, "the", "a\ud800"], object)
+    with pytest.raises(InputError, match=r"row 1 of a batch of 2: 'text' has a lone surrogate: 'a\\ud800'"):
+        embed({"text": mixed[1:]})
+    assert np.isnan(Embed(str(model), bad_rows="nan")({"text": mixed})["embedding"]).all(axis=1).tolist() == [1, 0, 1]

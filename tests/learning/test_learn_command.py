@@ -149,6 +149,7 @@ def test_data_that_cannot_teach_are_refused(tmp_path, lines, message):
     ("arguments", "message"),
     [
         (["--batch-size", "1"], "at least 2"),
+        (["--seed=-1"], "a seed is a whole number of at least 0"),
         (["--law", "cubic"], "no law 'cubic'"),
         (["--compare", "0.9,0"], "finite number > 0"),
         (["--measure", "luck"], "no measure 'luck'"),

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tsjax.learning.recipe import Form, Recipe
 
 
+# Pairs that say badly when to stop.
+_FEW = 20
+
+
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "learn",
@@ -146,6 +150,9 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("a model with several routes cannot learn; take one of them")
     embedder.temperature = 1.0
     directory = Path(options.output)
+    validating = sum(len(own) for _, own in parts if own is not None)
+    if options.validation and validating < _FEW:
+        _say(f"only {validating} pairs validate, which says little of when to stop; --validation 0 learns from all")
     training = [own for own, _ in parts]
     validation = [own for _, own in parts if own is not None]
     learned = learn(

@@ -20,6 +20,9 @@ Side: TypeAlias = Literal["both", "documents", "queries"]
 # Dense where gains have been found, some beyond it, and some above 1, since a model may want softer attention.
 DEFAULT_GRID = (1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
+# Of a law, in characters.
+_LONGEST_NAME = 60
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -86,14 +89,14 @@ def law_of(name: str, factor: float = 1.0) -> Law | None:
     Raises:
         InputError: it names no law.
     """
-    match name.split(":"):
+    match name.split(":") if len(name) < _LONGEST_NAME else []:  # Python reads no numbers of thousands of digits
         case ["none"]:
             return None
         case ["log", length] if length.isdecimal():
             return LogLength(int(length))
         case ["piecewise", start, end] if start.isdecimal() and end.isdecimal():
             return Piecewise(int(start), int(end), factor)
-    raise InputError(f"there is no law {name!r}; there are none, log:N (such as log:128) and piecewise:A:B")
+    raise InputError(f"there is no law {name!r:.60}; there are none, log:N (such as log:128) and piecewise:A:B")
 
 
 def _under_law(tau: float, name: str) -> Temperature:

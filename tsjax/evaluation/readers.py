@@ -5,6 +5,7 @@ Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are JSONL, o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -135,9 +136,10 @@ class Row(NamedTuple):
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not a finite number")
-        return float(value)
+        with contextlib.suppress(OverflowError):  # a whole number that no float can hold
+            if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+                return float(value)
+        raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not a finite number")
 
 
 def rows_of(file: Path) -> Iterator[Row]:
@@ -211,8 +213,17 @@ def _check_header(place: str, cells: list[str]) -> None:
     raise InputError(f"{place}: the first line must name the columns: query-id, corpus-id, score, with tabs between")
 
 
+# The measures take time and memory by the greatest grade.
+_MOST_GRADE = 1000
+
+
 def _grade(place: str, grade: str) -> int:
     try:
-        return int(grade)
+        value = int(grade)
     except ValueError:
         raise InputError(f"{place}: the grade {grade!r:.40} is not a whole number") from None
+    if value > _MOST_GRADE:
+        raise InputError(
+            f"{place}: the grade {grade:.40} is more than {_MOST_GRADE:,}; grades are few, such as 0, 1 and 2"
+        )
+    return value

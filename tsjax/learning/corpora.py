@@ -48,7 +48,8 @@ class Corpus:
         """
         if not 0 <= validation < 1:
             raise InputError(f"the share that validates is from 0 to below 1, not {validation!r}")
-        chosen = np.random.default_rng(seed).permutation(self.task.split(seed).validation)
+        half = self.task.split(seed).validation  # which checks the seed
+        chosen = np.random.default_rng(seed).permutation(half)
         if not validation:
             return self._pairs(chosen), None
         count = max(2, round(validation * len(chosen)))

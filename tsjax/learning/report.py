@@ -102,6 +102,11 @@ def _steps(learned: Learning) -> str:
     first, best = (next(x for x in learned.curve if x["step"] == step) for step in (0, learned.best_step))
     if first["validation_loss"] is None:
         return f"{learned.steps} steps; nothing validated"
+    if not learned.best_step:
+        return (
+            f"{learned.steps} steps; the validation loss was never below the {first['validation_loss']:.4f} of the "
+            "beginning, so nothing was learned"
+        )
     said = (
         f"{learned.steps} steps; validation loss {first['validation_loss']:.4f} at the beginning, "
         f"{best['validation_loss']:.4f} after step {learned.best_step}, which was best"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Embed:
         prompt_name: one of the model's prompts, put before each text.
         prompt: text put before each text; wins over ``prompt_name``.
         normalize_embeddings: divide each vector by its norm.
-        bad_rows: what becomes of a row that is null or no text: ``fail``, an error that names it; ``nan``, a vector of
+        bad_rows: what becomes of a row that is null, no text, or not Unicode: ``fail``, an error that names it; ``nan``, a vector of
             NaN.
         options: more keywords of `tsjax.load`, such as ``temperature``, ``dtype`` and ``truncate_dim``.
 
@@ -63,6 +64,8 @@ class Embed:
         from tsjax.api import load  # noqa: PLC0415  # JAX, which whoever only plans a pipeline does not need
         from tsjax.cross_encoder import CrossEncoder  # noqa: PLC0415
 
+        if prompt_type not in (None, "query", "document"):
+            raise InputError(f"prompt_type {prompt_type!r} does not exist; it can be query or document")
         if bad_rows not in get_args(BadRows):
             raise InputError(f"bad_rows {bad_rows!r} does not exist; it can be {', '.join(get_args(BadRows))}")
         embedder = load(model, **options)
@@ -98,13 +101,17 @@ class Embed:
             raise InputError(
                 f"the batch has no column {self._text_column!r}; it has {', '.join(map(repr, batch)) or 'none'}"
             )
-        values = batch[self._text_column].tolist()
-        good = [place for place, value in enumerate(values) if isinstance(value, str)]
+        column = batch[self._text_column]
+        if not isinstance(column, np.ndarray) or column.ndim != 1:
+            raise InputError(f"the column {self._text_column!r} must be an array of texts, not {type(column).__name__}")
+        values = column.tolist()
+        good = [place for place, value in enumerate(values) if _is_text(value)]
         if len(good) < len(values) and self._bad_rows == "fail":
-            place = next(place for place, value in enumerate(values) if not isinstance(value, str))
+            place = next(place for place, value in enumerate(values) if not _is_text(value))
+            what = "has a lone surrogate" if isinstance(values[place], str) else "is no text"
             raise InputError(
                 f"row {place} of a batch of {len(values)}{_known_by(batch, place, self._text_column)}: "
-                f"{self._text_column!r} is {values[place]!r:.40}, not text; bad_rows='nan' gives such rows NaN"
+                f"{self._text_column!r} {what}: {values[place]!r:.40}; bad_rows='nan' gives such rows NaN"
             )
         vectors = np.full((len(values), self._dimension), np.nan, np.float32)
         if good:
@@ -112,11 +119,16 @@ class Embed:
         return {**batch, self._output_column: vectors}
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is text that a tokenizer can take."""
+    return isinstance(value, str) and lone_surrogate(value) is None
+
+
 def _known_by(batch: Mapping[str, NDArray[Any]], place: int, text_column: str) -> str:
     """What the row's other columns say of it, to find it by: a batch does not know its place in the dataset."""
     found = [
         f"{name} = {str(values[place])!r:.40}"
         for name, values in batch.items()
-        if name != text_column and np.ndim(values) == 1
+        if name != text_column and np.ndim(values) == 1 and len(values) > place
     ]
     return f" ({', '.join(found[:3])})" if found else ""
