@@ -199,6 +199,51 @@ def test_a_disk_that_is_full_while_a_shard_is_written(model, corpus, whole, tmp_
     assert batch_jobs.contents(tmp_path / "out") == batch_jobs.contents(whole)
 
 
+def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
+    """As on file systems whose clients grant locks by themselves: two processes are the same worker at once."""
+    import filelock
+
+    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.records import Output
+
+    class Granted(filelock.SoftFileLock):
+        def __init__(self, path, **more):
+            super().__init__(f"{path}-{id(self)}", **more)
+
+    monkeypatch.setattr(filelock, "FileLock", Granted)
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker) as mine:
+        (mine / "shard").write_text("half")
+        with output.working(worker) as theirs:
+            assert theirs != mine
+            (theirs / "shard").write_text("of the other")
+            assert (mine / "shard").read_text() == "half"
+        assert (mine / "shard").read_text() == "half"
+    assert not list((tmp_path / "out" / ".tsjax").glob("*/*"))
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path):
+    from tsjax.jobs.plan import ALONE, Worker
+    from tsjax.jobs.records import Output
+
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker) as mine:
+        host, name = os.uname().nodename, mine.name
+    gone = f"{worker}-{host}-{2**22 + 1}-{'0' * 32}"  # more than any process has
+    elsewhere = f"{worker}-other-host-1-{'0' * 32}"
+    long_ago = f"{worker}-other-host-1-{'1' * 32}"
+    another = f"{ALONE}-{host}-{2**22 + 1}-{'0' * 32}"
+    for folder in (gone, elsewhere, long_ago, another):
+        (output.path / ".tsjax" / folder).mkdir()
+        (output.path / ".tsjax" / folder / "shard").write_text("half")
+    for path in (output.path / ".tsjax" / long_ago / "shard", output.path / ".tsjax" / long_ago):
+        os.utime(path, (0, 0))
+    with output.working(worker) as mine:
+        assert mine.name != name
+        found = {path.name for path in (output.path / ".tsjax").iterdir() if path.is_dir()}
+    assert found == {mine.name, elsewhere, another}
+
+
 # -- verify -----------------------------------------------------------------------------------------------------------
 
 

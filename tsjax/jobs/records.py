@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 FORMAT = 1
+
+# After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
+_ABANDONED = 3600
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,8 @@ class Output:
     def working(self, worker: Worker) -> Iterator[Path]:
         """Have the directory to oneself as this worker; gives a folder for files that are being written.
 
-        What a killed predecessor left there is removed. Where the file system has no locks, a second process does the
-        same work for nothing, and harms nothing.
+        What killed predecessors left is removed. Where the file system has no locks, or each of its clients grants them
+        by itself, a second process does the same work for nothing, and harms nothing.
 
         Raises:
             OutputError: another process is at it, or the directory cannot be written.
@@ -147,11 +152,15 @@ class Output:
             raise OutputError(f"{who} is writing to {self.path}") from error
         except (OSError, NotImplementedError):
             locked = False
-        partial = self._hidden / (str(worker) if locked else f"{worker}-{os.getpid()}")
+        # A name that nobody else has, since a lock may not exclude: such as on gcsfuse, or NFS with local locks.
+        partial = self._hidden / f"{worker}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
         try:
+            if locked:
+                for folder in self._hidden.glob(f"{worker}-*"):
+                    if _is_abandoned(folder, f"{worker}-{os.uname().nodename}-"):
+                        shutil.rmtree(folder, ignore_errors=True)
             with explaining(self.path):
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(exist_ok=True)
+                partial.mkdir()
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -278,6 +287,27 @@ class Output:
         file = self.record_file(record.key)
         with _written(file, partial) as stream:
             stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+
+
+def _is_abandoned(folder: Path, here: str) -> bool:
+    """Whether a folder for files that are being written is a dead process's.
+
+    ``here`` is how the names of this host's begin: of those the process can be asked for. Of another host's, or where
+    another process has the number by now, as each first one of a container has, the age decides.
+    """
+    if folder.name.startswith(here):
+        number = folder.name.removeprefix(here).partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, ValueError, OverflowError):
+            pass  # somebody else's, or not named by us
+    try:
+        newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    except OSError:  # changes at this moment
+        return False
+    return time.time() - newest > _ABANDONED
 
 
 @contextlib.contextmanager
