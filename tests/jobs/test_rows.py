@@ -144,6 +144,24 @@ def test_packed_files(tmp_path):
         find_sources([str(write(tmp_path / "a.parquet.gz", b""))])
 
 
+def test_zstd_that_is_cut_is_an_error(tmp_path):
+    lines = [b'{"text": "%d"}\n' % (i * 7919 % 10_007) for i in range(20_000)]
+    packer, data = zstandard.ZstdCompressor().compressobj(), b""
+    for start in range(0, len(lines), 500):  # blocks that can each be unpacked before the next is there
+        data += packer.compress(b"".join(lines[start : start + 500]))
+        data += packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    data += packer.flush()
+    skippable = b"\x50\x2a\x4d\x18\x04\0\0\0none"
+    for whole in (data, data + zstandard.compress(b"".join(lines)), skippable + data + skippable):
+        frames = 2 if len(whole) > len(data) + 100 else 1
+        assert len(rows_of(write(tmp_path / "a.jsonl.zst", whole))) == frames * len(lines)
+        assert len(rows_of(tmp_path / "a.jsonl.zst", skip=15_000)) == frames * len(lines) - 15_000
+    for kept in (2, len(data) // 2, len(data) - 1, len(data) + 3):
+        with pytest.raises(InputError, match=r"a.jsonl.zst beyond line \d+: .* in the midst of"):
+            rows_of(write(tmp_path / "a.jsonl.zst", (data + data)[:kept]))
+    assert rows_of(write(tmp_path / "a.jsonl.zst", b"")) == []
+
+
 def test_urls(tmp_path):
     import fsspec
 

@@ -24,6 +24,8 @@ Compression: TypeAlias = Literal["gzip", "zstd"]
 
 _COMPRESSED: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20
+# Of a .zst file at a time, all of which is unpacked at once: of repetitive text, much more.
+_PACKED_BUFFER = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,37 @@ def unpacked(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
             import zstandard  # noqa: PLC0415  # an extra
         except ImportError as error:
             raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
-        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return cast("BinaryIO", io.BufferedReader(cast("Any", stream), _BUFFER))
+        frames = _ZstdFrames(raw, zstandard.ZstdDecompressor())
+        return cast("BinaryIO", io.BufferedReader(frames, _BUFFER))
     return raw
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The bytes of a .zst file, frame after frame: unlike zstandard's own stream, an error where it was cut."""
+
+    def __init__(self, raw: BinaryIO, decompressor: Any) -> None:
+        self._raw, self._decompressor = raw, decompressor
+        self._frame: Any = None
+        self._packed = self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unpacked:
+            packed = self._packed or memoryview(self._raw.read(_PACKED_BUFFER))
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends in the midst of packed data; it was cut")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._unpacked, self._packed = memoryview(self._frame.decompress(packed)), memoryview(b"")
+            if self._frame.eof:
+                self._packed, self._frame = memoryview(self._frame.unused_data), None
+        size = min(len(buffer), len(self._unpacked))
+        buffer[:size] = self._unpacked[:size]
+        self._unpacked = self._unpacked[size:]
+        return size
 
 
 def _matches(pattern: str) -> list[str]:
