@@ -80,6 +80,16 @@ def test_jsonl(tmp_path):
         assert reason in row.reason
 
 
+def test_a_column_that_is_kept_too_is_what_it_was(tmp_path):
+    lines = [{"key": True, "text": "a"}, {"key": 1, "text": 5}, {"key": 2, "text": ["a"]}, {"key": 3, "text": "b"}]
+    file = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    kept = rows_of(file, Columns(id="key", keep=("key", "text", "absent")))
+    assert [row.kept for row in kept if isinstance(row, Row)] == [("3", "b", None)]
+    assert [row if isinstance(row, Rejection) else row._replace(kept=()) for row in kept] == rows_of(
+        file, Columns(id="key")
+    )
+
+
 def test_csv_and_tsv(tmp_path):
     data = b'id,text\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n3,d\xe9\r\n4,"x"y\r\n5,e\r\n6,"open\r\n7,f\r\n'
     rows = rows_of(write(tmp_path / "a.csv", data), Columns(id="id"))

@@ -62,7 +62,7 @@ class _LineReader:
 
     def __init__(self, source: Source, columns: Columns) -> None:
         self.source, self.next_row, self._line = source, 0, 0
-        self._columns, self._maker = columns, Maker(columns)
+        self._columns, self._maker = columns, Maker(columns, as_text)
         self._raw = open_raw(source.url)
         with _closed_on_error(self._raw):
             self._lines = self._guarded(unpacked(self._raw, source.compression))
@@ -130,9 +130,6 @@ class _JsonReader(_LineReader):
             return {self._columns.text: row}
         if not isinstance(row, dict):
             raise BadRowError("not a JSON object")
-        for name in self._columns.keep:
-            if name in row:
-                row[name] = as_text(row[name])
         return row
 
 
