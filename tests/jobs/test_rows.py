@@ -1,9 +1,12 @@
 import contextlib
 import csv
 import gzip
+import itertools
 import json
 import sys
+import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -127,6 +130,51 @@ def test_parquet(tmp_path):
         rows_of(tmp_path / "a.parquet", Columns(text="body"))
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         rows_of(write(tmp_path / "no.parquet", b"nothing"))
+
+
+def test_parquet_is_read_once_however_it_is_passed_over(tmp_path, monkeypatch):
+    """Passing over some shards and taking others goes through a row group once, in the order of its rows."""
+    texts = [f"text {i}" for i in range(30_000)]
+    pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=20_000)
+    batches, real = [], pa.parquet.ParquetFile.iter_batches
+
+    def counted(*arguments, **more):
+        for batch in real(*arguments, **more):
+            batches.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pa.parquet.ParquetFile, "iter_batches", counted)
+    sources = find_sources([str(tmp_path / "a.parquet")])
+    for size, count in ((300, 2), (1024, 3), (7000, 4), (21_000, 2)):
+        for index in range(count):
+            batches.clear()
+            reader = GroupReader(sources, Columns())
+            slices = reader.slices(size, 0, lambda key, n=count, i=index: key.index % n == i)
+            found = {shard.key.index: short(shard.rows) for shard in slices}
+            reader.close()
+            wanted = range(index, -(-30_000 // size), count)
+            assert found == {number: texts[number * size : (number + 1) * size] for number in wanted}
+            assert sum(batches) <= 30_000
+    batches.clear()
+    assert short(rows_of(tmp_path / "a.parquet", skip=20_000)) == texts[20_000:]
+    assert sum(batches) == 10_000  # a row group that is passed over whole is not read
+
+
+def test_parquet_is_read_in_pieces_of_its_row_groups(tmp_path):
+    """Memory does not follow the size of row groups, which are often hundreds of megabytes."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(map(chr, rng.integers(33, 127, 1000))) for _ in range(16_000)]
+    pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=16_000)
+    del texts
+    (source,) = find_sources([str(tmp_path / "a.parquet")])
+    tracemalloc.start()  # what Arrow reads of a Python file is in Python's bytes
+    with contextlib.closing(open_rows(source, Columns())) as reader:
+        before, peak = pa.total_allocated_bytes(), 0
+        for _ in itertools.islice(reader.read(), 10):
+            peak = max(peak, pa.total_allocated_bytes())
+    peak += tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - before < 8_000_000 < source.size / 1.5
 
 
 def test_parquet_with_text_that_is_not_utf8(tmp_path):
