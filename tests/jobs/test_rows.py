@@ -5,6 +5,7 @@ import itertools
 import json
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -260,6 +261,19 @@ def test_files_are_found(tmp_path):
         find_sources([str(tmp_path / "a")])
     with pytest.raises(InputError, match="no file matches"):
         find_sources([str(tmp_path / "*.parquet")])
+
+
+def test_a_file_is_read_once_however_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("d/a.txt", "e/f/b.txt", "e/a.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("x\n")
+    Path("link.txt").symlink_to("d/a.txt")
+    names = ["d/a.txt", "./d/a.txt", str(tmp_path / "d" / "a.txt"), "d/../d/a.txt", "link.txt", "d/*.txt"]
+    assert [source.url for source in find_sources(names)] == ["d/a.txt"]
+    Path("d/f").symlink_to(tmp_path / "e" / "f")  # beyond which .. is another folder
+    with pytest.raises(InputError, match=r"d/f/../a.txt and d/a.txt would both be called a.txt"):
+        find_sources(["d/f/../a.txt", "d/a.txt"])
 
 
 def test_a_template(tmp_path):

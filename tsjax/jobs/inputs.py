@@ -59,7 +59,9 @@ class Source:
 
 
 def find_sources(patterns: Sequence[str], input_format: InputFormat | None = None) -> tuple[Source, ...]:
-    """The files that the patterns name: in the patterns' order, and sorted within each; a file named twice once.
+    """The files that the patterns name: in the patterns' order, and sorted within each.
+
+    A file that is named twice, in whatever way, is there once.
 
     Args:
         patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
@@ -67,15 +69,23 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
             lines of text for any other.
 
     Raises:
-        InputError: a pattern that no file matches, or one that is a folder.
+        InputError: a pattern that no file matches, or one that is a folder; two files that would have one name.
         MissingExtraError: a URL without fsspec, or without the package of its store.
     """
     if input_format is not None and input_format not in get_args(InputFormat):
         raise InputError(f"input format {input_format!r} does not exist; it can be {', '.join(get_args(InputFormat))}")
-    urls = list(dict.fromkeys(url for pattern in patterns for url in _matches(pattern)))
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        for url in _matches(pattern):
+            found.setdefault(url if is_url(url) else os.path.realpath(url), url)
+    urls = list(found.values())
     if not urls:
         raise InputError("no input is given")
     names = _names(urls)
+    named: dict[str, str] = {}
+    for url, name in zip(urls, names, strict=True):
+        if (other := named.setdefault(name, url)) != url:
+            raise InputError(f"{other} and {url} would both be called {name} in ids; name one of them otherwise")
     sources = []
     for url, name in zip(urls, names, strict=True):
         size, version = _facts(url)
