@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 import tsjax
+from tsjax.errors import CheckpointError
 from tsjax.jobs.shards import Layout
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
@@ -242,6 +243,43 @@ def test_what_killed_processes_have_left_is_removed(tmp_path):
         assert mine.name != name
         found = {path.name for path in (output.path / ".tsjax").iterdir() if path.is_dir()}
     assert found == {mine.name, elsewhere, another}
+
+
+def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monkeypatch):
+    """Also where it is damaged while the job is at work; one that the disk does not give is an error."""
+    from tsjax.jobs import records
+    from tsjax.jobs.books import Books
+    from tsjax.jobs.plan import ALONE, Plan, ShardKey
+    from tsjax.jobs.running import JobRunner
+
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    (output / "records" / "shard-00000-00007.json").write_text("{")  # of a shard that the job has not
+    compute = JobRunner.compute
+
+    def spoilt(runner, books, partial):
+        computed = compute(runner, books, partial)
+        (output / "records" / f"{NAME}.json").write_text('{"shard": 1}')
+        return computed
+
+    monkeypatch.setattr(JobRunner, "compute", spoilt)
+    assert batch_jobs.run(*command) == 0
+    monkeypatch.setattr(JobRunner, "compute", compute)
+    assert [shard["shard"] for shard in json.loads((output / "manifest.json").read_text())["shards"]] == [
+        f"00000-{index:05d}" for index in (0, 2, 3, 4)
+    ]
+    assert batch_jobs.run(*command) == 0
+    (output / "records" / "shard-00000-00007.json").unlink()
+    assert batch_jobs.contents(output) == batch_jobs.contents(whole)
+    (output / "records" / f"{NAME}.json").unlink()
+    (output / "records" / f"{NAME}.json").mkdir()
+    found = records.Output(output)
+    with pytest.raises(CheckpointError, match=r"00001\.json cannot be read: .*directory"):
+        Books(found, Plan((), 16), found.job()).mine(ALONE)
+    assert found.read_record(ShardKey(3, 3)) is None
+    (output / "records" / "shard-00000-00007.json").write_text(
+        (output / "records" / "shard-00000-00000.json").read_text().replace('"00000-00000"', "7")
+    )
+    assert found.read_record(ShardKey(0, 7)) is None
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

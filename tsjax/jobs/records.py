@@ -216,14 +216,18 @@ class Output:
         return self.records / f"shard-{key}.json"
 
     def read_record(self, key: ShardKey) -> Record | None:
-        """A shard's record, if there is one that can be read."""
-        return self._record(self.record_file(key))
+        """A shard's record; None where there is none, or a damaged one.
 
-    def _record(self, file: Path) -> Record | None:
+        Raises:
+            CheckpointError: the disk does not give what it has.
+        """
+        file = self.record_file(key)
         try:
-            return Record.from_json(_read_json(file))
-        except (CheckpointError, LookupError, TypeError, ValueError):
+            return Record.from_json(_parsed(file, file.read_bytes()))
+        except (FileNotFoundError, CheckpointError, LookupError, TypeError, ValueError, AttributeError):
             return None
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
 
     def record_keys(self) -> list[ShardKey]:
         """The shards that have a record, in order."""
@@ -253,7 +257,8 @@ class Output:
         complete: bool,
         started_with: dict[str, Any],
     ) -> None:
-        """Write a worker's manifest, with these shards; each record is read on its own, so that memory is flat.
+        """Write a worker's manifest, with those of these shards that have a record; each is read on its own, so that
+        memory is flat.
 
         ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
         """
@@ -268,11 +273,11 @@ class Output:
         file = self.manifest_file(worker)
         with _written(file, partial) as stream:
             stream.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "shards": [')
-            for number, key in enumerate(keys):
-                record = self.read_record(key)
-                assert record is not None  # it was there a moment ago
-                stream.write(",\n  " if number else "\n  ")
-                stream.write(json.dumps(record.summary(), ensure_ascii=False))
+            before = "\n  "
+            for key in keys:
+                if (record := self.read_record(key)) is not None:
+                    stream.write(before + json.dumps(record.summary(), ensure_ascii=False))
+                    before = ",\n  "
             stream.write("\n ]\n}\n")
 
     def write_rejected(self, worker: Worker, keys: Iterable[ShardKey], partial: Path) -> None:
@@ -348,8 +353,15 @@ def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return _parsed(file, file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} is damaged: it holds no JSON object")
