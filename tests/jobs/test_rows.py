@@ -3,6 +3,7 @@ import csv
 import gzip
 import itertools
 import json
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -234,6 +235,50 @@ def test_urls(tmp_path):
     assert [short(shard.rows) for shard in reader.slices(10, 0, lambda key: True)] == [["a", "b"]]
     with pytest.raises(InputError, match="no file matches memory://corpus/x"):
         find_sources(["memory://corpus/x*"])
+
+
+def test_lines_of_a_url_are_read_in_large_pieces(monkeypatch):
+    """A store's own files give each line by itself, at a price that a file on the disk does not have."""
+    import fsspec
+    from fsspec.spec import AbstractBufferedFile
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/lines/a.txt", b"".join(b"%d\n" % number for number in range(10_000)))
+    reads = []
+
+    class Remote(AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            return memory.cat_file(self.path, start, end)
+
+        def read(self, length=-1):
+            reads.append(length)
+            return super().read(length)
+
+        def readline(self):
+            raise AssertionError("line by line")
+
+        __next__ = readline
+
+    monkeypatch.setattr(
+        type(memory), "_open", lambda self, path, mode, **_: Remote(self, path, mode, size=self.size(path))
+    )
+    assert short(rows_of("memory://lines/a.txt")) == [str(number) for number in range(10_000)]
+    assert len(reads) < 4
+
+
+def test_names_that_cannot_be_written_or_look_like_patterns(tmp_path):
+    import fsspec
+
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("x\n")
+    for pattern in (name, "*.txt"):
+        with pytest.raises(InputError, match=r"caf\\udce9.txt' is not UTF-8; give it another name"):
+            find_sources([str(tmp_path / pattern)])
+    fsspec.filesystem("memory").pipe("/brackets/y[1].txt", b"x\n")
+    for pattern in ("memory://brackets/y[1].txt", "memory://brackets/*.txt"):
+        (source,) = find_sources([pattern])
+        assert (source.name, source.size) == ("y[1].txt", 2)
+        assert short(rows_of(source.url)) == ["x"]
 
 
 @pytest.mark.parametrize(("package", "name"), [("zstandard", "a.jsonl.zst"), ("pyarrow", "a.parquet")])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, cast, get_a
 
 from tsjax.errors import InputError, MissingExtraError
 from tsjax.jobs.texts import InputFormat, format_of
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,8 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
             lines of text for any other.
 
     Raises:
-        InputError: a pattern that no file matches, or one that is a folder; two files that would have one name.
+        InputError: a pattern that no file matches, or one that is a folder; a file whose name is not UTF-8; two files
+            that would have one name.
         MissingExtraError: a URL without fsspec, or without the package of its store.
     """
     if input_format is not None and input_format not in get_args(InputFormat):
@@ -81,6 +83,9 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
     urls = list(found.values())
     if not urls:
         raise InputError("no input is given")
+    for url in urls:
+        if lone_surrogate(url) is not None:
+            raise InputError(f"the name of the file {url!r} is not UTF-8; give it another name")
     names = _names(urls)
     named: dict[str, str] = {}
     for url, name in zip(urls, names, strict=True):
@@ -138,7 +143,10 @@ def unpacked(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
             raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
         frames = _ZstdFrames(raw, zstandard.ZstdDecompressor())
         return cast("BinaryIO", io.BufferedReader(frames, _BUFFER))
-    return raw
+    if isinstance(raw, io.BufferedReader):
+        return raw
+    # A store's file finds each line by itself, many times as slowly.
+    return cast("BinaryIO", io.BufferedReader(cast("Any", raw), _BUFFER))
 
 
 class _ZstdFrames(io.RawIOBase):
@@ -187,7 +195,9 @@ def _remote_matches(pattern: str) -> list[str]:
     system = _file_system(pattern)
     scheme = pattern.split("://", maxsplit=1)[0]
     try:
-        found = sorted(system.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        # Also where its name has a bracket in it.
+        plain = not glob.has_magic(pattern) or system.isfile(pattern)
+        found = [pattern] if plain else sorted(system.glob(pattern))
         files = [path for path in found if system.isfile(path)]
     except OSError as error:
         raise InputError(f"cannot look for {pattern}: {error.strerror or error}") from error
