@@ -223,6 +223,32 @@ def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
     assert not list((tmp_path / "out" / ".tsjax").glob("*/*"))
 
 
+def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):
+    from tsjax.jobs import running
+    from tsjax.jobs.columns import Columns, Rejection, Row
+    from tsjax.jobs.inputs import find_sources
+    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.plan import Plan
+    from tsjax.jobs.records import Output
+
+    (tmp_path / "a.jsonl").write_text("")
+    plan = Plan.of(find_sources([str(tmp_path / "a.jsonl")]), 16)
+    loaded = Model.of(tsjax.load(model))
+    options = Options(columns=Columns(keep=("title",)), file_format="npy")
+    runner = running.JobRunner(loaded, options, plan, Output(tmp_path / "out"))
+    reader = type("Reader", (), {"position": lambda self: 0})()
+
+    def blocks(rows):
+        return [len(block) for block, _, _ in runner._cut(iter(rows), reader)]
+
+    large = "x" * 1_000_000
+    assert blocks([Row("f", 0, "f:0", "the", ("title",))] * 16_384) == [16_384]
+    for kept in ((large,), (large.encode(),), ([large], 1), ({"a": [large, None]},)):
+        assert max(blocks([Row("f", 0, "f:0", "the", kept)] * 60)) < 20
+    assert max(blocks([Row("f", 0, large, "the", ())] * 60)) < 20
+    assert max(blocks([Rejection("f", 0, 1, "a reason")] * 200_000)) < 100_000
+
+
 def test_what_killed_processes_have_left_is_removed(tmp_path):
     from tsjax.jobs.plan import ALONE, Worker
     from tsjax.jobs.records import Output

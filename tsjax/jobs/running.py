@@ -35,6 +35,10 @@ OnError: TypeAlias = Literal["reject", "fail"]
 # Blocks that wait to be embedded, and to be written.
 _WAITING = 2
 
+# About how many bytes a block may have beside its texts, and a row has at least.
+_MOST_BESIDE = 1 << 24
+_ROW_WEIGHT = 256
+
 
 class JobRunner:
     """Runs a job, or one worker's part of it.
@@ -210,18 +214,24 @@ class JobRunner:
     def _cut(
         self, rows: Iterator[Row | Rejection], reader: GroupReader
     ) -> Iterator[tuple[list[Row | Rejection], bool, int]]:
-        """A shard's rows in blocks of about as many characters: the rows, whether they are the last, the bytes read."""
+        """A shard's rows in blocks of about as many characters: the rows, whether they are the last, the bytes read.
+
+        What else there is of a row ends a block only where it is very much, so that it is the texts that decide which
+        are computed together.
+        """
         most = self._computer.block_characters
         block: list[Row | Rejection] = []
-        characters, before = 0, reader.position()
+        characters, beside, before = 0, 0, reader.position()
         for row in rows:
-            if characters >= most:
+            if characters >= most or beside >= _MOST_BESIDE:
                 yield block, False, max(0, reader.position() - before)
-                block, characters, before = [], 0, reader.position()
+                block, characters, beside, before = [], 0, 0, reader.position()
             if isinstance(row, Rejection):
                 self._reject(row)
+                beside += _ROW_WEIGHT + len(row.reason)
             else:
                 characters += len(row.text)
+                beside += _ROW_WEIGHT + len(row.id) + sum(map(_weight, row.kept))
             block.append(row)
         yield block, True, max(0, reader.position() - before)
 
@@ -253,6 +263,17 @@ class JobRunner:
                 files = publish_shard(self._layout, key, partial, self._output.vectors)
                 self._output.write_record(tally.record(self._job, files), partial)
             self._reporter.shard_done()
+
+
+def _weight(kept: Any) -> int:
+    """About how many bytes a kept value has."""
+    if isinstance(kept, str | bytes):
+        return len(kept)
+    if isinstance(kept, dict):
+        return sum(map(_weight, kept.values()))
+    if isinstance(kept, list | tuple):
+        return 8 + sum(map(_weight, kept))
+    return 8
 
 
 class _Tally:
