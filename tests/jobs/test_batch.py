@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import batch_jobs
@@ -221,6 +222,39 @@ def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
             assert (mine / "shard").read_text() == "half"
         assert (mine / "shard").read_text() == "half"
     assert not list((tmp_path / "out" / ".tsjax").glob("*/*"))
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """No file is left that would lock out whoever comes after a kill."""
+    import fcntl
+
+    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.records import Output
+
+    def none(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker), output.working(worker):
+        assert output.is_locked(1, 4) is None
+
+
+def test_a_worker_waits_for_who_only_looks(tmp_path):
+    """As `status` does, which holds a worker's lock for a moment."""
+    from filelock import FileLock
+
+    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.records import Output
+
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker):
+        (path,) = (output.path / ".tsjax").glob("*.lock")
+    lock = FileLock(path, thread_local=False)
+    lock.acquire()
+    threading.Timer(0.2, lock.release).start()
+    with output.working(worker):
+        assert not lock.is_locked
 
 
 def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):

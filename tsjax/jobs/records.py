@@ -17,6 +17,7 @@ import shutil
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -29,10 +30,15 @@ from tsjax.jobs.plan import ShardKey, Worker
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from filelock import BaseFileLock
+
 FORMAT = 1
 
 # After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
 _ABANDONED = 3600
+
+# Seconds to wait for a lock, which somebody who asks whether it is held has for a moment.
+_LOOK = 2.0
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,12 @@ class Output:
         Raises:
             OutputError: another process is at it, or the directory cannot be written.
         """
-        from filelock import FileLock, Timeout  # noqa: PLC0415
+        from filelock import Timeout  # noqa: PLC0415
 
         with explaining(self.path):
             for folder in (self.vectors, self.records, self._hidden):
                 folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._hidden / f"{worker}.lock", timeout=0)
+        lock = self._lock(worker, _LOOK)
         locked = True
         try:
             lock.acquire()
@@ -166,11 +172,19 @@ class Output:
             shutil.rmtree(partial, ignore_errors=True)
             lock.release()
 
+    def _lock(self, worker: Worker, timeout: float) -> BaseFileLock:
+        from filelock import FileLock  # noqa: PLC0415
+
+        # Without locks, newer versions would fall back to a file that a killed process leaves, which locks out others.
+        known = signature(FileLock.__init__).parameters
+        hard: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in known else {}
+        return FileLock(self._hidden / f"{worker}.lock", timeout=timeout, **hard)
+
     def is_locked(self, index: int, count: int) -> bool | None:
         """Whether a process is at work as this worker; None where that cannot be known."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415
+        from filelock import Timeout  # noqa: PLC0415
 
-        lock = FileLock(self._hidden / f"{Worker(index, count)}.lock", timeout=0)
+        lock = self._lock(Worker(index, count), 0)
         try:
             with lock:
                 return False
@@ -257,9 +271,9 @@ class Output:
         complete: bool,
         started_with: dict[str, Any],
     ) -> None:
-        """Write a worker's manifest, with those of these shards that have a record; each is read on its own, so that
-        memory is flat.
+        """Write a worker's manifest, with those of these shards that have a record.
 
+        Each record is read on its own, so that memory is flat.
         ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
         """
         head = {
