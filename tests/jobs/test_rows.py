@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tracemalloc
+from datetime import time
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,23 @@ def test_parquet_with_text_that_is_not_utf8(tmp_path):
     rows = rows_of(tmp_path / "a.parquet")
     assert short(rows)[::2] == ["a", "b"]
     assert "is not UTF-8" in rows[1].reason
+
+
+def test_kept_values_of_parquet_that_python_has_not(tmp_path):
+    columns = Columns(keep=("k",))
+
+    def rows(values, skip=0):
+        pa.parquet.write_table(pa.table({"text": ["a", "b"], "k": values}), tmp_path / "a.parquet")
+        return rows_of(tmp_path / "a.parquet", columns, skip)
+
+    for beyond in (pa.array([1, 10**15], pa.timestamp("ms")), pa.array([1, -(10**6)], pa.date32())):
+        good, bad = rows(beyond)
+        assert good.kept == (beyond[0].as_py(),)
+        assert "'k' cannot be read: date value out of range" in bad.reason
+    for kind in (pa.time64("ns"), pa.list_(pa.time64("ns")), pa.struct([("x", pa.list_(pa.time64("ns"), 1))])):
+        with pytest.raises(InputError, match=r"a.parquet has 'k' as .*time64\[ns\].*cannot be kept"):
+            rows(pa.nulls(2, kind))
+    assert [row.kept for row in rows(pa.array([1, None], pa.time64("us")))] == [(time(microsecond=1),), (None,)]
 
 
 def test_packed_files(tmp_path):

@@ -209,6 +209,13 @@ class _ParquetReader:
             if names.count(name) != 1:
                 what = "no column" if name not in names else f"{names.count(name)} columns"
                 raise InputError(f"{source.url} has {what} {name!r}; it has {', '.join(names)}")
+        for name in columns.keep:
+            # Python's times have microseconds, and the rest would be lost without a word.
+            if "time64[ns]" in str(kind := self._file.schema_arrow.field(name).type):
+                raise InputError(
+                    f"{source.url} has {name!r} as {kind}; nanoseconds of time64[ns] cannot be kept: cast the column "
+                    "to time64[us] or int64, or do not keep it"
+                )
         self._rows = int(self._file.metadata.num_rows)
         # The row group that is being read, up to the row before `_batch_end`, and the batch that ends there.
         self._batches: Iterator[Any] = iter(())
@@ -288,10 +295,10 @@ def _closed_on_error(file: BinaryIO) -> Iterator[None]:
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values; text that is not UTF-8, which Parquet can hold though it should not, as errors."""
+    """A column's values; as errors those that Python has not, such as text that is not UTF-8, or the year 12345."""
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_value(value) for value in column]
 
 
@@ -300,6 +307,8 @@ def _value(value: Any) -> Any:
         return value.as_py()
     except UnicodeDecodeError as error:
         return BadRowError(f"is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
+    except (ValueError, OverflowError) as error:  # pyarrow's own kinds are ValueErrors
+        return BadRowError(f"cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
 def kept_types(source: Source, columns: Columns) -> list[Any] | None:
