@@ -160,6 +160,14 @@ def test_stopping_at_the_first_bad_row(model, corpus, tmp_path, capsys):
     assert "part0.jsonl, line 6: 'text' is null" in error_of(capsys, *command)
 
 
+def test_stopping_at_a_bad_row_that_an_earlier_run_rejected(output, model, corpus, capsys):
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    before = batch_jobs.contents(output)
+    assert "part0.jsonl, line 6: 'text' is null" in error_of(capsys, *command, "--on-error", "fail")
+    assert batch_jobs.contents(output) == before
+    assert batch_jobs.run(*command) == 0
+
+
 @pytest.mark.parametrize("which", ["shard", "record", "manifest"])
 def test_a_full_disk_stops_the_job_and_the_next_run_ends_alike(
     model, corpus, whole, tmp_path, capsys, monkeypatch, which

@@ -69,6 +69,11 @@ class Books:
     def _recorded(self, part: Part) -> list[ShardKey]:
         return [key for key in self.output.record_keys() if self.plan.is_for(part, key)]
 
+    def check_no_rejections(self, part: Part) -> None:
+        """Raise an InputError if an earlier run has rejected a row of a part."""
+        for rejection in self.output.rejections(self._recorded(part)):
+            raise InputError(rejection.sentence)
+
     def whole(self, part: Part) -> set[ShardKey]:
         """Those shards of a part whose files are what their records say.
 

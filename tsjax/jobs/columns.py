@@ -53,6 +53,12 @@ class Rejection(NamedTuple):
     line: int | None
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """Where it is, and what is wrong with it."""
+        where = f"row {self.row}" if self.line is None else f"line {self.line}"
+        return f"{self.file}, {where}: {self.reason}"
+
 
 class BadRowError(Exception):
     """Why a row cannot be embedded; never leaves this package."""

@@ -117,6 +117,8 @@ class JobRunner:
 
     def compute(self, books: Books, partial: Path) -> int:
         """Make every shard of this worker that is not there; gives how many those are."""
+        if self._on_error == "fail":
+            books.check_no_rejections(self._worker)
         done = books.whole(self._worker)
         if done:
             self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
@@ -237,8 +239,7 @@ class JobRunner:
 
     def _reject(self, rejection: Rejection) -> None:
         if self._on_error == "fail":
-            where = f"row {rejection.row}" if rejection.line is None else f"line {rejection.line}"
-            raise InputError(f"{rejection.file}, {where}: {rejection.reason}")
+            raise InputError(rejection.sentence)
 
     def _write(self, finished: Iterable[Embedded], books: Books, partial: Path) -> None:
         """Write shard after shard, each as its blocks come."""
