@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 import tsjax
-from tsjax.errors import CheckpointError
+from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.shards import Layout
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
@@ -348,6 +348,35 @@ def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monk
         (output / "records" / "shard-00000-00000.json").read_text().replace('"00000-00000"', "7")
     )
     assert found.read_record(ShardKey(0, 7)) is None
+
+
+def test_two_workers_of_different_jobs_that_start_at_once(model, corpus, tmp_path, monkeypatch):
+    """Whoever is second joins the first's job, or none, before there is any manifest; with the first's ranges."""
+    from tsjax.jobs.inputs import find_sources
+    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.plan import Plan, Worker
+    from tsjax.jobs.records import Output
+    from tsjax.jobs.running import JobRunner
+
+    plan = Plan.of(find_sources(corpus), 16)
+    loaded = Model.of(tsjax.load(model))
+    output = Output(tmp_path / "out")
+
+    def runner(index, **options):
+        return JobRunner(
+            loaded, Options(rows_per_shard=16, precision="int8", **options), plan, output, worker=Worker(index, 2)
+        )
+
+    first = runner(0).join()
+    assert first.ranges is not None
+    other = [[number - 1 for number in numbers] for numbers in first.ranges]
+    monkeypatch.setattr(JobRunner, "_calibrated", lambda self: other)
+    for recorded in (Output.recorded_job, lambda self: None):  # it comes later; it looked at the same moment
+        monkeypatch.setattr(Output, "recorded_job", recorded)
+        with pytest.raises(InputError, match=r"options\.normalize was false and is true now"):
+            runner(1, normalize=True).join()
+        assert runner(1).join() == first
+    assert [path.name for path in (output.path / ".tsjax").iterdir()] == ["job.json"]
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

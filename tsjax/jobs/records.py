@@ -4,7 +4,7 @@ out/vectors/shard-GGGGG-SSSSS.parquet   a shard
 out/records/shard-GGGGG-SSSSS.json      says that the shard is whole: written after it
 out/manifest.json                       the job, and every shard; with several workers, one for each
 out/rejected.jsonl                      the rows that could not be embedded; likewise
-out/.tsjax/                             locks, and files that are being written
+out/.tsjax/                             the job that came first, locks, and files that are being written
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class Output:
         self.vectors = self.path / "vectors"
         self.records = self.path / "records"
         self._hidden = self.path / ".tsjax"
+        self._job_file = self._hidden / "job.json"
 
     def manifest_file(self, worker: Worker) -> Path:
         """Where a worker's manifest is."""
@@ -224,6 +225,48 @@ class Output:
                     f"{file.name} and {other.name} in {self.path} are of different jobs: {difference}"
                 )
         return next((job for job in jobs.values() if job.ranges is not None), first)
+
+    def recorded_job(self) -> Job | None:
+        """The job whose output this is, or is to be; None where there is none yet.
+
+        Raises:
+            CheckpointError: what says so is damaged, or manifests are of different jobs.
+        """
+        if self.manifest_files():
+            return self.job()
+        return self._first_job() if self._job_file.exists() else None
+
+    def settle(self, job: Job) -> Job:
+        """Make the output this job's, unless another process has made it another's; gives whose it is.
+
+        Of several that start at once, one comes first, before there is any manifest.
+
+        Raises:
+            OutputError: it cannot be written.
+            CheckpointError: what another process wrote is damaged.
+        """
+        temporary = self._hidden / f"job-{uuid.uuid4().hex}.json"
+        with explaining(self._job_file):
+            self._hidden.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_text(json.dumps({"format": FORMAT, "job": job.facts}), encoding="utf-8")
+                sync(temporary)
+                try:
+                    # Unlike a rename, a link never replaces what another process has put there meanwhile.
+                    self._job_file.hardlink_to(temporary)
+                except OSError:  # it is there, or the file system has no links
+                    if not self._job_file.exists():
+                        temporary.rename(self._job_file)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync(self._hidden)
+        return self._first_job()
+
+    def _first_job(self) -> Job:
+        data = _read_json(self._job_file)
+        if data.get("format") != FORMAT or not isinstance(data.get("job"), dict):
+            raise CheckpointError(f"{self._job_file} is of no job that this version of tsjax knows")
+        return Job(data["job"])
 
     def record_file(self, key: ShardKey) -> Path:
         """Where a shard's record is."""

@@ -91,19 +91,23 @@ class JobRunner:
         Raises:
             InputError: the output is of another job, naming the difference; too few rows to take ranges from.
         """
-        ranges = None
-        if self._output.manifest_files():
-            recorded = self._output.job()
-            if difference := recorded.difference(self._job):
-                raise InputError(
-                    f"{self._output.path} holds the output of another job: {difference}; go on with that one, or "
-                    "choose another output"
-                )
-            ranges = recorded.ranges
+        recorded = self._output.recorded_job()
+        self._check_same(recorded)
+        ranges = None if recorded is None else recorded.ranges
         if self._options.precision in CALIBRATED and ranges is None:
             ranges = self._calibrated()
-        self._job = self._job.with_ranges(ranges)
+        # Another process may have come first meanwhile, with other options or, by other devices, other ranges.
+        settled = self._output.settle(self._job.with_ranges(ranges))
+        self._check_same(settled)
+        self._job = self._job.with_ranges(settled.ranges)
         return self._job
+
+    def _check_same(self, recorded: Job | None) -> None:
+        if recorded is not None and (difference := recorded.difference(self._job)):
+            raise InputError(
+                f"{self._output.path} holds the output of another job: {difference}; go on with that one, or "
+                "choose another output"
+            )
 
     def join_as(self, job: Job) -> None:
         """Take a job that another process has joined.
