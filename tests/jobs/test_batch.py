@@ -4,6 +4,8 @@ import os
 import random
 import shutil
 import sys
+import threading
+import tracemalloc
 from pathlib import Path
 
 import batch_jobs
@@ -13,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import tsjax
+from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.shards import Layout
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
@@ -158,6 +161,14 @@ def test_stopping_at_the_first_bad_row(model, corpus, tmp_path, capsys):
     assert "part0.jsonl, line 6: 'text' is null" in error_of(capsys, *command)
 
 
+def test_stopping_at_a_bad_row_that_an_earlier_run_rejected(output, model, corpus, capsys):
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    before = batch_jobs.contents(output)
+    assert "part0.jsonl, line 6: 'text' is null" in error_of(capsys, *command, "--on-error", "fail")
+    assert batch_jobs.contents(output) == before
+    assert batch_jobs.run(*command) == 0
+
+
 @pytest.mark.parametrize("which", ["shard", "record", "manifest"])
 def test_a_full_disk_stops_the_job_and_the_next_run_ends_alike(
     model, corpus, whole, tmp_path, capsys, monkeypatch, which
@@ -197,6 +208,176 @@ def test_a_disk_that_is_full_while_a_shard_is_written(model, corpus, whole, tmp_
     jobs.close()
     assert batch_jobs.run(*command) == 0
     assert batch_jobs.contents(tmp_path / "out") == batch_jobs.contents(whole)
+
+
+def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
+    """As on file systems whose clients grant locks by themselves: two processes are the same worker at once."""
+    import filelock
+
+    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.records import Output
+
+    class Granted(filelock.SoftFileLock):
+        def __init__(self, path, **more):
+            super().__init__(f"{path}-{id(self)}", **more)
+
+    monkeypatch.setattr(filelock, "FileLock", Granted)
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker) as mine:
+        (mine / "shard").write_text("half")
+        with output.working(worker) as theirs:
+            assert theirs != mine
+            (theirs / "shard").write_text("of the other")
+            assert (mine / "shard").read_text() == "half"
+        assert (mine / "shard").read_text() == "half"
+    assert not list((tmp_path / "out" / ".tsjax").glob("*/*"))
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """No file is left that would lock out whoever comes after a kill."""
+    import fcntl
+
+    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.records import Output
+
+    def none(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker), output.working(worker):
+        assert output.is_locked(1, 4) is None
+
+
+def test_a_worker_waits_for_who_only_looks(tmp_path):
+    """As `status` does, which holds a worker's lock for a moment."""
+    from filelock import FileLock
+
+    from tsjax.jobs.plan import Worker
+    from tsjax.jobs.records import Output
+
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker):
+        (path,) = (output.path / ".tsjax").glob("*.lock")
+    lock = FileLock(path, thread_local=False)
+    lock.acquire()
+    threading.Timer(0.2, lock.release).start()
+    with output.working(worker):
+        assert not lock.is_locked
+
+
+def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):
+    from tsjax.jobs import running
+    from tsjax.jobs.columns import Columns, Rejection, Row
+    from tsjax.jobs.inputs import find_sources
+    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.plan import Plan
+    from tsjax.jobs.records import Output
+
+    (tmp_path / "a.jsonl").write_text("")
+    plan = Plan.of(find_sources([str(tmp_path / "a.jsonl")]), 16)
+    loaded = Model.of(tsjax.load(model))
+    options = Options(columns=Columns(keep=("title",)), file_format="npy")
+    runner = running.JobRunner(loaded, options, plan, Output(tmp_path / "out"))
+    reader = type("Reader", (), {"position": lambda self: 0})()
+
+    def blocks(rows):
+        return [len(block) for block, _, _ in runner._cut(iter(rows), reader)]
+
+    large = "x" * 1_000_000
+    assert blocks([Row("f", 0, "f:0", "the", ("title",))] * 16_384) == [16_384]
+    for kept in ((large,), (large.encode(),), ([large], 1), ({"a": [large, None]},)):
+        assert max(blocks([Row("f", 0, "f:0", "the", kept)] * 60)) < 20
+    assert max(blocks([Row("f", 0, large, "the", ())] * 60)) < 20
+    assert max(blocks([Rejection("f", 0, 1, "a reason")] * 200_000)) < 100_000
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path):
+    from tsjax.jobs.plan import ALONE, Worker
+    from tsjax.jobs.records import Output
+
+    output, worker = Output(tmp_path / "out"), Worker(1, 4)
+    with output.working(worker) as mine:
+        host, name = os.uname().nodename, mine.name
+    gone = f"{worker}-{host}-{2**22 + 1}-{'0' * 32}"  # more than any process has
+    elsewhere = f"{worker}-other-host-1-{'0' * 32}"
+    long_ago = f"{worker}-other-host-1-{'1' * 32}"
+    another = f"{ALONE}-{host}-{2**22 + 1}-{'0' * 32}"
+    for folder in (gone, elsewhere, long_ago, another):
+        (output.path / ".tsjax" / folder).mkdir()
+        (output.path / ".tsjax" / folder / "shard").write_text("half")
+    for path in (output.path / ".tsjax" / long_ago / "shard", output.path / ".tsjax" / long_ago):
+        os.utime(path, (0, 0))
+    with output.working(worker) as mine:
+        assert mine.name != name
+        found = {path.name for path in (output.path / ".tsjax").iterdir() if path.is_dir()}
+    assert found == {mine.name, elsewhere, another}
+
+
+def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monkeypatch):
+    """Also where it is damaged while the job is at work; one that the disk does not give is an error."""
+    from tsjax.jobs import records
+    from tsjax.jobs.books import Books
+    from tsjax.jobs.plan import ALONE, Plan, ShardKey
+    from tsjax.jobs.running import JobRunner
+
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    (output / "records" / "shard-00000-00007.json").write_text("{")  # of a shard that the job has not
+    compute = JobRunner.compute
+
+    def spoilt(runner, books, partial):
+        computed = compute(runner, books, partial)
+        (output / "records" / f"{NAME}.json").write_text('{"shard": 1}')
+        return computed
+
+    monkeypatch.setattr(JobRunner, "compute", spoilt)
+    assert batch_jobs.run(*command) == 0
+    monkeypatch.setattr(JobRunner, "compute", compute)
+    assert [shard["shard"] for shard in json.loads((output / "manifest.json").read_text())["shards"]] == [
+        f"00000-{index:05d}" for index in (0, 2, 3, 4)
+    ]
+    assert batch_jobs.run(*command) == 0
+    (output / "records" / "shard-00000-00007.json").unlink()
+    assert batch_jobs.contents(output) == batch_jobs.contents(whole)
+    (output / "records" / f"{NAME}.json").unlink()
+    (output / "records" / f"{NAME}.json").mkdir()
+    found = records.Output(output)
+    with pytest.raises(CheckpointError, match=r"00001\.json cannot be read: .*directory"):
+        Books(found, Plan((), 16), found.job()).mine(ALONE)
+    assert found.read_record(ShardKey(3, 3)) is None
+    (output / "records" / "shard-00000-00007.json").write_text(
+        (output / "records" / "shard-00000-00000.json").read_text().replace('"00000-00000"', "7")
+    )
+    assert found.read_record(ShardKey(0, 7)) is None
+
+
+def test_two_workers_of_different_jobs_that_start_at_once(model, corpus, tmp_path, monkeypatch):
+    """Whoever is second joins the first's job, or none, before there is any manifest; with the first's ranges."""
+    from tsjax.jobs.inputs import find_sources
+    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.plan import Plan, Worker
+    from tsjax.jobs.records import Output
+    from tsjax.jobs.running import JobRunner
+
+    plan = Plan.of(find_sources(corpus), 16)
+    loaded = Model.of(tsjax.load(model))
+    output = Output(tmp_path / "out")
+
+    def runner(index, **options):
+        return JobRunner(
+            loaded, Options(rows_per_shard=16, precision="int8", **options), plan, output, worker=Worker(index, 2)
+        )
+
+    first = runner(0).join()
+    assert first.ranges is not None
+    other = [[number - 1 for number in numbers] for numbers in first.ranges]
+    monkeypatch.setattr(JobRunner, "_calibrated", lambda self: other)
+    for recorded in (Output.recorded_job, lambda self: None):  # it comes later; it looked at the same moment
+        monkeypatch.setattr(Output, "recorded_job", recorded)
+        with pytest.raises(InputError, match=r"options\.normalize was false and is true now"):
+            runner(1, normalize=True).join()
+        assert runner(1).join() == first
+    assert [path.name for path in (output.path / ".tsjax").iterdir()] == ["job.json"]
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------
@@ -442,7 +623,7 @@ def test_search_among_quantised_vectors(model, corpus, tmp_path, precision, caps
 
 
 def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
-    """Resident memory at its highest: that of twenty times as many rows is little more."""
+    """Resident memory at its highest, that of libraries too: of twenty times as many rows it is little more."""
     jobs = batch_jobs.Jobs(tmp_path)
     peaks = []
     for rows in (2_000, 40_000):
@@ -459,6 +640,31 @@ def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
         peaks.append(peak)
     jobs.close()
     assert peaks[1] < peaks[0] + 60_000_000, peaks
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_no_row_and_no_vector_outlives_its_shard(model, tmp_path, monkeypatch, leak):
+    """What Python and NumPy have at the most, which what is kept of each row raises at once: a leak is seen here."""
+    from tsjax.jobs import running
+
+    kept, add = [], running._Tally.add
+    if leak:
+        monkeypatch.setattr(running._Tally, "add", lambda self, block: (kept.append(block.vectors), add(self, block)))
+
+    def peak(rows, name):
+        (tmp_path / f"{name}.txt").write_text("".join(f"the {'of and a ' * 3}{row}\n" for row in range(rows)))
+        command = batch_jobs.arguments(model, [tmp_path / f"{name}.txt"], tmp_path / name, "--rows-per-shard", "500")
+        tracemalloc.start()
+        try:
+            assert batch_jobs.run(*command) == 0
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            kept.clear()
+
+    peak(4_000, "first")  # which imports and compiles
+    few, many = peak(4_000, "few"), peak(20_000, "many")
+    assert (many - few > 16_000 * 36 * 4 / 2) == leak, (few, many)
 
 
 def test_layouts_name_their_files():

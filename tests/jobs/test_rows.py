@@ -1,9 +1,15 @@
 import contextlib
 import csv
 import gzip
+import itertools
 import json
+import os
 import sys
+import tracemalloc
+from datetime import time
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -80,6 +86,16 @@ def test_jsonl(tmp_path):
         assert reason in row.reason
 
 
+def test_a_column_that_is_kept_too_is_what_it_was(tmp_path):
+    lines = [{"key": True, "text": "a"}, {"key": 1, "text": 5}, {"key": 2, "text": ["a"]}, {"key": 3, "text": "b"}]
+    file = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    kept = rows_of(file, Columns(id="key", keep=("key", "text", "absent")))
+    assert [row.kept for row in kept if isinstance(row, Row)] == [("3", "b", None)]
+    assert [row if isinstance(row, Rejection) else row._replace(kept=()) for row in kept] == rows_of(
+        file, Columns(id="key")
+    )
+
+
 def test_csv_and_tsv(tmp_path):
     data = b'id,text\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n3,d\xe9\r\n4,"x"y\r\n5,e\r\n6,"open\r\n7,f\r\n'
     rows = rows_of(write(tmp_path / "a.csv", data), Columns(id="id"))
@@ -119,6 +135,51 @@ def test_parquet(tmp_path):
         rows_of(write(tmp_path / "no.parquet", b"nothing"))
 
 
+def test_parquet_is_read_once_however_it_is_passed_over(tmp_path, monkeypatch):
+    """Passing over some shards and taking others goes through a row group once, in the order of its rows."""
+    texts = [f"text {i}" for i in range(30_000)]
+    pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=20_000)
+    batches, real = [], pa.parquet.ParquetFile.iter_batches
+
+    def counted(*arguments, **more):
+        for batch in real(*arguments, **more):
+            batches.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pa.parquet.ParquetFile, "iter_batches", counted)
+    sources = find_sources([str(tmp_path / "a.parquet")])
+    for size, count in ((300, 2), (1024, 3), (7000, 4), (21_000, 2)):
+        for index in range(count):
+            batches.clear()
+            reader = GroupReader(sources, Columns())
+            slices = reader.slices(size, 0, lambda key, n=count, i=index: key.index % n == i)
+            found = {shard.key.index: short(shard.rows) for shard in slices}
+            reader.close()
+            wanted = range(index, -(-30_000 // size), count)
+            assert found == {number: texts[number * size : (number + 1) * size] for number in wanted}
+            assert sum(batches) <= 30_000
+    batches.clear()
+    assert short(rows_of(tmp_path / "a.parquet", skip=20_000)) == texts[20_000:]
+    assert sum(batches) == 10_000  # a row group that is passed over whole is not read
+
+
+def test_parquet_is_read_in_pieces_of_its_row_groups(tmp_path):
+    """Memory does not follow the size of row groups, which are often hundreds of megabytes."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(map(chr, rng.integers(33, 127, 1000))) for _ in range(16_000)]
+    pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=16_000)
+    del texts
+    (source,) = find_sources([str(tmp_path / "a.parquet")])
+    tracemalloc.start()  # what Arrow reads of a Python file is in Python's bytes
+    with contextlib.closing(open_rows(source, Columns())) as reader:
+        before, peak = pa.total_allocated_bytes(), 0
+        for _ in itertools.islice(reader.read(), 10):
+            peak = max(peak, pa.total_allocated_bytes())
+    peak += tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - before < 8_000_000 < source.size / 1.5
+
+
 def test_parquet_with_text_that_is_not_utf8(tmp_path):
     data = pa.Array.from_buffers(
         pa.string(), 3, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb")]
@@ -127,6 +188,23 @@ def test_parquet_with_text_that_is_not_utf8(tmp_path):
     rows = rows_of(tmp_path / "a.parquet")
     assert short(rows)[::2] == ["a", "b"]
     assert "is not UTF-8" in rows[1].reason
+
+
+def test_kept_values_of_parquet_that_python_has_not(tmp_path):
+    columns = Columns(keep=("k",))
+
+    def rows(values, skip=0):
+        pa.parquet.write_table(pa.table({"text": ["a", "b"], "k": values}), tmp_path / "a.parquet")
+        return rows_of(tmp_path / "a.parquet", columns, skip)
+
+    for beyond in (pa.array([1, 10**15], pa.timestamp("ms")), pa.array([1, -(10**6)], pa.date32())):
+        good, bad = rows(beyond)
+        assert good.kept == (beyond[0].as_py(),)
+        assert "'k' cannot be read: date value out of range" in bad.reason
+    for kind in (pa.time64("ns"), pa.list_(pa.time64("ns")), pa.struct([("x", pa.list_(pa.time64("ns"), 1))])):
+        with pytest.raises(InputError, match=r"a.parquet has 'k' as .*time64\[ns\].*cannot be kept"):
+            rows(pa.nulls(2, kind))
+    assert [row.kept for row in rows(pa.array([1, None], pa.time64("us")))] == [(time(microsecond=1),), (None,)]
 
 
 def test_packed_files(tmp_path):
@@ -144,6 +222,24 @@ def test_packed_files(tmp_path):
         find_sources([str(write(tmp_path / "a.parquet.gz", b""))])
 
 
+def test_zstd_that_is_cut_is_an_error(tmp_path):
+    lines = [b'{"text": "%d"}\n' % (i * 7919 % 10_007) for i in range(20_000)]
+    packer, data = zstandard.ZstdCompressor().compressobj(), b""
+    for start in range(0, len(lines), 500):  # blocks that can each be unpacked before the next is there
+        data += packer.compress(b"".join(lines[start : start + 500]))
+        data += packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    data += packer.flush()
+    skippable = b"\x50\x2a\x4d\x18\x04\0\0\0none"
+    for whole in (data, data + zstandard.compress(b"".join(lines)), skippable + data + skippable):
+        frames = 2 if len(whole) > len(data) + 100 else 1
+        assert len(rows_of(write(tmp_path / "a.jsonl.zst", whole))) == frames * len(lines)
+        assert len(rows_of(tmp_path / "a.jsonl.zst", skip=15_000)) == frames * len(lines) - 15_000
+    for kept in (2, len(data) // 2, len(data) - 1, len(data) + 3):
+        with pytest.raises(InputError, match=r"a.jsonl.zst beyond line \d+: .* in the midst of"):
+            rows_of(write(tmp_path / "a.jsonl.zst", (data + data)[:kept]))
+    assert rows_of(write(tmp_path / "a.jsonl.zst", b"")) == []
+
+
 def test_urls(tmp_path):
     import fsspec
 
@@ -157,6 +253,50 @@ def test_urls(tmp_path):
     assert [short(shard.rows) for shard in reader.slices(10, 0, lambda key: True)] == [["a", "b"]]
     with pytest.raises(InputError, match="no file matches memory://corpus/x"):
         find_sources(["memory://corpus/x*"])
+
+
+def test_lines_of_a_url_are_read_in_large_pieces(monkeypatch):
+    """A store's own files give each line by itself, at a price that a file on the disk does not have."""
+    import fsspec
+    from fsspec.spec import AbstractBufferedFile
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/lines/a.txt", b"".join(b"%d\n" % number for number in range(10_000)))
+    reads = []
+
+    class Remote(AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            return memory.cat_file(self.path, start, end)
+
+        def read(self, length=-1):
+            reads.append(length)
+            return super().read(length)
+
+        def readline(self):
+            raise AssertionError("line by line")
+
+        __next__ = readline
+
+    monkeypatch.setattr(
+        type(memory), "_open", lambda self, path, mode, **_: Remote(self, path, mode, size=self.size(path))
+    )
+    assert short(rows_of("memory://lines/a.txt")) == [str(number) for number in range(10_000)]
+    assert len(reads) < 4
+
+
+def test_names_that_cannot_be_written_or_look_like_patterns(tmp_path):
+    import fsspec
+
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("x\n")
+    for pattern in (name, "*.txt"):
+        with pytest.raises(InputError, match=r"caf\\udce9.txt' is not UTF-8; give it another name"):
+            find_sources([str(tmp_path / pattern)])
+    fsspec.filesystem("memory").pipe("/brackets/y[1].txt", b"x\n")
+    for pattern in ("memory://brackets/y[1].txt", "memory://brackets/*.txt"):
+        (source,) = find_sources([pattern])
+        assert (source.name, source.size) == ("y[1].txt", 2)
+        assert short(rows_of(source.url)) == ["x"]
 
 
 @pytest.mark.parametrize(("package", "name"), [("zstandard", "a.jsonl.zst"), ("pyarrow", "a.parquet")])
@@ -184,6 +324,19 @@ def test_files_are_found(tmp_path):
         find_sources([str(tmp_path / "a")])
     with pytest.raises(InputError, match="no file matches"):
         find_sources([str(tmp_path / "*.parquet")])
+
+
+def test_a_file_is_read_once_however_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("d/a.txt", "e/f/b.txt", "e/a.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("x\n")
+    Path("link.txt").symlink_to("d/a.txt")
+    names = ["d/a.txt", "./d/a.txt", str(tmp_path / "d" / "a.txt"), "d/../d/a.txt", "link.txt", "d/*.txt"]
+    assert [source.url for source in find_sources(names)] == ["d/a.txt"]
+    Path("d/f").symlink_to(tmp_path / "e" / "f")  # beyond which .. is another folder
+    with pytest.raises(InputError, match=r"d/f/../a.txt and d/a.txt would both be called a.txt"):
+        find_sources(["d/f/../a.txt", "d/a.txt"])
 
 
 def test_a_template(tmp_path):

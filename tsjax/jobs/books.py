@@ -59,8 +59,20 @@ class Books:
         self._fingerprint = job.fingerprint
 
     def mine(self, part: Part) -> list[ShardKey]:
-        """The shards of a part that have a record, in order."""
+        """The shards of a part that have a record that can be read, in order.
+
+        Raises:
+            CheckpointError: the disk does not give a record.
+        """
+        return [key for key in self._recorded(part) if self.output.read_record(key) is not None]
+
+    def _recorded(self, part: Part) -> list[ShardKey]:
         return [key for key in self.output.record_keys() if self.plan.is_for(part, key)]
+
+    def check_no_rejections(self, part: Part) -> None:
+        """Raise an InputError if an earlier run has rejected a row of a part."""
+        for rejection in self.output.rejections(self._recorded(part)):
+            raise InputError(rejection.sentence)
 
     def whole(self, part: Part) -> set[ShardKey]:
         """Those shards of a part whose files are what their records say.
@@ -68,7 +80,7 @@ class Books:
         Raises:
             InputError: a record is of another job.
         """
-        return {key for key in self.mine(part) if self.is_whole(key)}
+        return {key for key in self._recorded(part) if self.is_whole(key)}
 
     def is_whole(self, key: ShardKey) -> bool:
         """Whether a shard has a record, and its files are what that says.
@@ -146,7 +158,6 @@ def run_job(
         output.write_manifest(worker, job, mine, partial, complete=True, started_with=started_with)
         summary = Summary(computed_shards=computed)
         for key in mine:
-            record = output.read_record(key)
-            assert record is not None  # the manifest has just been made of them
-            summary = summary.plus(record)
+            if (record := output.read_record(key)) is not None:
+                summary = summary.plus(record)
     return summary

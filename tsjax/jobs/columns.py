@@ -12,7 +12,7 @@ from tsjax.errors import InputError
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
@@ -52,6 +52,12 @@ class Rejection(NamedTuple):
     row: int
     line: int | None
     reason: str
+
+    @property
+    def sentence(self) -> str:
+        """Where it is, and what is wrong with it."""
+        where = f"row {self.row}" if self.line is None else f"line {self.line}"
+        return f"{self.file}, {where}: {self.reason}"
 
 
 class BadRowError(Exception):
@@ -129,10 +135,15 @@ class Columns:
 
 
 class Maker:
-    """Makes rows of cells: `Columns`, ready to be used many times."""
+    """Makes rows of cells: `Columns`, ready to be used many times.
 
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
+    Args:
+        columns: which cells are for what.
+        as_kept: what is made of a cell that is kept, which leaves what is made of it as text or id alone.
+    """
+
+    def __init__(self, columns: Columns, as_kept: Callable[[Any], Any] = lambda value: value) -> None:
+        self._columns, self._as_kept = columns, as_kept
         self._parts = None if columns.template is None else columns.parts
 
     def row(self, file: str, row: int, cells: Mapping[str, Any]) -> Row:
@@ -144,7 +155,11 @@ class Maker:
         columns = self._columns
         text = _text(cells, columns.text) if self._parts is None else self._filled(cells)
         name = f"{file}:{row}" if columns.id is None else _id(cells, columns.id)
-        return Row(file, row, name, text, tuple(_kept(cells.get(column), column) for column in columns.keep))
+        return Row(file, row, name, text, tuple(self._kept(cells.get(column), column) for column in columns.keep))
+
+    def _kept(self, value: Any, column: str) -> Any:
+        kept = self._as_kept(value)
+        return checked(kept, column) if isinstance(kept, str) else kept
 
     def _filled(self, cells: Mapping[str, Any]) -> str:
         assert self._parts is not None
@@ -177,10 +192,6 @@ def _id(cells: Mapping[str, Any], column: str) -> str:
     if value is None:
         raise BadRowError(f"the id {column!r} is null" if column in cells else f"no id {column!r}")
     raise BadRowError(f"the id {column!r} is {value!r:.40}, neither text nor a whole number")
-
-
-def _kept(value: Any, column: str) -> Any:
-    return checked(value, column) if isinstance(value, str) else value
 
 
 def checked(text: str, column: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, cast, get_a
 
 from tsjax.errors import InputError, MissingExtraError
 from tsjax.jobs.texts import InputFormat, format_of
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,8 @@ Compression: TypeAlias = Literal["gzip", "zstd"]
 
 _COMPRESSED: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20
+# Of a .zst file at a time, all of which is unpacked at once: of repetitive text, much more.
+_PACKED_BUFFER = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Source:
 
 
 def find_sources(patterns: Sequence[str], input_format: InputFormat | None = None) -> tuple[Source, ...]:
-    """The files that the patterns name: in the patterns' order, and sorted within each; a file named twice once.
+    """The files that the patterns name: in the patterns' order, and sorted within each.
+
+    A file that is named twice, in whatever way, is there once.
 
     Args:
         patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
@@ -65,15 +70,27 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
             lines of text for any other.
 
     Raises:
-        InputError: a pattern that no file matches, or one that is a folder.
+        InputError: a pattern that no file matches, or one that is a folder; a file whose name is not UTF-8; two files
+            that would have one name.
         MissingExtraError: a URL without fsspec, or without the package of its store.
     """
     if input_format is not None and input_format not in get_args(InputFormat):
         raise InputError(f"input format {input_format!r} does not exist; it can be {', '.join(get_args(InputFormat))}")
-    urls = list(dict.fromkeys(url for pattern in patterns for url in _matches(pattern)))
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        for url in _matches(pattern):
+            found.setdefault(url if is_url(url) else os.path.realpath(url), url)
+    urls = list(found.values())
     if not urls:
         raise InputError("no input is given")
+    for url in urls:
+        if lone_surrogate(url) is not None:
+            raise InputError(f"the name of the file {url!r} is not UTF-8; give it another name")
     names = _names(urls)
+    named: dict[str, str] = {}
+    for url, name in zip(urls, names, strict=True):
+        if (other := named.setdefault(name, url)) != url:
+            raise InputError(f"{other} and {url} would both be called {name} in ids; name one of them otherwise")
     sources = []
     for url, name in zip(urls, names, strict=True):
         size, version = _facts(url)
@@ -124,9 +141,40 @@ def unpacked(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
             import zstandard  # noqa: PLC0415  # an extra
         except ImportError as error:
             raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
-        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return cast("BinaryIO", io.BufferedReader(cast("Any", stream), _BUFFER))
-    return raw
+        frames = _ZstdFrames(raw, zstandard.ZstdDecompressor())
+        return cast("BinaryIO", io.BufferedReader(frames, _BUFFER))
+    if isinstance(raw, io.BufferedReader):
+        return raw
+    # A store's file finds each line by itself, many times as slowly.
+    return cast("BinaryIO", io.BufferedReader(cast("Any", raw), _BUFFER))
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The bytes of a .zst file, frame after frame: unlike zstandard's own stream, an error where it was cut."""
+
+    def __init__(self, raw: BinaryIO, decompressor: Any) -> None:
+        self._raw, self._decompressor = raw, decompressor
+        self._frame: Any = None
+        self._packed = self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unpacked:
+            packed = self._packed or memoryview(self._raw.read(_PACKED_BUFFER))
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends in the midst of packed data; it was cut")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._unpacked, self._packed = memoryview(self._frame.decompress(packed)), memoryview(b"")
+            if self._frame.eof:
+                self._packed, self._frame = memoryview(self._frame.unused_data), None
+        size = min(len(buffer), len(self._unpacked))
+        buffer[:size] = self._unpacked[:size]
+        self._unpacked = self._unpacked[size:]
+        return size
 
 
 def _matches(pattern: str) -> list[str]:
@@ -147,7 +195,9 @@ def _remote_matches(pattern: str) -> list[str]:
     system = _file_system(pattern)
     scheme = pattern.split("://", maxsplit=1)[0]
     try:
-        found = sorted(system.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        # Also where its name has a bracket in it.
+        plain = not glob.has_magic(pattern) or system.isfile(pattern)
+        found = [pattern] if plain else sorted(system.glob(pattern))
         files = [path for path in found if system.isfile(path)]
     except OSError as error:
         raise InputError(f"cannot look for {pattern}: {error.strerror or error}") from error

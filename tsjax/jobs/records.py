@@ -4,7 +4,7 @@ out/vectors/shard-GGGGG-SSSSS.parquet   a shard
 out/records/shard-GGGGG-SSSSS.json      says that the shard is whole: written after it
 out/manifest.json                       the job, and every shard; with several workers, one for each
 out/rejected.jsonl                      the rows that could not be embedded; likewise
-out/.tsjax/                             locks, and files that are being written
+out/.tsjax/                             the job that came first, locks, and files that are being written
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import uuid
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,7 +30,15 @@ from tsjax.jobs.plan import ShardKey, Worker
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from filelock import BaseFileLock
+
 FORMAT = 1
+
+# After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
+_ABANDONED = 3600
+
+# Seconds to wait for a lock, which somebody who asks whether it is held has for a moment.
+_LOOK = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,7 @@ class Output:
         self.vectors = self.path / "vectors"
         self.records = self.path / "records"
         self._hidden = self.path / ".tsjax"
+        self._job_file = self._hidden / "job.json"
 
     def manifest_file(self, worker: Worker) -> Path:
         """Where a worker's manifest is."""
@@ -127,18 +139,18 @@ class Output:
     def working(self, worker: Worker) -> Iterator[Path]:
         """Have the directory to oneself as this worker; gives a folder for files that are being written.
 
-        What a killed predecessor left there is removed. Where the file system has no locks, a second process does the
-        same work for nothing, and harms nothing.
+        What killed predecessors left is removed. Where the file system has no locks, or each of its clients grants them
+        by itself, a second process does the same work for nothing, and harms nothing.
 
         Raises:
             OutputError: another process is at it, or the directory cannot be written.
         """
-        from filelock import FileLock, Timeout  # noqa: PLC0415
+        from filelock import Timeout  # noqa: PLC0415
 
         with explaining(self.path):
             for folder in (self.vectors, self.records, self._hidden):
                 folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._hidden / f"{worker}.lock", timeout=0)
+        lock = self._lock(worker, _LOOK)
         locked = True
         try:
             lock.acquire()
@@ -147,21 +159,33 @@ class Output:
             raise OutputError(f"{who} is writing to {self.path}") from error
         except (OSError, NotImplementedError):
             locked = False
-        partial = self._hidden / (str(worker) if locked else f"{worker}-{os.getpid()}")
+        # A name that nobody else has, since a lock may not exclude: such as on gcsfuse, or NFS with local locks.
+        partial = self._hidden / f"{worker}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
         try:
+            if locked:
+                for folder in self._hidden.glob(f"{worker}-*"):
+                    if _is_abandoned(folder, f"{worker}-{os.uname().nodename}-"):
+                        shutil.rmtree(folder, ignore_errors=True)
             with explaining(self.path):
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(exist_ok=True)
+                partial.mkdir()
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             lock.release()
 
+    def _lock(self, worker: Worker, timeout: float) -> BaseFileLock:
+        from filelock import FileLock  # noqa: PLC0415
+
+        # Without locks, newer versions would fall back to a file that a killed process leaves, which locks out others.
+        known = signature(FileLock.__init__).parameters
+        hard: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in known else {}
+        return FileLock(self._hidden / f"{worker}.lock", timeout=timeout, **hard)
+
     def is_locked(self, index: int, count: int) -> bool | None:
         """Whether a process is at work as this worker; None where that cannot be known."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415
+        from filelock import Timeout  # noqa: PLC0415
 
-        lock = FileLock(self._hidden / f"{Worker(index, count)}.lock", timeout=0)
+        lock = self._lock(Worker(index, count), 0)
         try:
             with lock:
                 return False
@@ -202,19 +226,65 @@ class Output:
                 )
         return next((job for job in jobs.values() if job.ranges is not None), first)
 
+    def recorded_job(self) -> Job | None:
+        """The job whose output this is, or is to be; None where there is none yet.
+
+        Raises:
+            CheckpointError: what says so is damaged, or manifests are of different jobs.
+        """
+        if self.manifest_files():
+            return self.job()
+        return self._first_job() if self._job_file.exists() else None
+
+    def settle(self, job: Job) -> Job:
+        """Make the output this job's, unless another process has made it another's; gives whose it is.
+
+        Of several that start at once, one comes first, before there is any manifest.
+
+        Raises:
+            OutputError: it cannot be written.
+            CheckpointError: what another process wrote is damaged.
+        """
+        temporary = self._hidden / f"job-{uuid.uuid4().hex}.json"
+        with explaining(self._job_file):
+            self._hidden.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_text(json.dumps({"format": FORMAT, "job": job.facts}), encoding="utf-8")
+                sync(temporary)
+                try:
+                    # Unlike a rename, a link never replaces what another process has put there meanwhile.
+                    self._job_file.hardlink_to(temporary)
+                except OSError:  # it is there, or the file system has no links
+                    if not self._job_file.exists():
+                        temporary.rename(self._job_file)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync(self._hidden)
+        return self._first_job()
+
+    def _first_job(self) -> Job:
+        data = _read_json(self._job_file)
+        if data.get("format") != FORMAT or not isinstance(data.get("job"), dict):
+            raise CheckpointError(f"{self._job_file} is of no job that this version of tsjax knows")
+        return Job(data["job"])
+
     def record_file(self, key: ShardKey) -> Path:
         """Where a shard's record is."""
         return self.records / f"shard-{key}.json"
 
     def read_record(self, key: ShardKey) -> Record | None:
-        """A shard's record, if there is one that can be read."""
-        return self._record(self.record_file(key))
+        """A shard's record; None where there is none, or a damaged one.
 
-    def _record(self, file: Path) -> Record | None:
+        Raises:
+            CheckpointError: the disk does not give what it has.
+        """
+        file = self.record_file(key)
         try:
-            return Record.from_json(_read_json(file))
-        except (CheckpointError, LookupError, TypeError, ValueError):
+            return Record.from_json(_parsed(file, file.read_bytes()))
+        except (FileNotFoundError, CheckpointError, LookupError, TypeError, ValueError, AttributeError):
             return None
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
 
     def record_keys(self) -> list[ShardKey]:
         """The shards that have a record, in order."""
@@ -244,8 +314,9 @@ class Output:
         complete: bool,
         started_with: dict[str, Any],
     ) -> None:
-        """Write a worker's manifest, with these shards; each record is read on its own, so that memory is flat.
+        """Write a worker's manifest, with those of these shards that have a record.
 
+        Each record is read on its own, so that memory is flat.
         ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
         """
         head = {
@@ -259,11 +330,11 @@ class Output:
         file = self.manifest_file(worker)
         with _written(file, partial) as stream:
             stream.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "shards": [')
-            for number, key in enumerate(keys):
-                record = self.read_record(key)
-                assert record is not None  # it was there a moment ago
-                stream.write(",\n  " if number else "\n  ")
-                stream.write(json.dumps(record.summary(), ensure_ascii=False))
+            before = "\n  "
+            for key in keys:
+                if (record := self.read_record(key)) is not None:
+                    stream.write(before + json.dumps(record.summary(), ensure_ascii=False))
+                    before = ",\n  "
             stream.write("\n ]\n}\n")
 
     def write_rejected(self, worker: Worker, keys: Iterable[ShardKey], partial: Path) -> None:
@@ -278,6 +349,27 @@ class Output:
         file = self.record_file(record.key)
         with _written(file, partial) as stream:
             stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+
+
+def _is_abandoned(folder: Path, here: str) -> bool:
+    """Whether a folder for files that are being written is a dead process's.
+
+    ``here`` is how the names of this host's begin: of those the process can be asked for. Of another host's, or where
+    another process has the number by now, as each first one of a container has, the age decides.
+    """
+    if folder.name.startswith(here):
+        number = folder.name.removeprefix(here).partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, ValueError, OverflowError):
+            pass  # somebody else's, or not named by us
+    try:
+        newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    except OSError:  # changes at this moment
+        return False
+    return time.time() - newest > _ABANDONED
 
 
 @contextlib.contextmanager
@@ -318,8 +410,15 @@ def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return _parsed(file, file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} is damaged: it holds no JSON object")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Rows of Parquet that are read at a time.
 _BATCH = 1024
+# Bytes of a column of Parquet that are read at a time.
+_PARQUET_BUFFER = 1 << 20
 
 
 class RowReader(Protocol):
@@ -62,7 +64,7 @@ class _LineReader:
 
     def __init__(self, source: Source, columns: Columns) -> None:
         self.source, self.next_row, self._line = source, 0, 0
-        self._columns, self._maker = columns, Maker(columns)
+        self._columns, self._maker = columns, Maker(columns, as_text)
         self._raw = open_raw(source.url)
         with _closed_on_error(self._raw):
             self._lines = self._guarded(unpacked(self._raw, source.compression))
@@ -130,9 +132,6 @@ class _JsonReader(_LineReader):
             return {self._columns.text: row}
         if not isinstance(row, dict):
             raise BadRowError("not a JSON object")
-        for name in self._columns.keep:
-            if name in row:
-                row[name] = as_text(row[name])
         return row
 
 
@@ -201,7 +200,8 @@ class _ParquetReader:
     def _open(self, parquet: Any) -> None:
         source, columns = self.source, self._columns
         try:
-            self._file = parquet.ParquetFile(self._raw)
+            # By pieces of a row group's columns; else Arrow reads all of a row group before it gives the first batch.
+            self._file = parquet.ParquetFile(self._raw, pre_buffer=False, buffer_size=_PARQUET_BUFFER)
         except Exception as error:  # pyarrow raises OSError and its own kinds for damage
             raise InputError(f"{source.url} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
         names = self._file.schema_arrow.names
@@ -209,7 +209,18 @@ class _ParquetReader:
             if names.count(name) != 1:
                 what = "no column" if name not in names else f"{names.count(name)} columns"
                 raise InputError(f"{source.url} has {what} {name!r}; it has {', '.join(names)}")
+        for name in columns.keep:
+            # Python's times have microseconds, and the rest would be lost without a word.
+            if "time64[ns]" in str(kind := self._file.schema_arrow.field(name).type):
+                raise InputError(
+                    f"{source.url} has {name!r} as {kind}; nanoseconds of time64[ns] cannot be kept: cast the column "
+                    "to time64[us] or int64, or do not keep it"
+                )
         self._rows = int(self._file.metadata.num_rows)
+        # The row group that is being read, up to the row before `_batch_end`, and the batch that ends there.
+        self._batches: Iterator[Any] = iter(())
+        self._group, self._group_end, self._batch_start, self._batch_end = -1, 0, 0, 0
+        self._batch: Any = None
 
     def skip(self, rows: int) -> int:
         skipped = min(rows, self._rows - self.next_row)
@@ -217,22 +228,29 @@ class _ParquetReader:
         return skipped
 
     def read(self) -> Iterator[Row | Rejection]:
-        start = 0
-        for group in range(self._file.num_row_groups):
-            count = self._file.metadata.row_group(group).num_rows
-            if start + count > self.next_row:
-                yield from self._group(group, start)
-            start += count
-
-    def _group(self, group: int, start: int) -> Iterator[Row | Rejection]:
-        for batch in self._batches(group):
-            length = batch.num_rows
-            if start + length > self.next_row:
+        names: list[str] = []
+        columns: list[list[Any]] = []
+        start = end = 0
+        while self.next_row < self._rows:
+            if not start <= self.next_row < end:
+                batch = self._batch_of_next_row()
+                start, end = self._batch_start, self._batch_end
                 names, columns = list(batch.schema.names), [_values(column) for column in batch.columns]
-                for offset in range(max(0, self.next_row - start), length):
-                    self.next_row = start + offset + 1
-                    yield self._row(start + offset, names, [column[offset] for column in columns])
-            start += length
+            row, self.next_row = self.next_row, self.next_row + 1
+            yield self._row(row, names, [column[row - start] for column in columns])
+
+    def _batch_of_next_row(self) -> Any:
+        """The batch that has the next row: on in the row group where it is there, so that each is read only once."""
+        while self._group_end <= self.next_row:
+            self._group, self._batch_end = self._group + 1, self._group_end
+            self._group_end += self._file.metadata.row_group(self._group).num_rows
+            self._batches = self._batches_of(self._group)
+        while self._batch_end <= self.next_row:
+            self._batch = next(self._batches, None)
+            if self._batch is None:
+                raise InputError(f"{self.source.url} has fewer rows than it says; it is damaged")
+            self._batch_start, self._batch_end = self._batch_end, self._batch_end + self._batch.num_rows
+        return self._batch
 
     def _row(self, row: int, names: list[str], values: list[Any]) -> Row | Rejection:
         try:
@@ -243,7 +261,7 @@ class _ParquetReader:
         except BadRowError as error:
             return Rejection(self.source.name, row, None, str(error))
 
-    def _batches(self, group: int) -> Iterator[Any]:
+    def _batches_of(self, group: int) -> Iterator[Any]:
         batches = self._file.iter_batches(_BATCH, [group], columns=list(self._columns.needed), use_threads=False)
         while True:
             try:
@@ -277,10 +295,10 @@ def _closed_on_error(file: BinaryIO) -> Iterator[None]:
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values; text that is not UTF-8, which Parquet can hold though it should not, as errors."""
+    """A column's values; as errors those that Python has not, such as text that is not UTF-8, or the year 12345."""
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_value(value) for value in column]
 
 
@@ -289,6 +307,8 @@ def _value(value: Any) -> Any:
         return value.as_py()
     except UnicodeDecodeError as error:
         return BadRowError(f"is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
+    except (ValueError, OverflowError) as error:  # pyarrow's own kinds are ValueErrors
+        return BadRowError(f"cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
 def kept_types(source: Source, columns: Columns) -> list[Any] | None:

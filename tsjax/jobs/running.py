@@ -35,6 +35,10 @@ OnError: TypeAlias = Literal["reject", "fail"]
 # Blocks that wait to be embedded, and to be written.
 _WAITING = 2
 
+# About how many bytes a block may have beside its texts, and a row has at least.
+_MOST_BESIDE = 1 << 24
+_ROW_WEIGHT = 256
+
 
 class JobRunner:
     """Runs a job, or one worker's part of it.
@@ -87,19 +91,23 @@ class JobRunner:
         Raises:
             InputError: the output is of another job, naming the difference; too few rows to take ranges from.
         """
-        ranges = None
-        if self._output.manifest_files():
-            recorded = self._output.job()
-            if difference := recorded.difference(self._job):
-                raise InputError(
-                    f"{self._output.path} holds the output of another job: {difference}; go on with that one, or "
-                    "choose another output"
-                )
-            ranges = recorded.ranges
+        recorded = self._output.recorded_job()
+        self._check_same(recorded)
+        ranges = None if recorded is None else recorded.ranges
         if self._options.precision in CALIBRATED and ranges is None:
             ranges = self._calibrated()
-        self._job = self._job.with_ranges(ranges)
+        # Another process may have come first meanwhile, with other options or, by other devices, other ranges.
+        settled = self._output.settle(self._job.with_ranges(ranges))
+        self._check_same(settled)
+        self._job = self._job.with_ranges(settled.ranges)
         return self._job
+
+    def _check_same(self, recorded: Job | None) -> None:
+        if recorded is not None and (difference := recorded.difference(self._job)):
+            raise InputError(
+                f"{self._output.path} holds the output of another job: {difference}; go on with that one, or "
+                "choose another output"
+            )
 
     def join_as(self, job: Job) -> None:
         """Take a job that another process has joined.
@@ -113,6 +121,8 @@ class JobRunner:
 
     def compute(self, books: Books, partial: Path) -> int:
         """Make every shard of this worker that is not there; gives how many those are."""
+        if self._on_error == "fail":
+            books.check_no_rejections(self._worker)
         done = books.whole(self._worker)
         if done:
             self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
@@ -210,25 +220,30 @@ class JobRunner:
     def _cut(
         self, rows: Iterator[Row | Rejection], reader: GroupReader
     ) -> Iterator[tuple[list[Row | Rejection], bool, int]]:
-        """A shard's rows in blocks of about as many characters: the rows, whether they are the last, the bytes read."""
+        """A shard's rows in blocks of about as many characters: the rows, whether they are the last, the bytes read.
+
+        What else there is of a row ends a block only where it is very much, so that it is the texts that decide which
+        are computed together.
+        """
         most = self._computer.block_characters
         block: list[Row | Rejection] = []
-        characters, before = 0, reader.position()
+        characters, beside, before = 0, 0, reader.position()
         for row in rows:
-            if characters >= most:
+            if characters >= most or beside >= _MOST_BESIDE:
                 yield block, False, max(0, reader.position() - before)
-                block, characters, before = [], 0, reader.position()
+                block, characters, beside, before = [], 0, 0, reader.position()
             if isinstance(row, Rejection):
                 self._reject(row)
+                beside += _ROW_WEIGHT + len(row.reason)
             else:
                 characters += len(row.text)
+                beside += _ROW_WEIGHT + len(row.id) + sum(map(_weight, row.kept))
             block.append(row)
         yield block, True, max(0, reader.position() - before)
 
     def _reject(self, rejection: Rejection) -> None:
         if self._on_error == "fail":
-            where = f"row {rejection.row}" if rejection.line is None else f"line {rejection.line}"
-            raise InputError(f"{rejection.file}, {where}: {rejection.reason}")
+            raise InputError(rejection.sentence)
 
     def _write(self, finished: Iterable[Embedded], books: Books, partial: Path) -> None:
         """Write shard after shard, each as its blocks come."""
@@ -253,6 +268,17 @@ class JobRunner:
                 files = publish_shard(self._layout, key, partial, self._output.vectors)
                 self._output.write_record(tally.record(self._job, files), partial)
             self._reporter.shard_done()
+
+
+def _weight(kept: Any) -> int:
+    """About how many bytes a kept value has."""
+    if isinstance(kept, str | bytes):
+        return len(kept)
+    if isinstance(kept, dict):
+        return sum(map(_weight, kept.values()))
+    if isinstance(kept, list | tuple):
+        return 8 + sum(map(_weight, kept))
+    return 8
 
 
 class _Tally:

@@ -152,6 +152,8 @@ class RayRunner:
     def compute(self, books: Books, partial: Path) -> int:
         """Have the actors make every shard that is not there; gives how many those are."""
         assert self._work is not None  # run has made it
+        if self._on_error == "fail":
+            books.check_no_rejections(ALONE)
         ray = self._ray
         pieces = self._plan.pieces(_PIECES_AN_ACTOR * self._concurrency)
         before = set(books.mine(ALONE))
