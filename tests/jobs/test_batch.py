@@ -254,6 +254,43 @@ def with_ids(change_ids):
     return lambda found: replace(found, "id", change_ids(found.column("id").to_pylist()))
 
 
+def with_record(manifest=True, **changes):
+    """Change what is recorded of a shard, in its record and the manifest."""
+
+    def damage(output):
+        for file in (output / "records" / f"{NAME}.json", *([output / "manifest.json"] if manifest else [])):
+            data = json.loads(file.read_text())
+            for record in data.get("shards", [data]):
+                if record["shard"] == NAME.removeprefix("shard-"):
+                    record.update(changes)
+                    if "shards" in data and "rejected" in changes:
+                        record["rejected"] = len(changes["rejected"])
+            file.write_text(json.dumps(data))
+
+    return damage
+
+
+def rejection(row, reason="'text' is null"):
+    return {"file": "part0.jsonl", "row": row, "line": row + 1, "reason": reason}
+
+
+def without_a_row_that_is_rejected(output):
+    """As if a job had lost a row, and said that it cannot be embedded."""
+    rewrite(output, NAME, lambda found: found.slice(1))
+    with_record(rejected=[rejection(16)])(output)
+
+
+def with_record_of_first(output):
+    """As if the first shard knew of one of its two bad rows only."""
+    for file in (output / "records" / "shard-00000-00000.json", output / "manifest.json"):
+        data = json.loads(file.read_text())
+        if "shards" in data:
+            data["shards"][0]["rejected"] = 1
+        else:
+            data["rejected"] = data["rejected"][:1]
+        file.write_text(json.dumps(data))
+
+
 DAMAGE = {
     "flipped": (lambda out: flip(out / "vectors" / f"{NAME}.parquet"), f"{NAME}.parquet was changed: its checksum"),
     "cut": (lambda out: os.truncate(out / "vectors" / f"{NAME}.parquet", 500), "has 500 bytes, and its record says"),
@@ -266,6 +303,29 @@ DAMAGE = {
     "id twice": (lambda out: rewrite(out, NAME, with_ids(lambda ids: [ids[0], *ids[:-1]])), "1 id comes again"),
     "ids swapped": (lambda out: rewrite(out, NAME, with_ids(lambda ids: ids[::-1])), "where the input has"),
     "row lost": (lambda out: rewrite(out, NAME, lambda found: found.slice(0, len(found) - 1)), "lacks the id"),
+    "file added": (
+        lambda out: shutil.copy(out / "vectors" / f"{NAME}.parquet", out / "vectors" / "shard-00000-00099.parquet"),
+        "shard-00000-00099.parquet is of no shard that is recorded",
+    ),
+    "row count": (with_record(input_rows=999), "the record says input_rows 999, and the input gives 16"),
+    "first row": (
+        with_record(first_row=["zzz", 5]),
+        'says first_row ["zzz", 5], and the input gives ["part0.jsonl", 16]',
+    ),
+    "last row": (with_record(last_row=None), 'says last_row null, and the input gives ["part0.jsonl", 31]'),
+    "tokens": (
+        with_record(manifest=False, tokens=7),
+        "manifest.json and the record of shard 00000-00001 differ in tokens",
+    ),
+    "good row rejected": (without_a_row_that_is_rejected, "rejects row 16 of part0.jsonl, which can be embedded"),
+    "row of another shard": (
+        with_record(rejected=[rejection(5)]),
+        "rejects 1 rows that the shard does not have",
+    ),
+    "bad row forgotten": (
+        with_record_of_first,
+        "says nothing of row 7 of part0.jsonl, which cannot be embedded",
+    ),
     "row added": (lambda out: rewrite(out, NAME, lambda found: pa.concat_tables([found, found[:1]])), "no further row"),
 }
 
@@ -276,6 +336,36 @@ def test_verify_finds(output, capsys, kind):
     damage, sentence = DAMAGE[kind]
     damage(output)
     assert sentence in problems(output, capsys)
+
+
+@pytest.mark.parametrize("what", ["no list", "a wrong list", "not complete", "an old count"])
+def test_what_can_be_told_from_the_records_is_written_again(output, capsys, what):
+    before = batch_jobs.contents(output)
+    rejected, manifest = output / "rejected.jsonl", output / "manifest.json"
+    if what == "no list":
+        rejected.unlink()
+    elif what == "a wrong list":
+        rejected.write_text("")
+    else:
+        data = json.loads(manifest.read_text())
+        data |= {"complete": False} if what == "not complete" else {"shards": data["shards"][:-1]}
+        manifest.write_text(json.dumps(data))
+    assert "whole and sound" in problems(output, capsys)
+    assert batch_jobs.contents(output) == before
+
+
+def test_a_whole_output_can_be_read_only(output, capsys, monkeypatch):
+    from tsjax.jobs.records import Output
+
+    monkeypatch.setattr(Output, "working", lambda *_: pytest.fail("nothing is to be written"))
+    assert "whole and sound" in problems(output, capsys)
+
+
+def test_texts_that_are_too_long_may_be_rejected(model, tmp_path, capsys):
+    file = tmp_path / "a.txt"
+    file.write_text("the\n" + "the " * 100 + "\nof\n")
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out", "--long-texts", "reject")) == 0
+    assert "1 rows rejected, every id" in problems(tmp_path / "out", capsys)
 
 
 def test_verify_finds_ids_that_the_input_has_twice(model, tmp_path, capsys):
