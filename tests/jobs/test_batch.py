@@ -1,8 +1,10 @@
 import errno
+import importlib
 import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +121,42 @@ def test_a_changed_option_is_refused_by_name(output, model, corpus, capsys, more
     command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text", *more)
     assert difference in error_of(capsys, *command)
     assert batch_jobs.contents(output) == before
+
+
+@pytest.mark.parametrize("package", ["tsjax", "jax"])
+def test_another_version_is_refused_by_name(output, model, corpus, capsys, monkeypatch, package):
+    version = importlib.import_module(package).__version__
+    monkeypatch.setattr(f"{package}.__version__", "9.9")
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    assert f'versions.{package} was "{version}" and is "9.9" now' in error_of(capsys, *command)
+
+
+# Prints the statuses of jobs, one in each argument, where a processor has four devices.
+_FOUR_DEVICES = """
+import json, sys
+import jax
+from tsjax.cli import main
+
+assert jax.device_count() == 4
+print([main(json.loads(command)) for command in sys.argv[1:]])
+"""
+
+
+def test_the_devices_that_are_used_are_part_of_the_job(output, whole, model, corpus):
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    (output / "vectors" / f"{NAME}.parquet").unlink()
+    process = subprocess.run(
+        [sys.executable, "-c", _FOUR_DEVICES, json.dumps(command), json.dumps([*command, "--devices", "1"])],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout == "[2, 0]\n", process.stderr
+    assert 'model.devices was ["cpu", 1] and is ["cpu", 4] now' in process.stderr
+    assert "(1 computed now)" in process.stderr
+    # What a process could use, and did not, changes nothing.
+    assert batch_jobs.contents(output) == batch_jobs.contents(whole)
 
 
 def test_another_model_or_input_is_refused_by_name(output, model, corpus, capsys, tmp_path):
