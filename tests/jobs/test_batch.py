@@ -559,6 +559,16 @@ def test_search(output, model, capsys):
     assert [hit["id"] for hit in hits] == [found.column("id")[int(place)].as_py() for place in best]
 
 
+def test_a_kept_score_is_not_taken_for_the_similarity(model, tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "the cat", "score": "S0", "title": "first"}\n')
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out", "--keep", "score", "title")) == 0
+    capsys.readouterr()
+    assert batch_jobs.run("search", tmp_path / "out", "the cat", "--json") == 0
+    hit = json.loads(capsys.readouterr().out)
+    assert hit == {"score": pytest.approx(1, abs=1e-5), "id": "a.jsonl:0", "title": "first"}
+
+
 @pytest.mark.parametrize("precision", ["float16", "int8", "uint8"])
 def test_search_among_quantised_vectors(model, corpus, tmp_path, precision, capsys):
     more = ["--id-column", "id", "--keep", "text", "--precision", precision]
