@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import batch_jobs
@@ -15,7 +16,9 @@ import pyarrow.parquet
 import pytest
 
 import tsjax
+from tsjax.jobs.plan import ShardKey
 from tsjax.jobs.shards import Layout
+from tsjax.jobs.status import missing_shards
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
 
@@ -397,6 +400,49 @@ def test_a_whole_output_can_be_read_only(output, capsys, monkeypatch):
 
     monkeypatch.setattr(Output, "working", lambda *_: pytest.fail("nothing is to be written"))
     assert "whole and sound" in problems(output, capsys)
+
+
+def test_hashes_of_ids_go_below_the_output_and_leave_nothing(output, capsys, monkeypatch, tmp_path):
+    before = sorted(output.rglob("*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # often in memory, which ids would fill
+    assert "whole and sound" in problems(output, capsys)
+    assert sorted(output.rglob("*")) == before
+
+
+def test_hashes_of_ids_go_elsewhere_where_the_output_cannot_be_written(output, capsys, monkeypatch):
+    real = tempfile.TemporaryFile
+
+    def refusing(**keywords):
+        if "dir" in keywords:
+            raise OSError(errno.EROFS, "Read-only file system", str(keywords["dir"]))
+        return real(**keywords)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
+    assert "whole and sound" in problems(output, capsys)
+
+
+def test_a_disk_that_is_full_of_hashes_is_a_sentence(output, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    error = error_of(capsys, "batch", "verify", output)
+    assert f"cannot write {output / '.tsjax'}: the disk is full" in error
+
+
+def test_what_is_missing_is_found_in_one_pass():
+    class Counted(set):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    keys = Counted(ShardKey(group, index) for group in range(50) for index in (0, 2))
+    missing = missing_shards(keys, dict.fromkeys(range(1, 50), 2), 50)
+    assert missing[:2] == [
+        "the end of group 0 is missing: no shard says that it is the last",
+        "shard 00000-00001 is missing",
+    ]
+    assert len(missing) == 51
+    assert keys.passes == 1
 
 
 def test_texts_that_are_too_long_may_be_rejected(model, tmp_path, capsys):

@@ -15,11 +15,12 @@ import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from tsjax.errors import CheckpointError, InputError, TsjaxError
+from tsjax.files import explaining
 from tsjax.jobs.columns import Columns, Rejection, Row
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.plan import ALONE, GroupReader, Plan, ShardKey
@@ -95,6 +96,7 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
     Raises:
         InputError: there is no job.
         CheckpointError: manifests that cannot be read, or are of different jobs.
+        OutputError: there is no room for the hashes of the ids.
     """
     job, verdict = output.job(), Verdict(str(output.path))
     columns = Columns.from_json(job.facts["options"]["columns"])
@@ -109,7 +111,7 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
         verdict.add(problem)
     plan = _plan(output, job, inputs, verdict) if compare_inputs else None
     verdict.compared = plan is not None
-    with tempfile.TemporaryDirectory(prefix="tsjax-verify-") as folder, _Unique(Path(folder)) as unique:
+    with _Unique(output.path / ".tsjax") as unique:
         for group in range(len(job.facts["groups"])):
             expected = None if plan is None else _Expected(plan, group, columns)
             with contextlib.closing(expected) if expected is not None else contextlib.nullcontext():
@@ -379,30 +381,52 @@ def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any]
 
 
 class _Unique:
-    """Finds ids that come twice, in memory that does not grow with their number."""
+    """Finds ids that come twice, in memory that does not grow with their number.
+
+    Args:
+        folder: where hashes of the ids are kept meanwhile, 16 bytes each, in files without a name: beside the vectors
+            there is room for them, and in a machine's folder for temporary files, which may be in memory, often not.
+            Where nothing can be written there, as in an output that is mounted to be read, they do go to the latter.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._files = [(folder / f"{bucket:02d}").open("w+b") for bucket in range(_BUCKETS)]
+        self._folder = folder
+        with explaining(folder):
+            self._files = [self._open() for _ in range(_BUCKETS)]
+
+    def _open(self) -> IO[bytes]:
+        try:
+            return tempfile.TemporaryFile(dir=self._folder)
+        except OSError:
+            self._folder = Path(tempfile.gettempdir())
+            return tempfile.TemporaryFile()
 
     def __enter__(self) -> _Unique:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # What could not be written has been told by then.
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
 
     def add(self, ids: list[str]) -> None:
         """Count some ids."""
-        for name in ids:
-            digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
-            self._files[digest[0] % _BUCKETS].write(digest)
+        with explaining(self._folder):
+            for name in ids:
+                digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+                self._files[digest[0] % _BUCKETS].write(digest)
 
     def report(self, verdict: Verdict) -> None:
         """Say how many come more than once."""
         twice = 0
         for file in self._files:
-            file.seek(0)
-            digests = np.frombuffer(file.read(), "V16")
+            with explaining(self._folder):
+                file.seek(0)
+                digests = np.frombuffer(file.read(), "V16")
             twice += len(digests) - len(np.unique(digests.view("u8").reshape(-1, 2), axis=0))
         if twice:
             verdict.add(f"{twice:,} {'id comes' if twice == 1 else 'ids come'} again that had come before")
