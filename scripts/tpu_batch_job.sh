@@ -4,11 +4,13 @@
 #   scripts/tpu_batch_job.sh TPU_NAME ZONE 'gs://bucket/corpus/*.parquet' /mnt/shared/out [options of tsjax batch ...]
 #
 # OUT is a folder that all hosts share (Filestore, or a bucket mounted with gcsfuse). tsjax comes from TSJAX_WHEEL, a
-# gs:// URL of a wheel, or else from the package index. Started again after a preemption, it goes on where it stopped.
+# gs:// URL of a wheel, or else from the package index; a host keeps what it has until it is given another wheel.
+# Started again after a preemption, it goes on where it stopped, if a host that is new has the same versions of tsjax and
+# jax: otherwise they are named, and the host can be given those of the manifest ($HOME/tsjax/bin/pip).
 set -euo pipefail
 
 if [ $# -lt 4 ]; then
-  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 tpu=$1 zone=$2 input=$3 output=$4
@@ -29,14 +31,20 @@ case $chips in
   *) echo "this host has $chips chips; say how they lie in TPU_CHIPS_PER_PROCESS_BOUNDS" >&2; exit 2 ;;
 esac
 TPU_VISIBLE_CHIPS=$(seq -s, 0 $((chips - 1)))
+package=tsjax sum=
+if [ -n "$wheel" ]; then
+  package=$HOME/$(basename "$wheel")
+  gcloud storage cp "$wheel" "$package"
+  sum=$(sha256sum < "$package")
+fi
 if [ ! -x "$HOME/tsjax/bin/tsjax" ]; then
   python3 -m venv "$HOME/tsjax"
-  package=tsjax
-  if [ -n "$wheel" ]; then
-    gcloud storage cp "$wheel" "$HOME/"
-    package=$HOME/$(basename "$wheel")
-  fi
   "$HOME/tsjax/bin/pip" install --quiet "$package[tpu,batch]" gcsfs
+  echo "$sum" > "$HOME/tsjax/wheel"
+elif [ -n "$wheel" ] && [ "$sum" != "$(cat "$HOME/tsjax/wheel" 2>/dev/null)" ]; then
+  "$HOME/tsjax/bin/pip" install --quiet "$package[tpu,batch]" gcsfs
+  "$HOME/tsjax/bin/pip" install --quiet --force-reinstall --no-deps "$package" # of the same version too
+  echo "$sum" > "$HOME/tsjax/wheel"
 fi
 "$HOME/tsjax/bin/tsjax" batch --input "$input" --output "$output" --shard "$index/$count" --dtype bfloat16 "$@"
 HOST

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tsjax
 from tsjax.cli import _parser
 from tsjax.jobs.plan import Worker
 from tsjax.jobs.workers import find_worker
@@ -13,11 +14,12 @@ from tsjax.jobs.workers import find_worker
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 TPU_SCRIPT = SCRIPTS / "tpu_batch_job.sh"
 
-# Stands for gcloud: a slice of three hosts; what is run on one of them is run here, with a home and a tsjax of its own.
+# Stands for gcloud: a slice of hosts; what is run on one of them is run here, with a home and a tsjax of its own.
 _GCLOUD = """#!/usr/bin/env bash
 case "$*" in
-  *describe*) echo 3 ;;
   *"tpu-vm ssh"*) export HOME=$FAKE_HOME; bash -c "${@: -1}" ;;
+  *describe*) echo "${FAKE_HOSTS:-3}" ;;
+  "storage cp gs://"*) cp "$FAKE_BUCKET/$(basename "$3")" "$4" ;;
 esac
 """
 _TSJAX = """#!/usr/bin/env bash
@@ -63,6 +65,43 @@ def test_every_host_of_a_slice_is_a_worker(tmp_path, status):
     assert ("worker 1 failed; start the same command again" in process.stderr) == bool(status)
 
 
+# Stands for pip: notes what it is asked for.
+_PIP = """#!/usr/bin/env bash
+echo "$*" >> "$HOME/pip"
+"""
+
+
+def test_a_new_wheel_takes_the_place_of_the_one_before(tmp_path):
+    home, bucket = tmp_path / "home", tmp_path / "bucket"
+    executable(tmp_path / "bin" / "gcloud", _GCLOUD)
+    executable(tmp_path / "bin" / "find", _FIND)
+    executable(home / "tsjax" / "bin" / "tsjax", _TSJAX)
+    executable(home / "tsjax" / "bin" / "pip", _PIP)
+    bucket.mkdir()
+
+    def installed(name, content):
+        """What is installed for a job with this wheel."""
+        (home / "pip").write_text("")
+        (bucket / name).write_text(content)
+        environment = {"FAKE_HOME": str(home), "FAKE_STATUS": "0", "FAKE_HOSTS": "1", "FAKE_BUCKET": str(bucket)}
+        environment["TSJAX_WHEEL"] = f"gs://bucket/{name}"
+        subprocess.run(
+            [TPU_SCRIPT, "slice", "zone", "gs://b/a.parquet", "/mnt/out"],
+            capture_output=True,
+            check=True,
+            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **environment},
+        )
+        return (home / "pip").read_text().splitlines()
+
+    first, second = "tsjax-0.1.0-py3-none-any.whl", "tsjax-0.2.0-py3-none-any.whl"
+    for name, content in ((first, "old"), (second, "new"), (second, "mended, under the same version")):
+        assert installed(name, content) == [
+            f"install --quiet {home}/{name}[tpu,batch] gcsfs",
+            f"install --quiet --force-reinstall --no-deps {home}/{name}",
+        ]
+        assert installed(name, content) == []  # as it is there
+
+
 def test_a_script_without_arguments_says_what_it_wants():
     process = subprocess.run([TPU_SCRIPT], capture_output=True, text=True, check=False)
     assert process.returncode == 2
@@ -80,6 +119,11 @@ def test_an_indexed_job_of_kubernetes(name):
     (container,) = pod["containers"]
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     assert find_worker({**environment, "JOB_COMPLETION_INDEX": "3"}).worker == Worker(3, count)
+    # A pod that was preempted costs no attempt; what tsjax has refused, it would refuse again.
+    ignored, refused = job["spec"]["podFailurePolicy"]["rules"]
+    assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    codes = {"containerName": container["name"], "operator": "In", "values": [2]}
+    assert refused == {"action": "FailJob", "onExitCodes": codes}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
     for resource, amount in container["resources"]["limits"].items():
@@ -95,3 +139,8 @@ def test_an_indexed_job_of_kubernetes(name):
     options = _parser().parse_args(printed.stdout.splitlines())
     assert options.shard == "auto"
     assert options.output.startswith(mounts["data"])
+    # Pods that start at different times are the same job only with the same versions.
+    assert f"batch]=={tsjax.__version__}' 'jax==" in script
+    # An installation that fails, of which pip says 2 too, may succeed the next time.
+    failed = subprocess.run(["sh", "-c", script.replace("pip install", "sh -c 'exit 2'")], check=False)
+    assert failed.returncode == 1

@@ -48,7 +48,7 @@ def test_another_file_of_judgements(tmp_path):
         ({"qrels": [("q", "zebra", 1)]}, r"test\.tsv, line 2: there is no document 'zebra' in corpus"),
         ({"qrels": [("zebra", "a", 1)]}, r"test\.tsv, line 2: there is no query 'zebra' in queries"),
         ({"qrels": [("q", "a", 1), ("q", "a", 1)]}, "line 3: query 'q' and document 'a' are there already"),
-        ({"qrels": [("q", "a", 2**31)]}, r"line 2: the grade '2147483648' is more than 1,000"),
+        ({"qrels": [("q", "a", 2**31)]}, r"line 2: the grade 2147483648 is more than 1,000"),
         ({"qrels": [("q", "a", 0.5)]}, r"line 2: the grade '0\.5' is not a whole number"),
         ({"qrels": [("q", "a")]}, "line 2: 2 cells between tabs"),
         ({"qrels": [("q", "a", 0)]}, r"test\.tsv names no relevant document for any query"),

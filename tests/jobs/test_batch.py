@@ -1,9 +1,12 @@
 import errno
+import importlib
 import json
 import os
 import random
 import shutil
+import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 from pathlib import Path
@@ -16,7 +19,9 @@ import pytest
 
 import tsjax
 from tsjax.errors import CheckpointError, InputError
+from tsjax.jobs.plan import ShardKey
 from tsjax.jobs.shards import Layout
+from tsjax.jobs.status import missing_shards
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
 
@@ -122,6 +127,42 @@ def test_a_changed_option_is_refused_by_name(output, model, corpus, capsys, more
     command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text", *more)
     assert difference in error_of(capsys, *command)
     assert batch_jobs.contents(output) == before
+
+
+@pytest.mark.parametrize("package", ["tsjax", "jax"])
+def test_another_version_is_refused_by_name(output, model, corpus, capsys, monkeypatch, package):
+    version = importlib.import_module(package).__version__
+    monkeypatch.setattr(f"{package}.__version__", "9.9")
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    assert f'versions.{package} was "{version}" and is "9.9" now' in error_of(capsys, *command)
+
+
+# Prints the statuses of jobs, one in each argument, where a processor has four devices.
+_FOUR_DEVICES = """
+import json, sys
+import jax
+from tsjax.cli import main
+
+assert jax.device_count() == 4
+print([main(json.loads(command)) for command in sys.argv[1:]])
+"""
+
+
+def test_the_devices_that_are_used_are_part_of_the_job(output, whole, model, corpus):
+    command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
+    (output / "vectors" / f"{NAME}.parquet").unlink()
+    process = subprocess.run(
+        [sys.executable, "-c", _FOUR_DEVICES, json.dumps(command), json.dumps([*command, "--devices", "1"])],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout == "[2, 0]\n", process.stderr
+    assert 'model.devices was ["cpu", 1] and is ["cpu", 4] now' in process.stderr
+    assert "(1 computed now)" in process.stderr
+    # What a process could use, and did not, changes nothing.
+    assert batch_jobs.contents(output) == batch_jobs.contents(whole)
 
 
 def test_another_model_or_input_is_refused_by_name(output, model, corpus, capsys, tmp_path):
@@ -435,6 +476,43 @@ def with_ids(change_ids):
     return lambda found: replace(found, "id", change_ids(found.column("id").to_pylist()))
 
 
+def with_record(manifest=True, **changes):
+    """Change what is recorded of a shard, in its record and the manifest."""
+
+    def damage(output):
+        for file in (output / "records" / f"{NAME}.json", *([output / "manifest.json"] if manifest else [])):
+            data = json.loads(file.read_text())
+            for record in data.get("shards", [data]):
+                if record["shard"] == NAME.removeprefix("shard-"):
+                    record.update(changes)
+                    if "shards" in data and "rejected" in changes:
+                        record["rejected"] = len(changes["rejected"])
+            file.write_text(json.dumps(data))
+
+    return damage
+
+
+def rejection(row, reason="'text' is null"):
+    return {"file": "part0.jsonl", "row": row, "line": row + 1, "reason": reason}
+
+
+def without_a_row_that_is_rejected(output):
+    """As if a job had lost a row, and said that it cannot be embedded."""
+    rewrite(output, NAME, lambda found: found.slice(1))
+    with_record(rejected=[rejection(16)])(output)
+
+
+def with_record_of_first(output):
+    """As if the first shard knew of one of its two bad rows only."""
+    for file in (output / "records" / "shard-00000-00000.json", output / "manifest.json"):
+        data = json.loads(file.read_text())
+        if "shards" in data:
+            data["shards"][0]["rejected"] = 1
+        else:
+            data["rejected"] = data["rejected"][:1]
+        file.write_text(json.dumps(data))
+
+
 DAMAGE = {
     "flipped": (lambda out: flip(out / "vectors" / f"{NAME}.parquet"), f"{NAME}.parquet was changed: its checksum"),
     "cut": (lambda out: os.truncate(out / "vectors" / f"{NAME}.parquet", 500), "has 500 bytes, and its record says"),
@@ -447,6 +525,29 @@ DAMAGE = {
     "id twice": (lambda out: rewrite(out, NAME, with_ids(lambda ids: [ids[0], *ids[:-1]])), "1 id comes again"),
     "ids swapped": (lambda out: rewrite(out, NAME, with_ids(lambda ids: ids[::-1])), "where the input has"),
     "row lost": (lambda out: rewrite(out, NAME, lambda found: found.slice(0, len(found) - 1)), "lacks the id"),
+    "file added": (
+        lambda out: shutil.copy(out / "vectors" / f"{NAME}.parquet", out / "vectors" / "shard-00000-00099.parquet"),
+        "shard-00000-00099.parquet is of no shard that is recorded",
+    ),
+    "row count": (with_record(input_rows=999), "the record says input_rows 999, and the input gives 16"),
+    "first row": (
+        with_record(first_row=["zzz", 5]),
+        'says first_row ["zzz", 5], and the input gives ["part0.jsonl", 16]',
+    ),
+    "last row": (with_record(last_row=None), 'says last_row null, and the input gives ["part0.jsonl", 31]'),
+    "tokens": (
+        with_record(manifest=False, tokens=7),
+        "manifest.json and the record of shard 00000-00001 differ in tokens",
+    ),
+    "good row rejected": (without_a_row_that_is_rejected, "rejects row 16 of part0.jsonl, which can be embedded"),
+    "row of another shard": (
+        with_record(rejected=[rejection(5)]),
+        "rejects 1 rows that the shard does not have",
+    ),
+    "bad row forgotten": (
+        with_record_of_first,
+        "says nothing of row 7 of part0.jsonl, which cannot be embedded",
+    ),
     "row added": (lambda out: rewrite(out, NAME, lambda found: pa.concat_tables([found, found[:1]])), "no further row"),
 }
 
@@ -457,6 +558,79 @@ def test_verify_finds(output, capsys, kind):
     damage, sentence = DAMAGE[kind]
     damage(output)
     assert sentence in problems(output, capsys)
+
+
+@pytest.mark.parametrize("what", ["no list", "a wrong list", "not complete", "an old count"])
+def test_what_can_be_told_from_the_records_is_written_again(output, capsys, what):
+    before = batch_jobs.contents(output)
+    rejected, manifest = output / "rejected.jsonl", output / "manifest.json"
+    if what == "no list":
+        rejected.unlink()
+    elif what == "a wrong list":
+        rejected.write_text("")
+    else:
+        data = json.loads(manifest.read_text())
+        data |= {"complete": False} if what == "not complete" else {"shards": data["shards"][:-1]}
+        manifest.write_text(json.dumps(data))
+    assert "whole and sound" in problems(output, capsys)
+    assert batch_jobs.contents(output) == before
+
+
+def test_a_whole_output_can_be_read_only(output, capsys, monkeypatch):
+    from tsjax.jobs.records import Output
+
+    monkeypatch.setattr(Output, "working", lambda *_: pytest.fail("nothing is to be written"))
+    assert "whole and sound" in problems(output, capsys)
+
+
+def test_hashes_of_ids_go_below_the_output_and_leave_nothing(output, capsys, monkeypatch, tmp_path):
+    before = sorted(output.rglob("*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # often in memory, which ids would fill
+    assert "whole and sound" in problems(output, capsys)
+    assert sorted(output.rglob("*")) == before
+
+
+def test_hashes_of_ids_go_elsewhere_where_the_output_cannot_be_written(output, capsys, monkeypatch):
+    real = tempfile.TemporaryFile
+
+    def refusing(**keywords):
+        if "dir" in keywords:
+            raise OSError(errno.EROFS, "Read-only file system", str(keywords["dir"]))
+        return real(**keywords)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
+    assert "whole and sound" in problems(output, capsys)
+
+
+def test_a_disk_that_is_full_of_hashes_is_a_sentence(output, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    error = error_of(capsys, "batch", "verify", output)
+    assert f"cannot write {output / '.tsjax'}: the disk is full" in error
+
+
+def test_what_is_missing_is_found_in_one_pass():
+    class Counted(set):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    keys = Counted(ShardKey(group, index) for group in range(50) for index in (0, 2))
+    missing = missing_shards(keys, dict.fromkeys(range(1, 50), 2), 50)
+    assert missing[:2] == [
+        "the end of group 0 is missing: no shard says that it is the last",
+        "shard 00000-00001 is missing",
+    ]
+    assert len(missing) == 51
+    assert keys.passes == 1
+
+
+def test_texts_that_are_too_long_may_be_rejected(model, tmp_path, capsys):
+    file = tmp_path / "a.txt"
+    file.write_text("the\n" + "the " * 100 + "\nof\n")
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out", "--long-texts", "reject")) == 0
+    assert "1 rows rejected, every id" in problems(tmp_path / "out", capsys)
 
 
 def test_verify_finds_ids_that_the_input_has_twice(model, tmp_path, capsys):
@@ -610,6 +784,16 @@ def test_search(output, model, capsys):
     scores = vectors_of(found) @ tsjax.load(model).encode(text)
     best = np.argsort(-scores, kind="stable")[:3]
     assert [hit["id"] for hit in hits] == [found.column("id")[int(place)].as_py() for place in best]
+
+
+def test_a_kept_score_is_not_taken_for_the_similarity(model, tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "the cat", "score": "S0", "title": "first"}\n')
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out", "--keep", "score", "title")) == 0
+    capsys.readouterr()
+    assert batch_jobs.run("search", tmp_path / "out", "the cat", "--json") == 0
+    hit = json.loads(capsys.readouterr().out)
+    assert hit == {"score": pytest.approx(1, abs=1e-5), "id": "a.jsonl:0", "title": "first"}
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8", "uint8"])

@@ -22,7 +22,11 @@ def add(commands: Any) -> None:
     command.add_argument("question", metavar="QUESTION", help="what to look for")
     command.add_argument("-n", "--count", metavar="N", type=int, default=10, help="how many rows (default: 10)")
     command.add_argument("--model", metavar="M", help="where the model is, if not where the job found it")
-    command.add_argument("--json", action="store_true", help="one JSON object a row")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a row: score, id and the kept columns, but for one that is named score itself",
+    )
     add_device_options(command)
     add_compile_cache_option(command)
 
@@ -60,7 +64,9 @@ def run(options: argparse.Namespace) -> None:
     )[0]
     for hit in search(output, query, options.count, documents.similarity_fn_name):
         if options.json:
-            print(json.dumps({"score": hit.score, "id": hit.id, **hit.columns}, ensure_ascii=False, default=str))
+            # The names that every hit has win over a kept column of the same name.
+            content = {"score": hit.score, "id": hit.id}
+            print(json.dumps({**content, **hit.columns, **content}, ensure_ascii=False, default=str))
         else:
             kept = "".join(f"  {_short(value)}" for value in hit.columns.values())
             print(f"{hit.score:8.4f}  {hit.id}{kept}")

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import tsjax
 from tsjax.errors import InputError
 from tsjax.jobs.columns import Columns
 from tsjax.jobs.defaults import CALIBRATION_ROWS, ROWS_PER_SHARD
@@ -136,7 +137,7 @@ class Model:
         return normalize or (whole and bool(config.heads) and config.heads[-1].kind == "normalize")
 
     def to_json(self) -> dict[str, Any]:
-        """All that decides the vectors."""
+        """All that decides the vectors, to the bit, but for the versions of what computes them."""
         embedder, metadata = self.embedder, self.embedder.metadata
         return {
             "source": metadata.source,
@@ -150,6 +151,10 @@ class Model:
             "dtype": embedder.dtype,
             "max_seq_length": embedder.max_seq_length,
             "token_budget": embedder.token_budget,
+            # What shapes batches have, and how their sums are taken: the last bits of a vector. Only devices that are
+            # used count, not those that a process sees.
+            "devices": [embedder.devices[0].device_kind, len(embedder.devices)],
+            "shard_parameters": embedder._engine.shard_parameters,
             "task": self.task,
             "prompt": self.prompt,
             "truncate_dim": embedder.truncate_dim,
@@ -162,8 +167,8 @@ class Job:
     """A job, as its manifest records it.
 
     Attributes:
-        facts: what decides the output, as JSON values: ``model``, ``options``, ``inputs`` and ``groups`` of them, and
-            for int8 and uint8 the ``ranges`` of the dimensions.
+        facts: what decides the output, as JSON values: ``model``, ``options``, the ``versions`` of what computes,
+            ``inputs`` and ``groups`` of them, and for int8 and uint8 the ``ranges`` of the dimensions.
     """
 
     facts: dict[str, Any]
@@ -171,10 +176,13 @@ class Job:
     @classmethod
     def of(cls, model: Model, options: Options, plan: Plan) -> Job:
         """The job of embedding these inputs."""
+        import jax  # noqa: PLC0415  # which whoever only reads a job does not need
+
         width = stored_width(options.precision, model.embedder.embedding_dimension)
         facts = {
             "model": model.to_json(),
             "options": options.to_json(),
+            "versions": {"tsjax": tsjax.__version__, "jax": jax.__version__},
             "vectors": {"numbers": width, "normalized": model.is_normalized(normalize=options.normalize)},
             "inputs": [source.identity() for source in plan.sources],
             "groups": [len(group) for group in plan.groups],

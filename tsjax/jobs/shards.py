@@ -176,6 +176,8 @@ def _parquet(layout: Layout, job: Job, paths: Sequence[Path]) -> Iterator[_Parqu
     dtype = stored_dtype(layout.precision)
     # Bytes of like significance together: packs float32 better, and what bfloat16 leaves empty to nothing.
     split = {"embedding.list.element": "BYTE_STREAM_SPLIT"} if dtype == np.float32 else None
+    # Parquet has no whole numbers of 8 bits; as places in a dictionary of 256 they take no more than that.
+    coded = [*layout.keep, *(["embedding.list.element"] if dtype.itemsize == 1 else [])]
     with (
         paths[0].open("wb") as file,
         parquet.ParquetWriter(
@@ -183,7 +185,7 @@ def _parquet(layout: Layout, job: Job, paths: Sequence[Path]) -> Iterator[_Parqu
             schema,
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
-            use_dictionary=list(layout.keep),
+            use_dictionary=coded,
             column_encoding=split,
             write_statistics=["id", *layout.keep],
         ) as writer,

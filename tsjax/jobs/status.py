@@ -101,10 +101,13 @@ def status(output: Output) -> Status:
 def missing_shards(keys: set[ShardKey], last: dict[int, int], groups: int) -> list[str]:
     """What is not there of a job's shards, in words."""
     missing = []
+    highest: dict[int, int] = {}
+    for key in keys:
+        highest[key.group] = max(key.index, highest.get(key.group, -1))
     for group in range(groups):
         if group not in last:
             missing.append(f"the end of group {group} is missing: no shard says that it is the last")
-        end = last.get(group, max((key.index for key in keys if key.group == group), default=-1))
+        end = last.get(group, highest.get(group, -1))
         missing += [
             f"shard {ShardKey(group, index)} is missing"
             for index in range(end + 1)

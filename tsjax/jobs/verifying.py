@@ -1,5 +1,6 @@
 """Whether an output is whole and sound: checksums, counts, every id of the input exactly once, no NaN.
 
+Counts of tokens are compared between records and manifests only: to count them again takes the model.
 Everything is read as a stream. Ids are compared with those of the input row by row, since both have the same order;
 that no id comes twice is seen from their hashes, which are sorted into files and looked at a file at a time.
 """
@@ -9,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
+import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from tsjax.errors import CheckpointError, InputError, TsjaxError
+from tsjax.files import explaining
 from tsjax.jobs.columns import Columns, Rejection, Row
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.plan import ALONE, GroupReader, Plan, ShardKey
@@ -26,7 +30,7 @@ from tsjax.jobs.shards import Layout, read_shard
 from tsjax.jobs.status import missing_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -92,24 +96,27 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
     Raises:
         InputError: there is no job.
         CheckpointError: manifests that cannot be read, or are of different jobs.
+        OutputError: there is no room for the hashes of the ids.
     """
     job, verdict = output.job(), Verdict(str(output.path))
     columns = Columns.from_json(job.facts["options"]["columns"])
     layout = Layout.recorded(job)
     records = _records(output, job, verdict)
-    _check_manifests(output, records, verdict)
+    by_group: dict[int, list[Record]] = {}
+    for record in records.values():
+        by_group.setdefault(record.key.group, []).append(record)
+    _check_names(output, records.values(), verdict)
     last = {key.group: key.index for key, record in records.items() if record.last}
     for problem in missing_shards(set(records), last, len(job.facts["groups"])):
         verdict.add(problem)
     plan = _plan(output, job, inputs, verdict) if compare_inputs else None
     verdict.compared = plan is not None
-    with tempfile.TemporaryDirectory(prefix="tsjax-verify-") as folder, _Unique(Path(folder)) as unique:
+    with _Unique(output.path / ".tsjax") as unique:
         for group in range(len(job.facts["groups"])):
-            keys = [key for key in records if key.group == group]
             expected = None if plan is None else _Expected(plan, group, columns)
             with contextlib.closing(expected) if expected is not None else contextlib.nullcontext():
-                for key in keys:
-                    _check_shard(output, layout, job, records[key], expected, unique, verdict)
+                for record in by_group.get(group, ()):
+                    _check_shard(output, layout, job, record, expected, unique, verdict)
                 if expected is not None:
                     expected.finish(verdict)
         unique.report(verdict)
@@ -119,7 +126,8 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
 
 
 def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Record]:
-    records = {}
+    """The job's records, in order, after a comparison with its manifests."""
+    records, summaries = {}, {}
     for key in output.record_keys():
         record = output.read_record(key)
         if record is None:
@@ -129,19 +137,35 @@ def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Recor
         else:
             records[key] = dataclasses.replace(record, rejected=())  # which would be many; they are read again
             verdict.rejected += len(record.rejected)
+            summaries[key] = _as_read(record.summary())
+    _check_manifests(output, summaries, verdict)
     return records
 
 
-def _check_manifests(output: Output, records: dict[ShardKey, Record], verdict: Verdict) -> None:
+def _as_read(value: Any) -> Any:
+    """A value as it is once it was written as JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _check_names(output: Output, records: Iterable[Record], verdict: Verdict) -> None:
+    """Whoever reads the shards takes every file of the folder for one."""
+    known = {facts.name for record in records for facts in record.files}
+    for path in sorted(output.vectors.iterdir()) if output.vectors.is_dir() else ():
+        # Hidden ones are no readers' business: what a file system keeps there of removed files, and the like.
+        if path.name not in known and not path.name.startswith("."):
+            verdict.add(f"{path.name} is of no shard that is recorded, and would be read with the others")
+
+
+def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], verdict: Verdict) -> None:
     """What a manifest lists has to be there, as it says."""
     for file, manifest in output.read_manifests().items():
         for listed in manifest["shards"]:
             key = ShardKey.parse(listed["shard"])
-            record = records.get(key)
-            if record is None:
+            summary = summaries.get(key)
+            if summary is None:
                 verdict.add(f"{file.name} lists shard {key}, of which there is no record")
-            elif [dataclasses.asdict(facts) for facts in record.files] != listed["files"]:
-                verdict.add(f"{file.name} and the record of shard {key} differ in its files")
+            elif differing := [name for name in summary if listed.get(name) != summary[name]]:
+                verdict.add(f"{file.name} and the record of shard {key} differ in {', '.join(differing)}")
 
 
 def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
@@ -219,7 +243,10 @@ def _check_shard(
             verdict.add(f"{facts.name} was changed: its checksum is not that of its record")
     stored = output.read_record(record.key)
     rejected = {(rejection.file, rejection.row) for rejection in (stored.rejected if stored is not None else ())}
-    ids = _Ids(f"shard {record.key}", None if expected is None else expected.of(record.key), rejected)
+    name, input_rows = f"shard {record.key}", None
+    if expected is not None:
+        input_rows = _InputRows(expected.of(record.key), rejected)
+    ids = _Ids(name, input_rows, rejected)
     rows = 0
     try:
         for block in read_shard(layout, output.vectors, record.key):
@@ -229,17 +256,75 @@ def _check_shard(
     except CheckpointError as error:
         verdict.add(str(error))
         ids.drain()
-        return
-    ids.finish(verdict)
-    verdict.rows += rows
-    if rows != record.rows:
-        verdict.add(f"shard {record.key} has {rows:,} rows, and its record says {record.rows:,}")
+    else:
+        ids.finish(verdict)
+        verdict.rows += rows
+        if rows != record.rows:
+            verdict.add(f"{name} has {rows:,} rows, and its record says {record.rows:,}")
+    if input_rows is not None:
+        # Of rows that can be read, a job rejects those alone that are too long, where it was told to.
+        by_length = job.facts["options"]["long_texts"] == "reject"
+        input_rows.compare(name, record, verdict, may_reject=by_length)
+
+
+class _InputRows:
+    """A shard's rows of the input, and what they say about its record once they are read.
+
+    Args:
+        rows: of the input.
+        rejected: file and row of those that the record says are rejected.
+    """
+
+    def __init__(self, rows: Iterator[Row | Rejection], rejected: set[tuple[str, int]]) -> None:
+        self._rows, self._rejected = rows, rejected
+        self._count = 0
+        self._first: tuple[str, int] | None = None
+        self._last: tuple[str, int] | None = None
+        # Of rows whose state is not what the record says, the first: there may be many.
+        self._forgotten: tuple[str, int] | None = None
+        self._accused: tuple[str, int] | None = None
+        self._found = 0
+
+    def __iter__(self) -> Iterator[Row | Rejection]:
+        return self
+
+    def __next__(self) -> Row | Rejection:
+        row = next(self._rows)
+        place = (row.file, row.row)
+        self._count += 1
+        self._first, self._last = self._first or place, place
+        listed = place in self._rejected
+        self._found += listed
+        if isinstance(row, Rejection) and not listed:
+            self._forgotten = self._forgotten or place
+        elif isinstance(row, Row) and listed:
+            self._accused = self._accused or place
+        return row
+
+    def compare(self, name: str, record: Record, verdict: Verdict, *, may_reject: bool) -> None:
+        """Say how the record differs from the rows, which have all been read."""
+        for field_, given in (("input_rows", self._count), ("first_row", self._first), ("last_row", self._last)):
+            if (said := getattr(record, field_)) != given:
+                verdict.add(
+                    f"{name}: the record says {field_} {json.dumps(said, ensure_ascii=False)}, and the input gives "
+                    f"{json.dumps(given, ensure_ascii=False)}"
+                )
+        if self._forgotten is not None:
+            file, row = self._forgotten
+            verdict.add(f"{name}: the record says nothing of row {row} of {file}, which cannot be embedded")
+        if self._accused is not None and not may_reject:
+            file, row = self._accused
+            verdict.add(f"{name}: the record rejects row {row} of {file}, which can be embedded")
+        if self._found < len(self._rejected):
+            verdict.add(
+                f"{name}: the record rejects {len(self._rejected) - self._found:,} rows that the shard does not have"
+            )
 
 
 class _Ids:
     """Follows a shard's ids beside the input's."""
 
-    def __init__(self, name: str, expected: Iterator[Row | Rejection] | None, rejected: set[tuple[str, int]]) -> None:
+    def __init__(self, name: str, expected: _InputRows | None, rejected: set[tuple[str, int]]) -> None:
         self._name, self._expected, self._rejected = name, expected, rejected
         self._last_chunk, self._last_id = -1, ""
         self._broken = False
@@ -296,45 +381,87 @@ def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any]
 
 
 class _Unique:
-    """Finds ids that come twice, in memory that does not grow with their number."""
+    """Finds ids that come twice, in memory that does not grow with their number.
+
+    Args:
+        folder: where hashes of the ids are kept meanwhile, 16 bytes each, in files without a name: beside the vectors
+            there is room for them, and in a machine's folder for temporary files, which may be in memory, often not.
+            Where nothing can be written there, as in an output that is mounted to be read, they do go to the latter.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._files = [(folder / f"{bucket:02d}").open("w+b") for bucket in range(_BUCKETS)]
+        self._folder = folder
+        with explaining(folder):
+            self._files = [self._open() for _ in range(_BUCKETS)]
+
+    def _open(self) -> IO[bytes]:
+        try:
+            return tempfile.TemporaryFile(dir=self._folder)
+        except OSError:
+            self._folder = Path(tempfile.gettempdir())
+            return tempfile.TemporaryFile()
 
     def __enter__(self) -> _Unique:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # What could not be written has been told by then.
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
 
     def add(self, ids: list[str]) -> None:
         """Count some ids."""
-        for name in ids:
-            digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
-            self._files[digest[0] % _BUCKETS].write(digest)
+        with explaining(self._folder):
+            for name in ids:
+                digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+                self._files[digest[0] % _BUCKETS].write(digest)
 
     def report(self, verdict: Verdict) -> None:
         """Say how many come more than once."""
         twice = 0
         for file in self._files:
-            file.seek(0)
-            digests = np.frombuffer(file.read(), "V16")
+            with explaining(self._folder):
+                file.seek(0)
+                digests = np.frombuffer(file.read(), "V16")
             twice += len(digests) - len(np.unique(digests.view("u8").reshape(-1, 2), axis=0))
         if twice:
             verdict.add(f"{twice:,} {'id comes' if twice == 1 else 'ids come'} again that had come before")
 
 
 def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
-    """One manifest, and one list of rejected rows, of several workers'."""
-    whole, manifests = ALONE, output.read_manifests()
-    own = manifests.get(output.manifest_file(whole))
-    if own is not None and len(own["shards"]) == len(keys):
+    """One manifest, and one list of rejected rows, of several workers', and of a job that was stopped at its end."""
+    manifests = output.read_manifests()
+    if _is_merged(output, job, keys, manifests.get(output.manifest_file(ALONE))):
         return
     started_with = next(iter(manifests.values()))["started_with"]
     try:
-        with output.working(whole) as partial:
-            output.write_rejected(whole, keys, partial)
-            output.write_manifest(whole, job, keys, partial, complete=True, started_with=started_with)
+        with output.working(ALONE) as partial:
+            output.write_rejected(ALONE, keys, partial)
+            output.write_manifest(ALONE, job, keys, partial, complete=True, started_with=started_with)
     except OSError as error:
         raise InputError(f"{output.path} is whole and sound, but its manifests cannot be merged: {error}") from error
+
+
+def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: dict[str, Any] | None) -> bool:
+    """Whether manifest and rejected rows are what they would be if they were written now."""
+    if manifest is None or manifest.get("complete") is not True or manifest.get("fingerprint") != job.fingerprint:
+        return False
+    if [listed["shard"] for listed in manifest["shards"]] != list(map(str, keys)):
+        return False  # what it says of each was compared with the records
+    try:
+        with output.rejected_file(ALONE).open(encoding="utf-8") as lines:
+            wanted = (rejection._asdict() for rejection in output.rejections(keys))
+            return all(_is_json(line, row) for line, row in itertools.zip_longest(lines, wanted))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _is_json(line: str | None, value: dict[str, Any] | None) -> bool:
+    try:
+        return line is not None and json.loads(line) == value
+    except (ValueError, RecursionError):
+        return False

@@ -39,8 +39,8 @@ class Embed:
         prompt_name: one of the model's prompts, put before each text.
         prompt: text put before each text; wins over ``prompt_name``.
         normalize_embeddings: divide each vector by its norm.
-        bad_rows: what becomes of a row that is null, no text, or not Unicode: ``fail``, an error that names it; ``nan``, a vector of
-            NaN.
+        bad_rows: what becomes of a row that is null, no text, or not Unicode: ``fail``, an error that names it;
+            ``nan``, a vector of NaN.
         options: more keywords of `tsjax.load`, such as ``temperature``, ``dtype`` and ``truncate_dim``.
 
     Raises:
