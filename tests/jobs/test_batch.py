@@ -619,7 +619,8 @@ def test_what_is_missing_is_found_in_one_pass():
     keys = Counted(ShardKey(group, index) for group in range(50) for index in (0, 2))
     missing = missing_shards(keys, dict.fromkeys(range(1, 50), 2), 50)
     assert missing[:2] == [
-        "the end of group 0 is missing: no shard says that it is the last",
+        "the end of group 0 is missing: no shard says that it is the last; if the job has not finished, its command "
+        "goes on with it",
         "shard 00000-00001 is missing",
     ]
     assert len(missing) == 51
@@ -652,20 +653,42 @@ def test_verify_says_when_the_input_is_another(model, tmp_path, capsys):
     assert "not compared with the input" in problems(tmp_path / "out", capsys, "--no-inputs")
 
 
+def test_a_job_without_any_vector_is_no_success(model, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"_id": "a", "text": "the"}\n{"_id": "b", "text": "of"}\n')
+    command = ("batch", "--input", tmp_path / "a.jsonl", "--model", model, "--id-column", "id", "--output")
+    error = error_of(capsys, *command, tmp_path / "out")
+    assert "no row could be embedded: " in error
+    assert "a.jsonl, row 0: no id 'id'; " in error
+    assert f"{tmp_path}/out/rejected.jsonl lists them all" in error
+    (tmp_path / "a.jsonl").write_text("")
+    assert batch_jobs.run(*command, tmp_path / "empty") == 0  # nothing was asked for
+
+
+def test_a_search_of_an_unfinished_job_says_so(output, capsys):
+    for path in output.glob("manifest*.json"):
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps({**manifest, "complete": False}))
+    assert batch_jobs.run("search", output, "the", "-n", 1) == 0
+    assert "the job has not finished; its shards so far are searched" in capsys.readouterr().err
+
+
 def test_an_output_that_is_none(tmp_path, capsys):
     for action in ("verify", "status"):
         assert "holds no manifest of a job" in error_of(capsys, "batch", action, tmp_path)
+        assert f"there is no folder {tmp_path}/none" in error_of(capsys, "batch", action, tmp_path / "none")
     assert "needs --input and --output" in error_of(capsys, "batch")
 
 
 def test_status(output, capsys):
+    assert batch_jobs.run("batch", "status", output) == 0
+    assert ": finished; 5 shards so far, with 76 vectors, 4 rows rejected" in capsys.readouterr().out
     assert batch_jobs.run("batch", "status", output, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["shards"], found["rows"], found["input_rows"], found["finished_share"]) == (5, 76, 80, 1.0)
     (output / "records" / f"{NAME}.json").unlink()
     assert batch_jobs.run("batch", "status", output) == 0
     out = capsys.readouterr().out
-    assert "4 shards" in out
+    assert ": not finished; 4 shards so far" in out
     assert "0.0% of the input's bytes" in out
     assert "worker 0 of 1: finished" in out
 

@@ -203,6 +203,12 @@ def run(options: argparse.Namespace) -> None:
         joined(Job.of(model, chosen, plan))
         summary = JobRunner(model, worker=worker, **arguments).run()
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
+    if summary.input_rows and not summary.rows:
+        first = next(output.rejections(output.record_keys()))
+        raise InputError(
+            f"no row could be embedded: {first.file}, row {first.row}: {first.reason}; {options.output}/rejected.jsonl "
+            "lists them all"
+        )
     for sink in sinks:
         _load(sink, options.sink, output, plan, worker or Worker(), reporter)
 

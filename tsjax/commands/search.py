@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from tsjax.commands.options import add_compile_cache_option, add_device_options
@@ -40,7 +41,10 @@ def run(options: argparse.Namespace) -> None:
     output = Output(options.output)
     job = output.job()
     facts = job.facts["model"]
-    found = next(iter(output.read_manifests().values()))["started_with"]["model"]
+    manifests = output.read_manifests().values()
+    if not all(manifest["complete"] for manifest in manifests):
+        print("tsjax: the job has not finished; its shards so far are searched", file=sys.stderr)
+    found = next(iter(manifests))["started_with"]["model"]
     given = {
         "model": options.model or found.get("model"),
         "revision": found.get("revision"),

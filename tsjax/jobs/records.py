@@ -217,6 +217,10 @@ class Output:
         """
         jobs = {file: Job(data["job"]) for file, data in self.read_manifests().items()}
         if not jobs:
+            if not self.path.is_dir():
+                raise InputError(
+                    f"there is no folder {self.path}; what is looked at is what tsjax batch --output wrote"
+                )
             raise InputError(f"{self.path} holds no manifest of a job; tsjax batch writes one")
         (file, first), *others = jobs.items()
         for other, job in others:

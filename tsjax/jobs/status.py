@@ -35,6 +35,7 @@ class Status:
         finished_share: the part of the input's bytes that lies in groups of files of which every shard is there.
         idle_seconds: since the last shard; None without any.
         workers: those that have started.
+        finished: whether all workers have started and ended, and every shard is there.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Status:
     finished_share: float
     idle_seconds: float | None
     workers: tuple[WorkerStatus, ...]
+    finished: bool
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -53,8 +55,8 @@ class Status:
     def lines(self) -> list[str]:
         """For people."""
         lines = [
-            f"{self.path}: {self.shards:,} shards, {self.rows:,} vectors of {self.input_rows:,} rows, "
-            f"{self.rejected:,} rejected",
+            f"{self.path}: {'finished' if self.finished else 'not finished'}; {self.shards:,} shards so far, with "
+            f"{self.rows:,} vectors, {self.rejected:,} rows rejected",
             f"{self.finished_share:.1%} of the input's bytes are in files that are done"
             + ("" if self.idle_seconds is None else f"; the last shard came {self.idle_seconds:,.0f} s ago"),
         ]
@@ -95,7 +97,10 @@ def status(output: Output) -> Status:
         for index, count in [manifest["worker"]]
     )
     idle = None if newest is None else max(0.0, time.time() - newest)
-    return Status(str(output.path), shards, rows, input_rows, rejected, share, idle, workers)
+    complete = [manifest["complete"] for manifest in manifests.values()]
+    ended = all(complete) and all(len(complete) == manifest["worker"][1] for manifest in manifests.values())
+    finished = ended and len(done) == len(sizes)
+    return Status(str(output.path), shards, rows, input_rows, rejected, share, idle, workers, finished)
 
 
 def missing_shards(keys: set[ShardKey], last: dict[int, int], groups: int) -> list[str]:
@@ -106,7 +111,10 @@ def missing_shards(keys: set[ShardKey], last: dict[int, int], groups: int) -> li
         highest[key.group] = max(key.index, highest.get(key.group, -1))
     for group in range(groups):
         if group not in last:
-            missing.append(f"the end of group {group} is missing: no shard says that it is the last")
+            missing.append(
+                f"the end of group {group} is missing: no shard says that it is the last; if the job has not finished, "
+                "its command goes on with it"
+            )
         end = last.get(group, highest.get(group, -1))
         missing += [
             f"shard {ShardKey(group, index)} is missing"
