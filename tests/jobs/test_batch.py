@@ -653,6 +653,40 @@ def test_verify_says_when_the_input_is_another(model, tmp_path, capsys):
     assert "not compared with the input" in problems(tmp_path / "out", capsys, "--no-inputs")
 
 
+@pytest.mark.parametrize("field", ["worker", "complete", "started_with", "job", "fingerprint", "format", "shards"])
+def test_a_manifest_with_other_values_is_damaged(output, field, capsys):
+    file = output / "manifest.json"
+    whole = json.loads(file.read_text())
+    for value in (None, -1, "x", [], {}, ["x", "y"]):
+        file.write_text(json.dumps({**whole, field: value}))
+        for action in ("verify", "status"):
+            status = batch_jobs.run("batch", action, output)
+            assert field == "shards" or status == 2, value
+    del whole[field]
+    file.write_text(json.dumps(whole))
+    assert "manifest" in error_of(capsys, "batch", "verify", output)
+
+
+@pytest.mark.parametrize("field", ["shard", "job", "last", "first_row", "input_rows", "rows", "rejected", "files"])
+def test_a_record_with_other_values_is_found(output, field, capsys):
+    file = output / "records" / f"{NAME}.json"
+    whole = json.loads(file.read_text())
+    for value in ("x", ["x"], {}, -1, 1e308):
+        file.write_text(json.dumps({**whole, field: value}))
+        assert batch_jobs.run("batch", "status", output) == 0
+        assert batch_jobs.run("batch", "verify", output) == 2, value
+    assert f"{output} has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:20] + b"\xff(" + content[22:]])
+def test_verify_finds_a_damaged_array(model, corpus, tmp_path, damage, capsys):
+    command = batch_jobs.arguments(model, corpus, tmp_path / "out", "--format", "npy")
+    assert batch_jobs.run(*command) == 0
+    file = min((tmp_path / "out" / "vectors").glob("*.npy"))
+    file.write_bytes(damage(file.read_bytes()))
+    assert "problem" in error_of(capsys, "batch", "verify", tmp_path / "out")
+
+
 def test_a_job_without_any_vector_is_no_success(model, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text('{"_id": "a", "text": "the"}\n{"_id": "b", "text": "of"}\n')
     command = ("batch", "--input", tmp_path / "a.jsonl", "--model", model, "--id-column", "id", "--output")
@@ -781,7 +815,8 @@ def test_an_input_without_rows(model, tmp_path, capsys):
     (tmp_path / "b.jsonl").write_text("")
     for name, rejected in (("a", 1), ("b", 0)):
         output = tmp_path / f"out-{name}"
-        assert batch_jobs.run(*batch_jobs.arguments(model, [tmp_path / f"{name}.jsonl"], output)) == 0
+        # Rows of which none can be embedded are no success.
+        assert batch_jobs.run(*batch_jobs.arguments(model, [tmp_path / f"{name}.jsonl"], output)) == 2 * rejected
         assert len((output / "rejected.jsonl").read_text().splitlines()) == rejected
         assert len(table(output)) == 0
         assert "whole and sound" in problems(output, capsys)

@@ -203,7 +203,8 @@ def run(options: argparse.Namespace) -> None:
         joined(Job.of(model, chosen, plan))
         summary = JobRunner(model, worker=worker, **arguments).run()
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
-    if summary.input_rows and not summary.rows:
+    alone = worker is None or worker == Worker()  # one worker's part may be bad rows only
+    if alone and summary.input_rows and not summary.rows:
         first = next(output.rejections(output.record_keys()))
         raise InputError(
             f"no row could be embedded: {first.file}, row {first.row}: {first.reason}; {options.output}/rejected.jsonl "

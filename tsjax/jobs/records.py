@@ -100,6 +100,8 @@ class Record:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
         """The inverse of `to_json`; a LookupError, TypeError or ValueError where it is none."""
+        if not isinstance(data["rejected"], list) or not isinstance(data["files"], list):
+            raise TypeError("a record's rejected rows and files are lists")
         record = cls(
             **{
                 **data,
@@ -109,8 +111,37 @@ class Record:
                 "last_row": data["last_row"] and tuple(data["last_row"]),
             }
         )
+        record._check_types()
         record.key  # noqa: B018  # a ValueError where it cannot be read
         return record
+
+    def _check_types(self) -> None:
+        """A TypeError where JSON that was changed has something of another type than what was written."""
+        counts = (self.input_rows, self.rows, self.tokens, self.truncated, self.chunked, self.duplicates)
+        ends = [end for end in (self.first_row, self.last_row) if end is not None]
+        files = [(file.name, file.bytes, file.sha256) for file in self.files]
+        rejected = [(one.file, one.row, 0 if one.line is None else one.line, one.reason) for one in self.rejected]
+        if not (
+            _are([self.shard, self.job], str)
+            and isinstance(self.last, bool)
+            and _are(counts, int)
+            and all(len(end) == 2 and _are(end[:1], str) and _are(end[1:], int) for end in ends)
+            and all(_are((name, digest), str) and _are((size,), int) for name, size, digest in files)
+            and all(_are((file, reason), str) and _are((row, line), int) for file, row, line, reason in rejected)
+        ):
+            raise TypeError(f"the record of shard {self.shard!r} has a value of another type than it should")
+
+
+def _names_shard(listed: object) -> bool:
+    """Whether it is what a manifest says of a shard."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        return isinstance(listed, dict) and str(ShardKey.parse(listed.get("shard", ""))) == listed["shard"]
+    return False
+
+
+def _are(values: Iterable[object], kind: type) -> bool:
+    """Whether all are of a type; true and false are no numbers."""
+    return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
 
 
 class Output:
@@ -205,6 +236,23 @@ class Output:
             data = _read_json(file)
             if data.get("format") != FORMAT or not isinstance(data.get("job"), dict) or "shards" not in data:
                 raise CheckpointError(f"{file} is no manifest of a job that this version of tsjax knows")
+            worker = data.get("worker")
+            if not (
+                data.get("fingerprint") == Job(data["job"]).fingerprint
+                and isinstance(worker, list)
+                and len(worker) == 2
+                and _are(worker, int)
+                and isinstance(data.get("complete"), bool)
+                and isinstance(data["shards"], list)
+                and all(map(_names_shard, data["shards"]))
+                and isinstance(data.get("started_with"), dict)
+                and isinstance(data["started_with"].get("model"), dict)
+                and isinstance(data["started_with"].get("inputs"), list)
+                and _are(data["started_with"]["inputs"], str)
+            ):
+                raise CheckpointError(
+                    f"{file} is damaged: it is not what was written; delete it, and run the job again"
+                )
             manifests[file] = data
         return manifests
 

@@ -305,5 +305,5 @@ def _read_npy(layout: Layout, paths: Sequence[Path], *, rest: bool) -> Iterator[
         raise
     except StopIteration as error:
         raise CheckpointError(f"{paths[1]} has fewer rows than {paths[0].name}") from error
-    except (OSError, ValueError, LookupError) as error:
-        raise CheckpointError(f"{paths[0]} cannot be read: {error}") from error
+    except Exception as error:  # a damaged header makes numpy raise EOFError, SyntaxError, TokenError and others
+        raise CheckpointError(f"{paths[0]} cannot be read: {str(error).partition(chr(10))[0]}") from error
