@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -196,6 +197,14 @@ def _learned(found: Reports, pictures: Pictures) -> Iterator[str]:
     header = ["learned from (seed)", "scored on", "questions", "none", "best scalar", "best law", "learned",
               "learned over best scalar"]  # fmt: skip
     yield _table(header, rows)
+    gains = defaultdict(list)
+    for report in found.values():
+        for row in report["comparison"]:
+            if row["name"] == "learned" and row["seen"]:
+                gains[row["corpus"]].append(100 * row["gain"])
+    for corpus, own in gains.items():
+        if len(own) > 1:
+            yield f"Mean of what was learned, over {len(own)} runs, on held-out questions of {corpus}: {fmean(own):+.1f}.\n"
     for study, report in found.items():
         yield _picture(pictures, study, "temperatures.png", f"temperature of every layer and head, {study}")
         validated = report["curve"][0]["validation_loss"] is not None
