@@ -204,7 +204,8 @@ def _learned(found: Reports, pictures: Pictures) -> Iterator[str]:
                 gains[row["corpus"]].append(100 * row["gain"])
     for corpus, own in gains.items():
         if len(own) > 1:
-            yield f"Mean of what was learned, over {len(own)} runs, on held-out questions of {corpus}: {fmean(own):+.1f}.\n"
+            mean = f"{fmean(own):+.1f}"
+            yield f"Mean of what was learned, over {len(own)} runs, on held-out questions of {corpus}: {mean}.\n"
     for study, report in found.items():
         yield _picture(pictures, study, "temperatures.png", f"temperature of every layer and head, {study}")
         validated = report["curve"][0]["validation_loss"] is not None
