@@ -79,11 +79,13 @@ def test_a_finished_output_is_loaded_without_embedding_and_only_once(model, corp
     assert versions(tmp_path / "db") == 2  # an empty table, and one commit
 
 
-def test_rejected_rows_alone_make_an_empty_table(model, tmp_path):
+def test_rejected_rows_alone_load_nothing_and_are_no_success(model, tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text('{"text": null}\n')
     more = ["--sink", f"lancedb://{tmp_path}/db/t"]
     command = batch_jobs.arguments(model, [tmp_path / "in.jsonl"], tmp_path / "out", *more)
-    assert batch_jobs.run(*command) == batch_jobs.run(*command) == 0
+    for _ in range(2):
+        assert batch_jobs.run(*command) == 2
+        assert "t holds 0 rows of 1 shards" in capsys.readouterr().err
 
 
 def test_rows_that_are_lost_doubled_or_old_are_put_right(done, tmp_path):

@@ -203,6 +203,8 @@ def run(options: argparse.Namespace) -> None:
         joined(Job.of(model, chosen, plan))
         summary = JobRunner(model, worker=worker, **arguments).run()
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
+    for sink in sinks:
+        _load(sink, options.sink, output, plan, worker or Worker(), reporter)
     alone = worker is None or worker == Worker()  # one worker's part may be bad rows only
     if alone and summary.input_rows and not summary.rows:
         first = next(output.rejections(output.record_keys()))
@@ -210,8 +212,6 @@ def run(options: argparse.Namespace) -> None:
             f"no row could be embedded: {first.file}, row {first.row}: {first.reason}; {options.output}/rejected.jsonl "
             "lists them all"
         )
-    for sink in sinks:
-        _load(sink, options.sink, output, plan, worker or Worker(), reporter)
 
 
 def _load(sink: Sink, url: str, output: Output, plan: Plan, worker: Worker, reporter: Reporter) -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tsjax.jobs.job import Job
-    from tsjax.jobs.records import Output, Record
+    from tsjax.jobs.record import Record
+    from tsjax.jobs.records import Output
 
 
 @dataclass(frozen=True)

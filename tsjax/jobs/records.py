@@ -16,21 +16,22 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tsjax.errors import CheckpointError, InputError, OutputError
 from tsjax.files import explaining
-from tsjax.jobs.columns import Rejection
 from tsjax.jobs.job import Job
 from tsjax.jobs.plan import ShardKey, Worker
+from tsjax.jobs.record import Record, ShardFile, are, names_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from filelock import BaseFileLock
+
+    from tsjax.jobs.columns import Rejection
 
 FORMAT = 1
 
@@ -39,109 +40,6 @@ _ABANDONED = 3600
 
 # Seconds to wait for a lock, which somebody who asks whether it is held has for a moment.
 _LOOK = 2.0
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """A file of a shard: its name in ``vectors/``, its size and its SHA-256."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A shard that is whole.
-
-    Attributes:
-        shard: which.
-        job: the job's fingerprint.
-        last: whether it is the last of its group.
-        first_row, last_row: its first and last row of the input, ``[file, row]``; None for no rows.
-        input_rows: rows of the input, rejected ones included.
-        rows: vectors.
-        tokens: that were embedded, special ones included; of duplicates once.
-        truncated: texts that lost their end.
-        chunked: texts of more than one chunk.
-        duplicates: rows that have another's vector.
-        rejected: rows that could not be embedded.
-        files: the shard's files.
-    """
-
-    shard: str
-    job: str
-    last: bool
-    first_row: tuple[str, int] | None
-    last_row: tuple[str, int] | None
-    input_rows: int
-    rows: int
-    tokens: int
-    truncated: int
-    chunked: int
-    duplicates: int
-    rejected: tuple[Rejection, ...]
-    files: tuple[ShardFile, ...]
-
-    @property
-    def key(self) -> ShardKey:
-        """Which shard."""
-        return ShardKey.parse(self.shard)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        rejected = [rejection._asdict() for rejection in self.rejected]
-        return {**asdict(self), "rejected": rejected}
-
-    def summary(self) -> dict[str, Any]:
-        """What a manifest says of it."""
-        return {**self.to_json(), "rejected": len(self.rejected)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Record:
-        """The inverse of `to_json`; a LookupError, TypeError or ValueError where it is none."""
-        if not isinstance(data["rejected"], list) or not isinstance(data["files"], list):
-            raise TypeError("a record's rejected rows and files are lists")
-        record = cls(
-            **{
-                **data,
-                "rejected": tuple(Rejection(**rejection) for rejection in data["rejected"]),
-                "files": tuple(ShardFile(**file) for file in data["files"]),
-                "first_row": data["first_row"] and tuple(data["first_row"]),
-                "last_row": data["last_row"] and tuple(data["last_row"]),
-            }
-        )
-        record._check_types()
-        record.key  # noqa: B018  # a ValueError where it cannot be read
-        return record
-
-    def _check_types(self) -> None:
-        """A TypeError where JSON that was changed has something of another type than what was written."""
-        counts = (self.input_rows, self.rows, self.tokens, self.truncated, self.chunked, self.duplicates)
-        ends = [end for end in (self.first_row, self.last_row) if end is not None]
-        files = [(file.name, file.bytes, file.sha256) for file in self.files]
-        rejected = [(one.file, one.row, 0 if one.line is None else one.line, one.reason) for one in self.rejected]
-        if not (
-            _are([self.shard, self.job], str)
-            and isinstance(self.last, bool)
-            and _are(counts, int)
-            and all(len(end) == 2 and _are(end[:1], str) and _are(end[1:], int) for end in ends)
-            and all(_are((name, digest), str) and _are((size,), int) for name, size, digest in files)
-            and all(_are((file, reason), str) and _are((row, line), int) for file, row, line, reason in rejected)
-        ):
-            raise TypeError(f"the record of shard {self.shard!r} has a value of another type than it should")
-
-
-def _names_shard(listed: object) -> bool:
-    """Whether it is what a manifest says of a shard."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        return isinstance(listed, dict) and str(ShardKey.parse(listed.get("shard", ""))) == listed["shard"]
-    return False
-
-
-def _are(values: Iterable[object], kind: type) -> bool:
-    """Whether all are of a type; true and false are no numbers."""
-    return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
 
 
 class Output:
@@ -241,14 +139,14 @@ class Output:
                 data.get("fingerprint") == Job(data["job"]).fingerprint
                 and isinstance(worker, list)
                 and len(worker) == 2
-                and _are(worker, int)
+                and are(worker, int)
                 and isinstance(data.get("complete"), bool)
                 and isinstance(data["shards"], list)
-                and all(map(_names_shard, data["shards"]))
+                and all(map(names_shard, data["shards"]))
                 and isinstance(data.get("started_with"), dict)
                 and isinstance(data["started_with"].get("model"), dict)
                 and isinstance(data["started_with"].get("inputs"), list)
-                and _are(data["started_with"]["inputs"], str)
+                and are(data["started_with"]["inputs"], str)
             ):
                 raise CheckpointError(
                     f"{file} is damaged: it is not what was written; delete it, and run the job again"

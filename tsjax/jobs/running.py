@@ -23,7 +23,8 @@ from tsjax.jobs.job import Job, Model, Options
 from tsjax.jobs.plan import ALONE, GroupReader, Part, Plan, ShardKey, Worker
 from tsjax.jobs.precision import CALIBRATED, ranges_of
 from tsjax.jobs.progress import Reporter
-from tsjax.jobs.records import Output, Record, ShardFile
+from tsjax.jobs.record import Record, ShardFile
+from tsjax.jobs.records import Output
 from tsjax.jobs.shards import Layout, discard_shard, open_shard, publish_shard
 
 if TYPE_CHECKING:

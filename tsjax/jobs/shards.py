@@ -18,7 +18,8 @@ from tsjax.errors import CheckpointError, InputError
 from tsjax.files import explaining
 from tsjax.jobs.job import FileFormat
 from tsjax.jobs.precision import StoredPrecision, stored_dtype, stored_width, to_stored
-from tsjax.jobs.records import ShardFile, file_facts, publishing
+from tsjax.jobs.record import ShardFile
+from tsjax.jobs.records import file_facts, publishing
 from tsjax.jobs.rows import import_parquet, kept_types
 from tsjax.jobs.vectors import NpyWriter
 
