@@ -1,6 +1,8 @@
 """A job that is killed at any moment and started again ends with the bytes of one that was not."""
 
+import os
 import random
+import signal
 import time
 
 import batch_jobs
@@ -113,7 +115,9 @@ def test_a_second_process_on_the_same_output_is_refused(model, corpus, jobs, tmp
     command = batch_jobs.arguments(model, corpus, tmp_path / "out")
     first = jobs.start(*command)
     wait_for_work(first, tmp_path / "out", "manifest.json")
+    os.kill(first.pid, signal.SIGSTOP)  # lest it end while the second waits for it
     second = jobs.start(*command)
     assert second.status() == 2
+    os.kill(first.pid, signal.SIGCONT)
     assert "another process is writing to" in second.stderr()
     assert first.status() == 0, first.stderr()

@@ -103,7 +103,7 @@ def shards_in(output):
 
 def actors_at(output):
     """The process ids of the actors that are making shards."""
-    return {int(path.name.split("-")[-2]) for path in (output / ".tsjax").glob("00000-of-00001/*-*-*")}
+    return {int(path.name.split("-")[-2]) for path in (output / ".tsjax").glob("00000-of-00001-*/*-*-*")}
 
 
 def tokens_of(output, shards=slice(None)):
