@@ -109,8 +109,14 @@ def test_csv_and_tsv(tmp_path):
     assert len(rows) == 6
     assert short(rows_of(write(tmp_path / "a.tsv", b"id\tbody\n1\ta, b\n"), Columns(text="body"))) == ["a, b"]
     assert rows_of(write(tmp_path / "empty.csv", b"")) == []
+    assert short(rows_of(write(tmp_path / "blank.csv", b"\n\ntext\na\n"))) == ["a"]
     with pytest.raises(InputError, match="no column 'text'; it has id, body"):
         rows_of(write(tmp_path / "b.csv", b"id,body\n"))
+
+
+def test_an_input_without_a_name():
+    with pytest.raises(InputError, match="the name of an input is empty"):
+        find_sources([""])
 
 
 def test_csv_is_passed_over_by_rows_not_lines(tmp_path):

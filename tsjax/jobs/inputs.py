@@ -78,6 +78,8 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
         raise InputError(f"input format {input_format!r} does not exist; it can be {', '.join(get_args(InputFormat))}")
     found: dict[str, str] = {}
     for pattern in patterns:
+        if not pattern:
+            raise InputError("the name of an input is empty")
         for url in _matches(pattern):
             found.setdefault(url if is_url(url) else os.path.realpath(url), url)
     urls = list(found.values())

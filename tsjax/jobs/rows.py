@@ -145,7 +145,7 @@ class _CellReader(_LineReader):
         lines = (line.decode("utf-8", "surrogateescape") for line in self._lines)
         self._cells_of_rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
-            self._header: list[str] = next(self._cells_of_rows, [])
+            self._header: list[str] = next(filter(None, self._cells_of_rows), [])
         except csv.Error as error:
             raise InputError(f"{self.source.url}, line {self._line}: {error}") from error
         for name in self._columns.needed if self._header else ():
