@@ -162,16 +162,18 @@ def _sweeps(found: Reports, pictures: Pictures) -> Iterator[str]:
                 for place, one in enumerate(report["candidates"])
             ],
         )
+        best = report["best_on_validation"]
+        compared = best != report["candidates"][0]["name"]
         if len(lengths := report["by_length"]) > 1:
-            yield f"By tokens of the text that matters, τ = 1 and {report['best_on_validation']}:\n"
-            yield _table(
-                ["tokens", report["unit"], "τ = 1", "best", "gain in points (95 % interval)"],
-                [
-                    [f"{x['start']}–{x['end'] - 1}", str(x["items"]), _score(x["baseline"]), _score(x["best"]),
-                     _gain(x["gain"])]
-                    for x in lengths
-                ],
-            )  # fmt: skip
+            yield f"By tokens of the text that matters, τ = 1{f' and {best}' if compared else ''}:\n"
+            header = ["tokens", report["unit"], "τ = 1", "best", "gain in points (95 % interval)"]
+            rows = [
+                [f"{x['start']}–{x['end'] - 1}", str(x["items"]), _score(x["baseline"]), _score(x["best"]),
+                 _gain(x["gain"])]
+                for x in lengths
+            ]  # fmt: skip
+            columns = len(header) if compared else header.index("best")
+            yield _table(header[:columns], [row[:columns] for row in rows])
         yield _picture(pictures, study, "sweep.png", f"score against τ, {model} on {corpus}")
 
 

@@ -145,7 +145,11 @@ def test_nothing_about_the_embedder_changes(embedder, found):
         (TEXTS, {"temperatures": ([1.0, 0.9],)}, "3 layers"),
         (TEXTS, {"lengths": (8, 42)}, "a length is 42"),
         (TEXTS, {"layer_texts": -1}, "layer_texts must be"),
-        (["", "the", "of", ""], {}, "no length has 3 texts: there are 3 texts of 2 to 3 tokens"),
+        (
+            ["", "the", "of", ""],
+            {},
+            "no length has 3 texts: of 4 texts, 3 different, the shortest has 2 and the longest 3",
+        ),
         ([*TEXTS, 3], {}, "text 20 is .* not a string"),
     ],
 )

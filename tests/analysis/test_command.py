@@ -42,7 +42,7 @@ def test_end_to_end_with_the_default_model(minilm, tmp_path, capsys):
     given = ["--lengths", "8,16", "--temperature", "1.0,0.5", "--layer-texts", "1"]
     assert main(["collapse", "--texts", str(corpus), "-o", str(out), *given]) == 0
     stdout, stderr = capsys.readouterr()
-    assert stdout == ""
+    assert re.search(r"^ +tokens +texts +τ = 1 +τ = 0.5$", stdout, re.MULTILINE)
     assert all(line.startswith("tsjax: ") for line in stderr.splitlines())
     assert f"written to {out}" in stderr
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -52,6 +52,9 @@ def test_end_to_end_with_the_default_model(minilm, tmp_path, capsys):
     assert len(heads) == 2 * 6 * 12
     entropy = {name: np.mean([row["entropy"] for row in heads if row["temperature"] == name]) for name in ("1", "0.5")}
     assert entropy["0.5"] < entropy["1"]
+    for row in report["vectors"]:
+        assert f"{row['mean_cosine']:.4f}" in stdout
+    assert stdout.splitlines()[-1] == report["sentences"]["cosine"]
     with (out / "vectors.csv").open(newline="") as stream:
         assert {row["corpus"] for row in csv.DictReader(stream)} == {"cut", "repeated"}
     assert (out / "index.html").is_file()

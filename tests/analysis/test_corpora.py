@@ -128,8 +128,12 @@ def test_a_text_that_is_there_twice_is_taken_once():
 
 
 def test_too_few_texts_of_any_length_are_refused():
-    with pytest.raises(InputError, match="no length has 3 texts: there are 4 texts of 3 to 3 tokens"):
+    said = "no length has 3 texts: of 4 texts, 4 different, the shortest has 3 and the longest 3 tokens"
+    with pytest.raises(InputError, match=said):
         buckets(WORD_LIST[:4])
+    said = "no length has 3 texts: of 5 texts, 1 different, the shortest has more than 64 and the longest more than 64"
+    with pytest.raises(InputError, match=said):
+        buckets(["the of " * 64] * 5)
     with pytest.raises(InputError, match="texts_per_bucket must be at least 3, not 2"):
         buckets(MANY, texts_per_bucket=2)
 

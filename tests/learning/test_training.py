@@ -297,6 +297,17 @@ def test_a_penalty_holds_temperatures_near_one(embedder):
     assert np.abs(np.log(held.value)).mean() < 0.5 * np.abs(np.log(free.value)).mean()
 
 
+@pytest.mark.parametrize("part", ["tree", "progress"])
+def test_a_damaged_state_gets_a_sentence(embedder, tmp_path, part):
+    learn(embedder, TRAINING, VALIDATION, QUICK, directory=tmp_path / "run")
+    files = [file for file in (tmp_path / "run" / "states" / "6" / part).rglob("*") if file.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:7])
+    with pytest.raises(InputError, match="the saved state after step 6, cannot be read: it is damaged"):
+        learn(embedder, TRAINING, VALIDATION, QUICK, directory=tmp_path / "run")
+
+
 def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no run of learning"):

@@ -138,10 +138,10 @@ def make_buckets(
         buckets += made
         notes += said
     if not buckets:
+        shortest, longest = (_tokens(count, tokenizer.max_length) for count in (found.min(), found.max()))
         raise InputError(
-            f"no length has {LEAST_TEXTS} texts: there are {_texts(len(once))} of {found.min()} to "
-            f"{min(int(found.max()), tokenizer.max_length)} tokens, and the lengths are "
-            f"{', '.join(map(str, lengths))}"
+            f"no length has {LEAST_TEXTS} texts: of {_texts(len(texts))}, {len(once):,} different, the shortest has "
+            f"{shortest} and the longest {longest} tokens, and the lengths are {', '.join(map(str, lengths))}"
         )
     return buckets, notes
 
@@ -207,6 +207,10 @@ def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
 
 def _cut_at(drawn: _Drawn, texts: list[str], length: int) -> tuple[NDArray[np.int32], ...]:
     return tuple(drawn.tokenizer.with_max_length(length).encode([drawn.prompt + text for text in texts]).ids)
+
+
+def _tokens(found: int, most: int) -> str:
+    return str(found) if found <= most else f"more than {most}"
 
 
 def _texts(count: int) -> str:

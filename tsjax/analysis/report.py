@@ -13,7 +13,7 @@ from tsjax.analysis.sentences import sentences
 from tsjax.files import explaining
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tsjax.analysis.collapse import Collapse
 
@@ -48,6 +48,23 @@ def write_report(found: Collapse, directory: Path) -> bool:
         plots.save((directory / f"{name}.png", figure) for name, figure in figures.items())
         (directory / "index.html").write_text(_page(found, list(figures)), encoding="utf-8")
     return bool(figures)
+
+
+def lines(found: Collapse) -> Iterator[str]:
+    """For a terminal: the mean cosine of two different texts by length and τ, and what follows of the first plot."""
+    names = [entry["name"] for entry in found.about["temperatures"]]
+    widths = [max(len(f"τ = {name}"), len("0.0000")) for name in names]
+    by_key = {(row.corpus, row.length, row.temperature): row for row in found.vectors}
+    for corpus in dict.fromkeys(row.corpus for row in found.vectors):
+        yield f"mean cosine, {plots.CORPUS_TITLES[corpus]}"
+        heads = (f"τ = {name}".rjust(width) for name, width in zip(names, widths, strict=True))
+        yield "  ".join([f"{'tokens':>8}  {'texts':>5}", *heads])
+        for length in dict.fromkeys(row.length for row in found.vectors if row.corpus == corpus):
+            own = [by_key[corpus, length, name] for name in names]
+            scores = (f"{row.mean_cosine:{width}.4f}" for row, width in zip(own, widths, strict=True))
+            yield "  ".join([f"{length:8,}  {own[0].texts:5,}", *scores])
+        yield ""
+    yield sentences(found)["cosine"]
 
 
 def rows(found: Collapse, table: str) -> list[dict[str, Any]]:

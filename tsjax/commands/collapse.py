@@ -80,7 +80,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from tsjax.analysis.collapse import study_collapse
-    from tsjax.analysis.report import write_report
+    from tsjax.analysis.report import lines, write_report
     from tsjax.files import check_absent, replacing
     from tsjax.jobs.texts import check_readable, read_texts
 
@@ -107,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         progress=_say,
     )
+    print("\n".join(lines(found)), flush=True)  # first, so that a full disk costs nobody what was measured
     with replacing(output, directory=True, overwrite=options.overwrite) as directory:
         plotted = write_report(found, directory)
     for note in found.notes:

@@ -134,6 +134,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.evaluation.lab import lab
     from tsjax.learning.corpora import read_corpus
     from tsjax.learning.report import lines, save_model, write
+    from tsjax.learning.state import RUN
     from tsjax.learning.training import learn, refit
 
     # Whatever can go wrong is found before an hour of learning.
@@ -150,6 +151,8 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("a model with several routes cannot learn; take one of them")
     embedder.temperature = 1.0
     directory = Path(options.output)
+    if (directory / RUN).exists():
+        _say(f"going on with the run in {directory}")
     validating = sum(len(own) for _, own in parts if own is not None)
     if options.validation and validating < _FEW:
         _say(f"only {validating} pairs validate, which says little of when to stop; --validation 0 learns from all")

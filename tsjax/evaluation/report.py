@@ -38,15 +38,22 @@ def lines(result: SweepResult) -> Iterator[str]:
         mark = "  best on validation" if one is result.best else ""
         yield f"{name:{width}}  {one.validation:10.4f}  {one.held_out:8.4f} {gain}{mark}".rstrip()
     yield ""
-    yield f"held-out {result.unit} by tokens of the text that matters, τ = 1 and {result.best.candidate}"
-    yield f"{'tokens':>12}  {result.unit:>9}    τ = 1     best   gain (points)   {percent}"
-    for row in result.by_length:
-        gain = f"{100 * row.gain.difference:+15.1f}   {row.gain.ends}" if row.gain else ""
-        tokens = f"{row.start}-{row.end - 1}"
-        yield f"{tokens:>12}  {row.items:9,}  {_score(row.baseline)}  {_score(row.best)} {gain}".rstrip()
+    yield from _by_length(result, percent)
     yield ""
     yield from notes(result)
     yield verdict(result)
+
+
+def _by_length(result: SweepResult, percent: str) -> Iterator[str]:
+    """The second table; where nothing does better than τ = 1, without what compares."""
+    compared = result.best is not result.baseline
+    both = f" and {result.best.candidate}" if compared else ""
+    yield f"held-out {result.unit} by tokens of the text that matters, τ = 1{both}"
+    yield f"{'tokens':>12}  {result.unit:>9}    τ = 1" + (f"     best   gain (points)   {percent}" if compared else "")
+    for row in result.by_length:
+        gain = f"{100 * row.gain.difference:+15.1f}   {row.gain.ends}" if row.gain else ""
+        other = f"  {_score(row.best)} {gain}" if compared else ""
+        yield f"{row.start}-{row.end - 1}".rjust(12) + f"  {row.items:9,}  {_score(row.baseline)}{other}".rstrip()
 
 
 def notes(result: SweepResult) -> Iterator[str]:

@@ -92,9 +92,15 @@ class States:
         args = _orbax().args
         wanted = jax.tree.map(_abstract, like)
         content = args.Composite(tree=args.StandardRestore(wanted), progress=args.JsonRestore())
-        found = self._manager.restore(step, args=content)
-        progress = found["progress"]
-        return found["tree"], Progress(**{**progress, "curve": tuple(progress["curve"])})
+        try:
+            found = self._manager.restore(step, args=content)
+            progress = found["progress"]
+            return found["tree"], Progress(**{**progress, "curve": tuple(progress["curve"])})
+        except Exception as error:  # orbax has no error of its own for a damaged state: whatever reading stumbles on
+            raise InputError(
+                f"{self._manager.directory / str(step)}, the saved state after step {step}, cannot be read: it is "
+                "damaged, or another version of orbax wrote it; delete the run's directory, or choose another"
+            ) from error
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
