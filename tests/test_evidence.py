@@ -52,11 +52,14 @@ LEARN = {"comparison": [way("none", 0.7), way("best scalar", 0.71), way("learned
 LEARN |= {"steps": 40, "best_step": 35, "refitted": True, "curve": [{"step": 0, "validation_loss": 1.0}]}
 
 
+RECORD = {"command": "", "date": "", "machine": "", "versions": ""}
+
+
 @pytest.fixture(scope="module")
 def written():
     found = {"sweep-minilm-perlfaq": SWEEP, "learn-minilm-anarchism-0": LEARN}
-    same = {"date": "2026-01-02", "machine": "a machine", "versions": "jax 1"}
-    return page([*found], found, {name: {"command": f"tsjax of {name}", **same} for name in found})
+    same = {**RECORD, "date": "2026-01-02", "machine": "a machine", "versions": "jax 1"}
+    return page([*found], found, {name: {**same, "command": f"tsjax of {name}"} for name in found})
 
 
 def test_figures_are_the_reports(written):
@@ -74,6 +77,13 @@ def test_figures_are_the_reports(written):
     assert "Measured: 2026-01-02, a machine, jax 1; with" in text
     assert pictures["sweep-minilm-perlfaq-sweep.png"] == ("sweep-minilm-perlfaq", "sweep.png")
     assert all(f"](evidence/{name})" in text for name in pictures)
+
+
+def test_where_nothing_is_better_nothing_is_compared_by_length():
+    name = "sweep-minilm-perlfaq"
+    text, _ = page([name], {name: {**SWEEP, "best_on_validation": "τ = 1"}}, {name: dict.fromkeys(RECORD, "")})
+    assert "By tokens of the text that matters, τ = 1:\n" in text
+    assert "| 100–899 | 26 | 0.6100 |\n" in text
 
 
 def test_a_section_that_is_not_whole_stays_as_it_was(written):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -153,6 +154,16 @@ def with_gain(low, high, best=1):
     scored = dataclasses.replace(result.scored[1], gain=dataclasses.replace(result.scored[1].gain, low=low, high=high))
     scored = (result.scored[0], scored)
     return dataclasses.replace(result, scored=scored, best=scored[best])
+
+
+def test_by_length_nothing_is_compared_where_nothing_is_better():
+    said = "\n".join(lines(with_gain(0.001, 0.1)))
+    assert "the text that matters, τ = 1 and τ = 0.9\n" in said
+    assert re.search(r"^ +tokens +questions +τ = 1 +best +gain", said, re.MULTILINE)
+    said = "\n".join(lines(with_gain(0.001, 0.1, best=0)))
+    assert "the text that matters, τ = 1\n" in said
+    assert re.search(r"^ +tokens +questions +τ = 1$", said, re.MULTILINE)
+    assert re.search(r"^ +\d+-\d+ +\d+ +0\.\d{4}$", said, re.MULTILINE)
 
 
 def test_the_verdict_has_four_outcomes():

@@ -63,10 +63,10 @@ def add(commands: Any) -> None:
     what.add_argument("--weights", action="store_true", help="fine-tune the encoder's weights")
     how = command.add_argument_group("how")
     for name, kind, default, text in (
-        ("--steps", int, 120, "optimizer steps at most"),
-        ("--batch-size", int, 24, "pairs of a step; bounded by no memory"),
+        ("--steps", int, 60, "optimizer steps at most"),
+        ("--batch-size", int, 64, "pairs of a step; bounded by no memory"),
         ("--train-length", int, None, "cut texts at so many tokens while learning (default: as --max-seq-length)"),
-        ("--learning-rate", float, 0.02, "of the temperatures"),
+        ("--learning-rate", float, 0.03, "of the temperatures"),
         ("--penalty", float, 0.02, "times the mean of log² τ: holds them near 1"),
         ("--scale", float, None, "of similarities in the loss (default: 20 for cosines, 1 for dot products)"),
         ("--weight-learning-rate", float, 2e-5, "of the weights, at its greatest"),
