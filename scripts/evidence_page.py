@@ -51,9 +51,9 @@ _LEARN = """\
 One temperature for each layer and head, the weights frozen, learned from the half of the questions that is not held
 out, in batches of 76, three an epoch. A fifth of 228 pairs is too few to say when to stop, so nothing validates: the
 size of a batch, the rate and the number of steps did well on the held-out halves of other splits (seeds 3 and 4, which
-are not among these, but of the same questions). *Best scalar* and *best law* are chosen on the half that is not held out. Corpora
-marked as unseen are scored with all their questions; *anarchism-held-out* is the held-out half by itself, its questions
-and the texts that answer them, the others left out.
+are not among these, but of the same questions). *Best scalar* and *best law* are chosen on the half that is not held
+out. Corpora marked as unseen are scored with all their questions; *anarchism-held-out* is the held-out half by itself,
+its questions and the texts that answer them, the others left out.
 """
 
 _MIX = """\
