@@ -57,7 +57,7 @@ def _one_out(left: str) -> Study:
     others = " ".join(path for name, path in paths.items() if name != left)
     return Study(
         f"learn-minilm-without-{left}",
-        f"learn {others} -o {{out}} --unseen {paths[left]} {_LONG} {_LEARN} --steps 40 "
+        f"learn {others} -o {{out}} --unseen {paths[left]} {_LONG} {_LEARN} --steps 30 "
         "--compare 0.9,0.8 --compare-law none",
     )
 
@@ -181,11 +181,18 @@ def run(study: Study, out: Path, places: dict[str, Path]) -> None:
         "command": study.command,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "machine": f"{about['cores']} cores of {about['cpu']}, {about['memory_gb']} GB",
-        "versions": f"Python {about['python']}, jax {importlib.metadata.version('jax')}, tsjax {tsjax.__version__}",
+        "versions": f"Python {about['python']}, jax {importlib.metadata.version('jax')}, tsjax {_version()}",
         "said": done.stdout,
     }
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _version() -> str:
+    """tsjax's, and the commit where the code is that of a repository."""
+    described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(described, check=False, capture_output=True, text=True)
+    return f"{tsjax.__version__} ({found.stdout.strip()})" if found.returncode == 0 else tsjax.__version__
 
 
 def _record(out: Path) -> Path:

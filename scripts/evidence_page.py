@@ -250,15 +250,15 @@ def _flat_gain(row: dict[str, Any], name: str) -> str:
 def _gain(gain: dict[str, float | None] | None) -> str:
     if gain is None or None in gain.values():
         return ""
-    return _points(gain["difference"], gain["low"], gain["high"])
+    return _points(gain["difference"], gain["low"], gain["high"], telling=bool(gain["telling"]))
 
 
-def _points(difference: float | None, low: float | None, high: float | None) -> str:
+def _points(difference: float | None, low: float | None, high: float | None, *, telling: bool = True) -> str:
     assert difference is not None
     assert low is not None
     assert high is not None
     text = f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"**{text}**" if telling and (low > 0 or high < 0) else text
 
 
 def _score(value: float | None) -> str:

@@ -14,8 +14,8 @@ from evidence_texts import excerpts, held_out_half, labelled_sample
 from tsjax.evaluation import read_retrieval
 from tsjax.evaluation.tasks import Retrieval
 
-GAIN = {"difference": 0.021, "low": 0.004, "high": 0.038}
-NOISE = {"difference": -0.01, "low": -0.03, "high": 0.01}
+GAIN = {"difference": 0.021, "low": 0.004, "high": 0.038, "telling": True}
+NOISE = {"difference": -0.01, "low": -0.03, "high": 0.01, "telling": True}
 
 
 def candidate(name, tau, validation, held_out, gain=NOISE):
@@ -86,6 +86,14 @@ def test_where_nothing_is_better_nothing_is_compared_by_length():
     assert "| 100–899 | 26 | 0.6100 |\n" in text
 
 
+def test_a_gain_of_too_few_to_tell_is_not_bold():
+    name = "sweep-minilm-perlfaq"
+    few = candidate("τ = 0.9", 0.9, 0.5, 0.6, {**GAIN, "telling": False})
+    report = {**SWEEP, "candidates": [SWEEP["candidates"][0], few]}
+    text, _ = page([name], {name: report}, {name: dict.fromkeys(RECORD, "")})
+    assert "| 0.6000 | +2.1 (+0.4 to +3.8) |" in text
+
+
 def test_a_section_that_is_not_whole_stays_as_it_was(written):
     before, _ = written
     learned = "learn-minilm-anarchism-0"
@@ -152,6 +160,7 @@ def test_a_study_that_is_there_is_not_run_again(tmp_path, monkeypatch):
         stdout = "said\n"
 
     monkeypatch.setattr(evidence.subprocess, "run", lambda arguments, **_: ran.append(arguments) or Done())
+    monkeypatch.setattr(evidence, "_version", lambda: "1")
     places = dict.fromkeys(("lab", "mpnet", "made"), tmp_path)
     for _ in range(2):
         evidence.run(evidence.STUDIES[0], tmp_path / "study", places)

@@ -142,6 +142,11 @@ def test_compare_scores_what_sweep_scores():
     assert whole["best"].score == pytest.approx((result.best.validation + result.best.held_out) / 2)
 
 
+def test_parts_that_are_clustered_apart_have_no_score_together():
+    with pytest.raises(InputError, match="its two parts are clustered each by itself"):
+        compare(FakeEmbedder(), tasks()["clustering"], {"best": 0.9}, part="all")
+
+
 def test_a_tie_goes_to_the_temperature_nearest_to_one():
     candidates = grid([0.5, 0.9, 1.05, 2.0])
     assert candidates[choose(candidates, [0.2, 0.4, 0.4, 0.4, 0.4])].tau == 1.05
@@ -149,9 +154,10 @@ def test_a_tie_goes_to_the_temperature_nearest_to_one():
     assert candidates[choose(candidates, [0.1, 0.1, 0.1, 0.1, 0.3])].tau == 2.0
 
 
-def with_gain(low, high, best=1):
+def with_gain(low, high, best=1, *, telling=True):
     result = sweep(FakeEmbedder(), retrieval(), grid([0.9]))
-    scored = dataclasses.replace(result.scored[1], gain=dataclasses.replace(result.scored[1].gain, low=low, high=high))
+    gain = dataclasses.replace(result.scored[1].gain, low=low, high=high, telling=telling)
+    scored = dataclasses.replace(result.scored[1], gain=gain)
     scored = (result.scored[0], scored)
     return dataclasses.replace(result, scored=scored, best=scored[best])
 
@@ -166,10 +172,14 @@ def test_by_length_nothing_is_compared_where_nothing_is_better():
     assert re.search(r"^ +\d+-\d+ +\d+ +0\.\d{4}$", said, re.MULTILINE)
 
 
-def test_the_verdict_has_four_outcomes():
+def test_the_verdict_has_five_outcomes():
     assert verdict(with_gain(0.001, 0.1)).endswith(" (95 % interval +0.1 to +10.0); use it")
     assert verdict(with_gain(-0.001, 0.1)).startswith("no gain beyond noise; leave τ = 1: τ = 0.9 gives ")
     assert verdict(with_gain(0.0, 0.0)).startswith("no gain beyond noise")
+    few = with_gain(0.001, 0.1, telling=False)
+    assert verdict(few).startswith("too few of the held-out questions score differently to tell; leave τ = 1: τ = 0.9")
+    assert few.chosen.tau == 1
+    assert content(few)["candidates"][1]["gain"]["telling"] is False
     assert verdict(with_gain(-0.1, -0.001)).startswith("a loss beyond noise; leave τ = 1")
     assert verdict(with_gain(0.001, 0.1, best=0)).startswith("no other temperature does better than τ = 1 on the valid")
     for low, high, best, tau in ((0.001, 0.1, 1, 0.9), (-0.001, 0.1, 1, 1), (-0.2, -0.1, 1, 1), (0.001, 0.1, 0, 1)):

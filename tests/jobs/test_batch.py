@@ -27,11 +27,6 @@ BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return batch_jobs.write_corpus(tmp_path_factory.mktemp("corpus"), rows=80)
 

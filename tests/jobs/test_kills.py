@@ -12,11 +12,6 @@ KILLS = 20
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     jobs = batch_jobs.Jobs(tmp_path_factory.mktemp("jobs"))
     yield jobs

@@ -32,11 +32,6 @@ from tsjax.jobs.running import JobRunner
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return batch_jobs.write_corpus(tmp_path_factory.mktemp("corpus"), rows=80)
 

@@ -11,26 +11,12 @@ import lancedb
 import pytest
 from lance_tables import loaded, sink, stored
 
-from tsjax.jobs.records import Output
 from tsjax.jobs.sinks.loading import load
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return batch_jobs.write_corpus(tmp_path_factory.mktemp("corpus"), rows=120)
-
-
-@pytest.fixture(scope="module")
-def done(model, corpus, tmp_path_factory):
-    """An output that nobody has loaded yet, of eight shards."""
-    output = tmp_path_factory.mktemp("done") / "out"
-    assert batch_jobs.run(*batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title")) == 0
-    return Output(output)
 
 
 @pytest.fixture(scope="module")

@@ -15,27 +15,13 @@ from lance_tables import loaded, sink, stored, versions
 
 from tsjax.errors import InputError, MissingExtraError, OutputError
 from tsjax.jobs.plan import ShardKey
-from tsjax.jobs.records import Output
 from tsjax.jobs.sinks import lance
 from tsjax.jobs.sinks.loading import label, load
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return batch_jobs.write_corpus(tmp_path_factory.mktemp("corpus"), rows=120)
-
-
-@pytest.fixture(scope="module")
-def done(model, corpus, tmp_path_factory):
-    """An output that nobody has loaded yet, of eight shards."""
-    output = tmp_path_factory.mktemp("done") / "out"
-    assert batch_jobs.run(*batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title")) == 0
-    return Output(output)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "ubinary"])

@@ -136,14 +136,15 @@ def _write_csv(file: Path, keys: Sequence[str], rows: Sequence[dict[str, Any]]) 
         writer = csv.writer(stream)
         writer.writerow([*keys, "gain", "gain_low", "gain_high"])
         for row in rows:
-            gain = row["gain"] or {"difference": None, "low": None, "high": None}
-            writer.writerow([*(row[key] for key in keys), *gain.values()])
+            gain = row["gain"] or {}
+            writer.writerow([*(row[key] for key in keys), *(gain.get(key) for key in ("difference", "low", "high"))])
 
 
-def _gain(gain: Interval | None) -> dict[str, float | None] | None:
+def _gain(gain: Interval | None) -> dict[str, float | bool | None] | None:
     if gain is None:
         return None
-    return {"difference": _number(gain.difference), "low": _number(gain.low), "high": _number(gain.high)}
+    ends = {"difference": _number(gain.difference), "low": _number(gain.low), "high": _number(gain.high)}
+    return {**ends, "telling": gain.telling}
 
 
 def _score(value: float) -> str:

@@ -19,4 +19,6 @@ def verdict(result: SweepResult) -> str:
             return f"{best.candidate}: {gain}; use it"
         case -1:
             return f"a loss beyond noise; leave τ = 1: {best.candidate}, best on validation, gives {gain}"
+    if not best.gain.telling:
+        return f"too few of the held-out {unit} score differently to tell; leave τ = 1: {best.candidate} gives {gain}"
     return f"no gain beyond noise; leave τ = 1: {best.candidate} gives {gain}"

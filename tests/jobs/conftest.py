@@ -1,0 +1,19 @@
+"""What most tests of jobs begin with."""
+
+import batch_jobs
+import pytest
+
+from tsjax.jobs.records import Output
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return batch_jobs.make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def done(model, corpus, tmp_path_factory):
+    """An output of the module's corpus that nobody has loaded yet, in shards of 16."""
+    output = tmp_path_factory.mktemp("done") / "out"
+    assert batch_jobs.run(*batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title")) == 0
+    return Output(output)
