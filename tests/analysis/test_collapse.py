@@ -8,7 +8,14 @@ import pytest
 from checkpoints import WORDS, write_sentence_transformers
 
 import tsjax
-from tsjax.analysis import effective_rank, mean_cosine_between, mean_pairwise_cosine, study_collapse
+from tsjax.analysis import (
+    distance_to_centroid_change,
+    effective_rank,
+    mean_cosine_between,
+    mean_pairwise_cosine,
+    pairwise_cosine_change,
+    study_collapse,
+)
 from tsjax.errors import InputError
 
 WORD_LIST = WORDS.split()
@@ -70,6 +77,11 @@ def test_cut_texts_are_those_that_the_embedder_cuts(embedder):
         # Rows are in another order, but in the same at each length.
         expected = mean_cosine_between(cut[a], cut[b], paired=True)
         assert pairs["cut", a, b].mean_cosine == pytest.approx(expected, abs=1e-6)
+    change = by(found.changes, "corpus")["cut",]
+    assert (change.length, change.other_length) == (LENGTHS[0], LENGTHS[-1])
+    expected = pairwise_cosine_change(cut[LENGTHS[0]], cut[LENGTHS[-1]])
+    assert change[4:6] == pytest.approx(expected, abs=1e-6)
+    assert change[6:8] == pytest.approx(distance_to_centroid_change(cut[LENGTHS[0]], cut[LENGTHS[-1]]), abs=1e-6)
     assert not found.heads
     assert not found.states
 
@@ -84,7 +96,12 @@ def test_tables_have_a_row_for_each_of_their_keys(found):
     heads = [(*key, layer, head) for key in keys for layer in range(3) for head in range(3)]
     assert sorted(by(found.heads, *columns, "layer", "head")) == sorted(heads)
     assert sorted(by(found.states, *columns, "depth")) == sorted((*key, depth) for key in keys for depth in range(4))
-    for table in (found.vectors, found.between, found.heads, found.states):
+    assert sorted(by(found.changes, "corpus", "temperature")) == sorted({key[:2] for key in keys})
+    first, last = (by(found.vectors, "corpus", "temperature", "length")["texts", "1", n] for n in (8, 41))
+    (change,) = (row for row in found.changes if (row.corpus, row.temperature) == ("texts", "1"))
+    assert change.mean_cosine == pytest.approx(last.mean_cosine - first.mean_cosine, abs=1e-9)
+    assert change.mean_cosine_error == pytest.approx(math.hypot(first.mean_cosine_error, last.mean_cosine_error))
+    for table in (found.vectors, found.between, found.changes, found.heads, found.states):
         for row in table:
             assert all(math.isfinite(value) for value in row if not isinstance(value, str))
     assert {row.texts for row in found.heads} == {2}

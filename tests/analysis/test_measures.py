@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from tsjax.analysis import (
     attention_entropy,
     distance_to_centroid,
+    distance_to_centroid_change,
     effective_rank,
     filter_rate,
     high_frequency_share,
     mean_cosine_between,
     mean_pairwise_cosine,
     pairwise_cosine,
+    pairwise_cosine_change,
 )
 from tsjax.errors import InputError
 
@@ -56,6 +58,25 @@ def test_the_jackknife_leaves_out_one_text_at_a_time(size):
 def test_the_jackknife_error_is_that_of_repeated_samples():
     samples = [pairwise_cosine(vectors(40, seed=seed)) for seed in range(200)]
     assert np.mean([error for _, error in samples]) == pytest.approx(np.std([value for value, _ in samples]), rel=0.15)
+
+
+def moved(seed):
+    """Texts, and the same ones a little farther along a common direction."""
+    x = vectors(40, seed=seed)
+    return x, x + np.random.default_rng(seed + 1000).normal(0.2, 0.1, x.shape)
+
+
+@pytest.mark.parametrize("change", [pairwise_cosine_change, distance_to_centroid_change])
+def test_the_error_of_a_change_is_that_of_repeated_samples(change):
+    of_one = pairwise_cosine if change is pairwise_cosine_change else distance_to_centroid
+    samples = [change(*moved(seed)) for seed in range(200)]
+    assert np.mean([error for _, error in samples]) == pytest.approx(np.std([value for value, _ in samples]), rel=0.25)
+    first, last = moved(7)
+    value, error = change(first, last)
+    assert value == pytest.approx(of_one(last).value - of_one(first).value, abs=1e-12)
+    assert error < 0.5 * math.hypot(of_one(first).error, of_one(last).error)
+    with pytest.raises(InputError, match="as many rows on both sides, not 40 and 39"):
+        change(first, last[:39])
 
 
 @given(sizes, st.integers(3, 8))

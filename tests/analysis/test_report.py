@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tsjax.analysis import plots
-from tsjax.analysis.collapse import Collapse, HeadRow, PairRow, StateRow, VectorRow
+from tsjax.analysis.collapse import ChangeRow, Collapse, HeadRow, PairRow, StateRow, VectorRow
 from tsjax.analysis.report import TABLES, write_report
 from tsjax.analysis.sentences import sentences
 
@@ -21,9 +21,12 @@ LENGTHS = (16, 64, 2048)
 
 def study(corpora=("texts", "cut", "repeated"), names=("1", "0.9", "0.5"), lengths=LENGTHS, layers=2):
     """A study with figures that follow from their keys."""
-    vectors, between, heads, states = [], [], [], []
+    vectors, between, changes, heads, states = [], [], [], [], []
     for c, corpus in enumerate(corpora):
         for t, name in enumerate(names):
+            if len(lengths) > 1:
+                rise = 0.2 * (len(lengths) - 1)
+                changes.append(ChangeRow(corpus, name, lengths[0], lengths[-1], rise, 0.01, -rise, 0.02))
             for i, length in enumerate(lengths):
                 cosine = 0.1 + 0.2 * i + 0.05 * c - 0.01 * t
                 vectors.append(
@@ -50,7 +53,7 @@ def study(corpora=("texts", "cut", "repeated"), names=("1", "0.9", "0.5"), lengt
         "layer_texts": 2,
         "seed": 0,
     }
-    return Collapse(about, ("1 text <script>: left out.",), *map(tuple, (vectors, between, heads, states)))
+    return Collapse(about, ("1 text <script>: left out.",), *map(tuple, (vectors, between, changes, heads, states)))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,7 @@ def test_the_page_shows_every_plot_and_escapes_what_it_was_given(report):
     assert sorted(page.pictures) == sorted(file.name for file in path.glob("*.png"))
     assert len(page.pictures) == 7
     assert all((path / link).is_file() for link in page.links)
-    assert len(page.links) == 5
+    assert len(page.links) == 6
     assert "a &lt;b&gt; &amp; &#x27;c&#x27;" in text
     assert "nan" not in re.sub(r"[a-z]*nan[a-z]+", "", text.lower())
     for sentence in sentences(study()).values():
@@ -138,8 +141,8 @@ def test_sentences_say_what_the_figures_say():
 
 def test_a_sentence_claims_no_more_than_its_error_allows():
     found = study(corpora=("texts",), names=("1",))
-    vectors = [row._replace(mean_cosine_error=0.2) for row in found.vectors]
-    said = sentences(dataclasses.replace(found, vectors=tuple(vectors)))
+    changes = [row._replace(mean_cosine_error=0.2) for row in found.changes]
+    said = sentences(dataclasses.replace(found, changes=tuple(changes)))
     assert "0.10 and 0.50 (within two standard errors) at τ = 1" in said["cosine"]
 
 
@@ -165,7 +168,7 @@ def test_without_matplotlib_there_is_all_but_the_plots(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "have_matplotlib", lambda: False)
     assert not write_report(study(), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        *("between.csv", "heads.csv", "index.html", "report.json", "states.csv", "vectors.csv"),
+        *("between.csv", "changes.csv", "heads.csv", "index.html", "report.json", "states.csv", "vectors.csv"),
     ]
     assert "<img" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from tsjax.analysis.measures import (
         attention_entropy,
         distance_to_centroid,
+        distance_to_centroid_change,
         effective_rank,
         filter_rate,
         high_frequency_share,
         mean_cosine_between,
         mean_pairwise_cosine,
         pairwise_cosine,
+        pairwise_cosine_change,
     )
     from tsjax.analysis.probe import Probe, probe_text
     from tsjax.analysis.report import write_report
@@ -32,12 +34,14 @@ __all__ = [
     "Probe",
     "attention_entropy",
     "distance_to_centroid",
+    "distance_to_centroid_change",
     "effective_rank",
     "filter_rate",
     "high_frequency_share",
     "mean_cosine_between",
     "mean_pairwise_cosine",
     "pairwise_cosine",
+    "pairwise_cosine_change",
     "probe_text",
     "study_collapse",
     "write_report",

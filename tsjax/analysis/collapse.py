@@ -7,6 +7,7 @@ in `tsjax.analysis.measures` and `tsjax.analysis.probe`; which texts, in `tsjax.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,11 +16,14 @@ import numpy as np
 
 from tsjax.analysis.corpora import LEAST_TEXTS, Bucket, check_lengths, make_buckets
 from tsjax.analysis.measures import (
+    Estimate,
     distance_to_centroid,
+    distance_to_centroid_change,
     effective_rank,
     mean_cosine_between,
     mean_pairwise_cosine,
     pairwise_cosine,
+    pairwise_cosine_change,
     unit_rows,
 )
 from tsjax.analysis.probe import Probe, probe_text
@@ -65,6 +69,22 @@ class PairRow(NamedTuple):
     mean_cosine: float
 
 
+class ChangeRow(NamedTuple):
+    """From the shortest to the longest bucket of a corpus at one τ: what is added, with standard errors over texts.
+
+    In ``cut`` and ``repeated`` both hold the same texts, which the errors make use of.
+    """
+
+    corpus: str
+    temperature: str
+    length: int
+    other_length: int
+    mean_cosine: float
+    mean_cosine_error: float
+    distance_to_centroid: float
+    distance_to_centroid_error: float
+
+
 class HeadRow(NamedTuple):
     """One head, counted from 0, in one bucket at one τ: means over texts."""
 
@@ -100,6 +120,7 @@ class Collapse:
         notes: what was left out and why, in sentences.
         vectors: by corpus, τ and length.
         between: by corpus, τ and two lengths.
+        changes: by corpus, τ and the two lengths farthest apart.
         heads: by corpus, τ, length, layer and head.
         states: by corpus, τ, length and depth.
     """
@@ -108,6 +129,7 @@ class Collapse:
     notes: tuple[str, ...]
     vectors: tuple[VectorRow, ...]
     between: tuple[PairRow, ...]
+    changes: tuple[ChangeRow, ...]
     heads: tuple[HeadRow, ...]
     states: tuple[StateRow, ...]
 
@@ -194,13 +216,16 @@ class _Study:
     layer_texts: int
     progress: Progress
 
-    def at(self, temperature: Temperature) -> tuple[list[VectorRow], list[PairRow], list[HeadRow], list[StateRow]]:
-        """The four tables at one τ."""
+    def at(
+        self, temperature: Temperature
+    ) -> tuple[list[VectorRow], list[PairRow], list[ChangeRow], list[HeadRow], list[StateRow]]:
+        """The five tables at one τ."""
         name = str(temperature)
         self.progress(f"τ = {name}: vectors of {sum(len(bucket.ids) for bucket in self.buckets):,} texts")
         vectors = self._vectors(temperature)
         rows: list[VectorRow] = []
         pairs: list[PairRow] = []
+        changes: list[ChangeRow] = []
         for corpus, group in itertools.groupby(
             zip(self.buckets, vectors, strict=True), key=lambda pair: pair[0].corpus
         ):
@@ -213,13 +238,15 @@ class _Study:
                 else:
                     cosine = mean_cosine_between(own, theirs, paired=corpus != "texts")
                 pairs.append(PairRow(corpus, name, bucket.length, other.length, cosine))
+            if len(members) > 1:
+                changes.append(_change_row(members[0], members[-1], name))
         heads: list[HeadRow] = []
         states: list[StateRow] = []
         for bucket in self.buckets if self.layer_texts else []:
             probes = list(self._probes(bucket, temperature))
             heads += _head_rows(bucket, probes, name)
             states += _state_rows(bucket, probes, name)
-        return rows, pairs, heads, states
+        return rows, pairs, changes, heads, states
 
     def _vectors(self, temperature: Temperature) -> list[NDArray[np.float32]]:
         """The vectors of each bucket's texts."""
@@ -269,6 +296,23 @@ def _vector_row(bucket: Bucket, vectors: NDArray[np.float32], everywhere: NDArra
         *all_of_them,
         effective_rank(vectors),
     )
+
+
+def _change_row(
+    shortest: tuple[Bucket, NDArray[np.float32]], longest: tuple[Bucket, NDArray[np.float32]], name: str
+) -> ChangeRow:
+    (bucket, first), (other, last) = shortest, longest
+    if bucket.corpus == "texts":  # of every length other texts
+        cosine = _apart(pairwise_cosine(first), pairwise_cosine(last))
+        distance = _apart(distance_to_centroid(first), distance_to_centroid(last))
+    else:
+        cosine, distance = pairwise_cosine_change(first, last), distance_to_centroid_change(first, last)
+    return ChangeRow(bucket.corpus, name, bucket.length, other.length, *cosine, *distance)
+
+
+def _apart(first: Estimate, last: Estimate) -> Estimate:
+    """What is added from one to the other, which know nothing of each other."""
+    return Estimate(last.value - first.value, math.hypot(first.error, last.error))
 
 
 def _head_rows(bucket: Bucket, probes: list[Probe], name: str) -> list[HeadRow]:

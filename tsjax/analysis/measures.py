@@ -55,11 +55,44 @@ def pairwise_cosine(vectors: ArrayLike) -> Estimate:
     Raises:
         InputError: fewer than three rows, or a row that is zero or not finite.
     """
+    without = _without_one(vectors)
+    return Estimate(mean_pairwise_cosine(vectors), _jackknife_error(without))
+
+
+def pairwise_cosine_change(first: ArrayLike, last: ArrayLike) -> Estimate:
+    """How far `mean_pairwise_cosine` of the last is above that of the first, where row i of both is of the same text.
+
+    The jackknife leaves a text out of both at a time: what makes a text near to the others at one length mostly does so
+    at the other, so the error of the change is far less than those of the two means together would have it.
+
+    Args:
+        first: (n, d), n ≥ 3.
+        last: (n, d).
+
+    Raises:
+        InputError: fewer than three rows, unequal numbers of them, or a row that is zero or not finite.
+    """
+    _check_paired(first, last)
+    change = mean_pairwise_cosine(last) - mean_pairwise_cosine(first)
+    return Estimate(change, _jackknife_error(_without_one(last) - _without_one(first)))
+
+
+def _without_one(vectors: ArrayLike) -> NDArray[np.float64]:
+    """`mean_pairwise_cosine` without each row in turn: (n,)."""
     units = unit_rows(vectors, least=3)
-    total, count = units.sum(axis=0), len(units)
-    without = _pair_mean(total - units, count - 1)
-    error = math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
-    return Estimate(float(_pair_mean(total, count)), error)
+    return _pair_mean(units.sum(axis=0) - units, len(units) - 1)
+
+
+def _jackknife_error(without: NDArray[np.float64]) -> float:
+    count = len(without)
+    return math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
+
+
+def _check_paired(first: ArrayLike, second: ArrayLike) -> None:
+    if np.shape(first)[:1] != np.shape(second)[:1]:
+        raise InputError(
+            f"pairs need as many rows on both sides, not {len(np.asarray(first))} and {len(np.asarray(second))}"
+        )
 
 
 def _pair_mean(total: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -83,8 +116,7 @@ def mean_cosine_between(first: ArrayLike, second: ArrayLike, *, paired: bool = F
     product = float(u.sum(axis=0) @ w.sum(axis=0))
     if not paired:
         return product / (len(u) * len(w))
-    if len(u) != len(w):
-        raise InputError(f"pairs need as many rows on both sides, not {len(u)} and {len(w)}")
+    _check_paired(u, w)
     return (product - float((u * w).sum())) / (len(u) * (len(u) - 1))
 
 
@@ -98,10 +130,31 @@ def distance_to_centroid(vectors: ArrayLike, centroid: ArrayLike | None = None) 
     Raises:
         InputError: fewer than two rows, or a row that is zero or not finite.
     """
+    return _mean_of_texts(_distances(vectors, centroid))
+
+
+def distance_to_centroid_change(first: ArrayLike, last: ArrayLike) -> Estimate:
+    """How far the last's mean `distance_to_centroid` is above the first's, where row i of both is of the same text.
+
+    Args:
+        first: (n, d), n ≥ 2.
+        last: (n, d).
+
+    Raises:
+        InputError: fewer than two rows, unequal numbers of them, or a row that is zero or not finite.
+    """
+    _check_paired(first, last)
+    return _mean_of_texts(_distances(last) - _distances(first))
+
+
+def _distances(vectors: ArrayLike, centroid: ArrayLike | None = None) -> NDArray[np.float64]:
     units = unit_rows(vectors, least=2)
     middle = units.mean(axis=0) if centroid is None else np.asarray(centroid, np.float64)
-    distances = np.linalg.norm(units - middle, axis=1)
-    return Estimate(float(distances.mean()), float(distances.std(ddof=1) / math.sqrt(len(units))))
+    return np.asarray(np.linalg.norm(units - middle, axis=1))
+
+
+def _mean_of_texts(values: NDArray[np.float64]) -> Estimate:
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 
 def effective_rank(vectors: ArrayLike) -> float:

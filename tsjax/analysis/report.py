@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tsjax.analysis.collapse import Collapse
 
-TABLES = ("vectors", "between", "heads", "states")
+TABLES = ("vectors", "between", "changes", "heads", "states")
 
 _TITLES = {
     "cosine": "Do longer texts crowd together?",

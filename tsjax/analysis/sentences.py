@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from tsjax.analysis.plots import CORPUS_TITLES, layer_corpus, shown_temperatures
@@ -41,9 +40,8 @@ def _spread(found: Collapse, value: str, what: str, footnote: str, digits: int =
             own = [row for row in found.vectors if (row.corpus, row.temperature) == (corpus, name)]
             first, last = own[0], own[-1]
             a, b = getattr(first, value), getattr(last, value)
-            error = None
-            if hasattr(first, f"{value}_error"):
-                error = math.hypot(getattr(first, f"{value}_error"), getattr(last, f"{value}_error"))
+            changes = [row for row in found.changes if (row.corpus, row.temperature) == (corpus, name)]
+            error = getattr(changes[0], f"{value}_error", None) if changes else None
             change = f"{a:.{digits}f}" if len(own) == 1 else _change(a, b, error, digits)
             told.append(f"{change} at τ = {name}")
         where = f"up to {last.length}" if len(own) == 1 else f"{first.length} to {last.length}"
