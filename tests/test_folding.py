@@ -83,3 +83,9 @@ def test_what_no_weights_can_express_is_refused(encoder, tau, message):
     config = ModelConfig(encoder=encoder)
     with pytest.raises(InputError, match=message):
         tsjax.fold(init_params(config), tau, config)
+
+
+def test_what_the_dtype_cannot_hold_is_refused():
+    params = cast_params(init_params(ModelConfig(encoder=BERT)), jnp.dtype(jnp.float16))
+    with pytest.raises(InputError, match=r"float16 cannot hold .*query\.kernel divided by a temperature of 1e-06"):
+        tsjax.fold(params, 1e-6, ModelConfig(encoder=BERT))

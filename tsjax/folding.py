@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tsjax.errors import InputError
 from tsjax.model.forward import flatten, unflatten
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from tsjax.model.config import EncoderConfig, ModelConfig
@@ -35,7 +36,8 @@ def fold(params: Params, temperature: TemperatureLike, config: ModelConfig) -> P
         parameters of the same shapes and dtypes.
 
     Raises:
-        InputError: this architecture's weights cannot express this temperature, or it does not fit the architecture.
+        InputError: this architecture's weights cannot express this temperature, it does not fit the architecture, or
+            the weights' dtype cannot hold what is divided by it.
     """
     return unflatten(fold_weights(flatten(config, params), Temperature.of(temperature), config.encoder))
 
@@ -56,16 +58,25 @@ def fold_weights(weights: Mapping[str, Any], temperature: Temperature, encoder: 
     if not same_in_all_layers and (encoder.shared_layers or encoder.relative_buckets is not None):
         raise InputError("layers that share weights or position biases can only have the same temperatures")
 
+    def put(name: str, divided: Any) -> None:
+        with np.errstate(over="ignore"):
+            folded[name] = divided.astype(weights[name].dtype)
+        # Judged as float32, since NumPy itself knows no bfloat16.
+        if (
+            np.isfinite(np.asarray(weights[name], np.float32)).all()
+            > np.isfinite(np.asarray(folded[name], np.float32)).all()
+        ):
+            raise InputError(f"{weights[name].dtype} cannot hold {name} divided by a temperature of {tau.min():g}")
+
     def divide(name: str, by: NDArray[np.float32]) -> None:
-        folded[name] = (weights[name] / by).astype(weights[name].dtype)
+        put(name, weights[name] / by)
 
     layers = "encoder.layers.attention"
     if encoder.query_key_norm:
         if not (tau == tau[:, :1]).all():
             raise InputError("heads whose queries are normalised alike can only have the same temperature")
         name, by = f"{layers}.query_norm.scale", tau[0, 0] if encoder.shared_layers else tau[:, :1]
-        scale = (weights[name] + encoder.norm_offset) / by - encoder.norm_offset
-        folded[name] = scale.astype(weights[name].dtype)
+        put(name, (weights[name] + encoder.norm_offset) / by - encoder.norm_offset)
         return folded
     divide(f"{layers}.query.kernel", (tau[0] if encoder.shared_layers else tau[:, None])[..., None])
     if encoder.attention_bias:
