@@ -253,3 +253,9 @@ def check_unused(**arguments: object) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
+
+
+def check_seed(seed: object) -> None:
+    """Raise an InputError unless it is a seed, a whole number of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"a seed is a whole number of at least 0, not {seed!r}")

@@ -158,6 +158,7 @@ def test_a_query_that_is_a_document_is_not_its_own_answer(tmp_path):
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\na\tb\t1\nb\ta\t1\nc\tc\t1\n")
     task = read_retrieval(tmp_path)
     assert task.itself == (0, 1, -1)
+    assert task.notes == ("documents with the id of a query, 2 of them, were not searched for it, as BEIR does",)
     vectors = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1]], np.float32)
 
     class Cosine:

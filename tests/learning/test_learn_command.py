@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from checkpoints import write_sentence_transformers
+from evaluation.fakes import write_retrieval
 from learning_pairs import pairs
 
 import tsjax
@@ -121,6 +122,19 @@ def test_the_held_out_half_is_seen_by_nothing(place):
         assert len(validation) == 4
 
 
+def test_queries_of_one_text_do_not_both_learn_and_validate(tmp_path):
+    texts = [f"question {i // 3}" if i % 2 else f"Question  {i // 3}" for i in range(60)]
+    lines = [{"_id": f"q{i}", "text": text} for i, text in enumerate(texts)]
+    documents = [{"_id": f"d{i}", "text": f"answer {i}"} for i in range(60)]
+    corpus = read_corpus(write_retrieval(tmp_path, documents, lines, [(f"q{i}", f"d{i}", 1) for i in range(60)]))
+    for seed in range(5):
+        training, validation = corpus.split(seed)
+        both = [{" ".join(query.split()).casefold() for query in part.queries} for part in (training, validation)]
+        assert not both[0] & both[1]
+        assert 6 <= len(validation) < 6 + 3
+        assert len(training) + len(validation) == 30
+
+
 def test_a_file_of_pairs_is_a_corpus_too(place):
     corpus = read_corpus(place / "pairs.jsonl")
     assert corpus.task.items == 24
@@ -136,7 +150,8 @@ def test_a_file_of_pairs_is_a_corpus_too(place):
         ([{"query": "a", "positive": "b"}] * 9, "nothing to tell apart"),
         ([{"query": "a"}], "line 1: there is no 'positive'"),
         ([{"query": "a", "positive": "b", "negative": [1]}], "line 1: 'negative'"),
-        ([{"query": f"q{i}", "positive": f"d{i}"} for i in range(5)], "at least 8"),
+        ([{"query": "a", "positive": "b", "negative": ["\ud800"]}], "line 1: 'negative' has a lone surrogate"),
+        ([{"query": f"q{i}", "positive": f"d{i}"} for i in range(5)], "2 of the other 2 validate, and 0 are left"),
     ],
 )
 def test_data_that_cannot_teach_are_refused(tmp_path, lines, message):

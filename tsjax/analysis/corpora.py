@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.settings import positive
+from tsjax.settings import check_seed, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,8 +120,9 @@ def make_buckets(
         seed: of the choice.
 
     Raises:
-        InputError: too few texts for any bucket.
+        InputError: too few texts for any bucket, or no seed.
     """
+    check_seed(seed)
     if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
         raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
     once = list(dict.fromkeys(texts))

@@ -32,7 +32,8 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
         qrels: which file under ``qrels``, without its suffix.
         measure: see `Retrieval`.
 
-    Queries without a relevant document are left out, and the task's notes say how many.
+    Queries without a relevant document are left out, and a document with a query's id is not searched for that query,
+    unless it is relevant to it; the task's notes say how many.
 
     Raises:
         InputError: a file is missing or damaged, an id is there twice or unknown, or nothing is left.
@@ -54,11 +55,13 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
         if not queries[name].strip():
             raise InputError(f"{base / 'queries.jsonl'}: query {name!r} has no text")
     left_out = len(queries) - len(judged)
-    notes = (
-        (f"{left_out:,} of {len(queries):,} queries have no relevant document and were left out",) if left_out else ()
-    )
     place = {name: i for i, name in enumerate(documents)}
     itself = tuple(place[name] if name in place and place[name] not in grades[name] else -1 for name in judged)
+    same = sum(own >= 0 for own in itself)
+    notes = (
+        *([f"{left_out:,} of {len(queries):,} queries have no relevant document and were left out"] * bool(left_out)),
+        *([f"documents with the id of a query, {same:,} of them, were not searched for it, as BEIR does"] * bool(same)),
+    )
     return Retrieval(
         tuple(documents.values()),
         tuple(queries[name] for name in judged),

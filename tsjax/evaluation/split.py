@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.settings import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ def halves(items: int, *, seed: int, least: int, what: str) -> Split:
     Raises:
         InputError: there are too few.
     """
-    _check_seed(seed)
+    check_seed(seed)
     if items < 2 * least:
         raise InputError(
             f"{items} {what} cannot be split: the part that τ is chosen on and the part it is reported on need "
@@ -75,7 +76,7 @@ def by_label(labels: Sequence[str], *, seed: int, with_training: bool) -> Split:
     Raises:
         InputError: a label has fewer items than there are parts.
     """
-    _check_seed(seed)
+    check_seed(seed)
     parts = 3 if with_training else 2
     rng = np.random.default_rng(seed)
     names, places = np.unique(np.asarray(labels), return_inverse=True)
@@ -96,6 +97,6 @@ def by_label(labels: Sequence[str], *, seed: int, with_training: bool) -> Split:
     return Split(validation, held_out, training)
 
 
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"a seed is a whole number of at least 0, not {seed!r}")
+def same_text(query: str) -> str:
+    """What queries of one text have in common: neither case nor spaces tell them apart, and no split parts them."""
+    return " ".join(query.split()).casefold()

@@ -11,6 +11,7 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.evaluation.readers import Row, read_retrieval, rows_of
+from tsjax.evaluation.split import same_text
 from tsjax.evaluation.tasks import Retrieval
 from tsjax.learning.pairs import Pairs
 
@@ -37,7 +38,8 @@ class Corpus:
     def split(self, seed: int, validation: float = 0.2) -> tuple[Pairs, Pairs | None]:
         """What is learned from and what validates, of the half of the queries that `sweep` chooses τ on.
 
-        The other half of the queries, `sweep`'s held-out part with the same seed, is in neither.
+        The other half of the queries, `sweep`'s held-out part with the same seed, is in neither. Queries of one text
+        are all in the same.
 
         Args:
             seed: of the halves, and of what validates.
@@ -52,13 +54,21 @@ class Corpus:
         chosen = np.random.default_rng(seed).permutation(half)
         if not validation:
             return self._pairs(chosen), None
-        count = max(2, round(validation * len(chosen)))
-        if len(chosen) < count + 2:
+        alike: dict[str, list[int]] = {}
+        for place in chosen.tolist():
+            alike.setdefault(same_text(self.task.queries[place]), []).append(place)
+        groups = iter(alike.values())
+        validating: list[int] = []
+        while len(validating) < max(2, round(validation * len(chosen))):
+            validating += next(groups)
+        learning = [place for group in groups for place in group]
+        if len(learning) < 2:
             raise InputError(
-                f"{self.name} has {self.task.items} queries; learning needs at least 8: half are held out, and of the "
-                "other half some validate"
+                f"{self.name} has {self.task.items} queries: half are held out, {len(validating)} of the other "
+                f"{len(chosen)} validate, and {len(learning)} are left to learn from; learning needs at least two, so "
+                "give more queries or let fewer validate (--validation)"
             )
-        return self._pairs(chosen[count:]), self._pairs(chosen[:count])
+        return self._pairs(np.array(learning)), self._pairs(np.array(validating))
 
     def _pairs(self, places: NDArray[np.intp]) -> Pairs:
         task = self.task
@@ -108,6 +118,6 @@ def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels:
 def _negatives(row: Row) -> list[str]:
     """One text, or several, or none."""
     given = row.values.get("negative", [])
-    if isinstance(given, list) and all(isinstance(text, str) for text in given):
-        return given
+    if isinstance(given, list):
+        return [Row(row.place, {"negative": text}).text("negative") for text in given]
     return [row.text("negative")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.evaluation.split import same_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,16 +75,16 @@ class Pairs:
         columns = np.array([number[document] for document in documents])
         excluded = np.zeros((len(queries), len(documents)), np.bool_)
         for row, query in enumerate(queries):
-            excluded[row] = np.isin(columns, [number.get(answer, -1) for answer in self._answers[query]])
+            excluded[row] = np.isin(columns, [number.get(answer, -1) for answer in self._answers[same_text(query)]])
             excluded[row, row] = False
         return excluded
 
     @functools.cached_property
     def _answers(self) -> dict[str, set[str]]:
-        """The texts that answer each query."""
+        """The texts that answer each query, by `same_text`."""
         answers = defaultdict(set)
         for query, document in zip(self.queries, self.documents, strict=True):
-            answers[query].add(document)
+            answers[same_text(query)].add(document)
         return dict(answers)
 
 

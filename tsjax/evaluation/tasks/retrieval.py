@@ -12,7 +12,7 @@ from tsjax.errors import InputError
 from tsjax.evaluation.lab import lab
 from tsjax.evaluation.outcomes import Means
 from tsjax.evaluation.ranking import top
-from tsjax.evaluation.split import Split, halves
+from tsjax.evaluation.split import Split, halves, same_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +88,7 @@ class Retrieval:
 
     def split(self, seed: int) -> Split:
         """Halves of the queries, those of one text together; each is tried on the whole corpus."""
-        texts = [" ".join(query.split()).casefold() for query in self.queries]
+        texts = [same_text(query) for query in self.queries]
         number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         own = np.array([number[text] for text in texts])
         split = halves(len(number), seed=seed, least=2, what="queries")
@@ -120,8 +120,12 @@ class Retrieval:
         """Tokens of the relevant document; the mean of those with the highest grade, where there are several."""
         places = sorted({place for grades in self.relevant for place in grades})
         tokens = dict(zip(places, count([self.documents[place] for place in places]), strict=True))
+        highest = [max(grades.values()) for grades in self.relevant]
         return np.array(
-            [np.mean([tokens[p] for p, grade in g.items() if grade == max(g.values())]) for g in self.relevant],
+            [
+                np.mean([tokens[place] for place, grade in grades.items() if grade == high])
+                for grades, high in zip(self.relevant, highest, strict=True)
+            ],
             np.float64,
         )
 
