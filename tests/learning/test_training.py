@@ -308,6 +308,13 @@ def test_a_damaged_state_gets_a_sentence(embedder, tmp_path, part):
         learn(embedder, TRAINING, VALIDATION, QUICK, directory=tmp_path / "run")
 
 
+def test_a_run_that_was_killed_while_its_first_file_was_written_goes_on(embedder, tmp_path):
+    left = tmp_path / "run" / ".run.json.abc123.partial"
+    left.mkdir(parents=True)
+    (left / "run.json").write_text("{")
+    assert learn(embedder, TRAINING, VALIDATION, QUICK, directory=tmp_path / "run").steps
+
+
 def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no run of learning"):
@@ -328,6 +335,9 @@ def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):
         ({"warmup": 2.0}, "from 0 to 1"),
         ({"matryoshka": (36,)}, "fewer than the model's 36"),
         ({"matryoshka": (0,)}, "matryoshka"),
+        ({"matryoshka": [8, 4, 8]}, "a matryoshka dimension is there twice"),
+        ({"seed": -1}, "a seed is a whole number of at least 0, not -1"),
+        ({"seed": "x"}, "a seed is a whole number"),
         ({"train_length": 2}, "at least 3"),
         ({"train_length": 0}, "train_length"),
         ({"train_length": 42}, "42 is more than the 41 positions"),
@@ -353,6 +363,36 @@ def test_other_answers_and_copies_are_no_negatives():
         [False, False, False, False, True, False],
         [True, False, False, False, False, False],
     ]
+
+
+def test_queries_of_one_text_answer_each_other():
+    own = Pairs("corpus", ("What is it?", "what  is it?", "r"), ("a", "b", "c"))
+    assert own.excluded([0, 1, 2])[:2].tolist() == [[False, True, False], [True, False, False]]
+
+
+def test_the_number_of_hard_negatives_compiles_nothing_anew(embedder):
+    some = pairs(24, 0, hard=2)
+    uneven = Pairs("corpus", some.queries, some.documents, tuple(n[: i % 3] for i, n in enumerate(some.negatives)))
+    before = training._loss_and_gradient._cache_size()
+    learn(embedder, [uneven], VALIDATION, dataclasses.replace(QUICK, matryoshka=[7]))
+    assert training._loss_and_gradient._cache_size() - before <= 2
+
+
+def test_texts_that_fill_up_change_no_loss():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((4, 8)).astype(np.float32), rng.standard_normal((6, 8)).astype(np.float32)
+    excluded = np.zeros((4, 6), np.bool_)
+    filled = training._filled(*vectors, excluded)
+    assert filled[1].shape == (8, 8)
+    for cosine in (True, False):
+        both = [
+            jax.value_and_grad(contrastive, argnums=(0, 1))(*x, 5.0, cosine=cosine)
+            for x in ((*vectors, excluded), filled)
+        ]
+        np.testing.assert_allclose(both[1][0], both[0][0], rtol=1e-6)
+        np.testing.assert_allclose(both[1][1][0], both[0][1][0], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(both[1][1][1][:6], both[0][1][1], rtol=1e-5, atol=1e-7)
+        assert not np.asarray(both[1][1][1][6:]).any()
 
 
 def test_every_epoch_has_every_full_batch_once():

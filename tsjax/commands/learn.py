@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
     how = command.add_argument_group("how")
     for name, kind, default, text in (
         ("--steps", int, 60, "optimizer steps at most"),
-        ("--batch-size", int, 64, "pairs of a step; bounded by no memory"),
+        ("--batch-size", int, 64, "pairs of a step; a larger batch needs little more memory"),
         ("--train-length", int, None, "cut texts at so many tokens while learning (default: as --max-seq-length)"),
         ("--learning-rate", float, 0.03, "of the temperatures"),
         ("--penalty", float, 0.02, "times the mean of log² τ: holds them near 1"),
@@ -112,7 +112,7 @@ def add(commands: Any) -> None:
     seen.add_argument(
         "--compare-law",
         metavar="LAW,…",
-        type=lambda text: tuple(text.split(",")),
+        type=comma_separated(str, "laws such as none,log:256"),
         default=("log:256", "piecewise:128:512"),
         help="laws to choose the best from, each with every τ (default: log:256,piecewise:128:512)",
     )

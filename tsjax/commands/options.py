@@ -110,7 +110,7 @@ def comma_separated(kind: Callable[[str], Any], what: str) -> Callable[[str], tu
 
     def read(text: str) -> tuple[Any, ...]:
         try:
-            return tuple(map(kind, text.split(",")))
+            return tuple(kind(part.strip()) for part in text.split(","))
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of {what}") from None
 

@@ -2,7 +2,7 @@
 
 The loss needs the vectors of all texts of a batch at once, the network does not. So the vectors are computed first,
 without what a gradient needs; then the loss and its gradient with respect to them; then chunk by chunk again the
-gradient of what learns. The sum is the batch's gradient, exactly (GradCache, Gao et al., arXiv:2101.06983).
+gradient of what learns. The sum is the batch's gradient but for rounding (GradCache, Gao et al., arXiv:2101.06983).
 """
 
 from __future__ import annotations

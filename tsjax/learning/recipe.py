@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tsjax.errors import InputError
 from tsjax.evaluation.candidates import Side
-from tsjax.settings import positive
+from tsjax.settings import check_seed, positive
 from tsjax.temperature import Piecewise, Temperature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tsjax.temperature import Law
 
 # How many temperatures there are: none that learn, one, one a layer, one a layer and head.
@@ -32,8 +30,8 @@ class Recipe:
         weights: whether the encoder's weights learn.
         steps: optimizer steps, at most.
         batch_size: pairs of a step; each query's negatives are the other pairs' texts, so a larger batch asks for
-            more, and its gradient is less noisy: docs/evidence.md learns more from 76 than from 24. Bounded by no
-            memory, since gradients are cached (see `tsjax.learning.gradients`).
+            more, and its gradient is less noisy. The network's memory does not bound it, since gradients are cached
+            (see `tsjax.learning.gradients`); the matrix of similarities does, at some tens of thousands.
         train_length: tokens at which texts are cut while learning; None for the model's own length.
         scale: what similarities are multiplied by before the softmax of the loss; None for 20, the usual for cosines,
             or 1 for a model that compares by dot products.
@@ -74,6 +72,12 @@ class Recipe:
         for name, allowed in {"form": get_args(Form), "side": get_args(Side)}.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}")
+        check_seed(self.seed)
+        object.__setattr__(self, "matryoshka", tuple(self.matryoshka))
+        for dimension in self.matryoshka:
+            positive("a matryoshka dimension", dimension)
+        if len(set(self.matryoshka)) < len(self.matryoshka):
+            raise InputError(f"a matryoshka dimension is there twice: {list(self.matryoshka)}")
         for name in ("steps", "evaluate_every", "patience"):
             positive(name, getattr(self, name))
         if positive("batch_size", self.batch_size) < 2:
@@ -97,12 +101,6 @@ class Recipe:
         content["by_length"] = Temperature(1.0, self.by_length).to_json().get("by_length")
         content["matryoshka"] = list(self.matryoshka)
         return content
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        """The inverse of `to_json`."""
-        law = Temperature.from_json({"by_length": data["by_length"]}).by_length
-        return cls(**{**data, "by_length": law, "matryoshka": tuple(data["matryoshka"])})
 
     @property
     def learns_factor(self) -> bool:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tsjax.embedder import Embedder
-    from tsjax.evaluation.bootstrap import Interval
     from tsjax.learning.comparison import Row
     from tsjax.learning.recipe import Recipe
     from tsjax.learning.training import Learning
@@ -93,7 +92,7 @@ def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]
         yield f"{corpus}: {measure} on {own[0].queries:,} {which}"
         yield f"{'':12}  score    gain (points)   95 % interval"
         for row in own:
-            gain = "" if row.name == "none" else f"{100 * row.gain.difference:+13.1f}   {_ends(row.gain)}"
+            gain = "" if row.name == "none" else f"{100 * row.gain.difference:+13.1f}   {row.gain.ends}"
             yield f"{row.name:12}  {row.score:.4f} {gain}   {row.temperature if row.name != 'learned' else ''}".rstrip()
         yield _verdict(own, measure)
 
@@ -123,11 +122,7 @@ def _verdict(rows: Sequence[Row], measure: str) -> str:
         return said
     over = learned.over_scalar
     beyond = {1: "better", 0: "no different beyond noise", -1: "worse"}[over.verdict]
-    return f"{said}; against the best scalar {100 * over.difference:+.1f} ({_ends(over)}): {beyond}"
-
-
-def _ends(interval: Interval) -> str:
-    return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    return f"{said}; against the best scalar {100 * over.difference:+.1f} ({over.ends}): {beyond}"
 
 
 def _flat(row: Row) -> dict[str, Any]:

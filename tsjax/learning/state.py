@@ -111,7 +111,9 @@ def _check_same(directory: Path, identity: dict[str, Any]) -> None:
     """Write the identity down, or compare it with the one that was."""
     file = directory / RUN
     if not file.exists():
-        if directory.exists() and any(directory.iterdir()):
+        # What a kill leaves while this very file is written is no reason to refuse.
+        ours = f".{RUN}."
+        if directory.exists() and not all(entry.name.startswith(ours) for entry in directory.iterdir()):
             raise OutputError(f"{directory} exists already and holds no run of learning; choose another name")
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")

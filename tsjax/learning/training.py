@@ -192,8 +192,6 @@ class _Run:
         self._model = model = embedder.metadata.model
         if any(dimension >= model.embedding_dimension for dimension in recipe.matryoshka):
             raise InputError(f"matryoshka dimensions must be fewer than the model's {model.embedding_dimension}")
-        for dimension in recipe.matryoshka:
-            positive("a matryoshka dimension", dimension)
         self._recipe = recipe
         self._steps = recipe.steps if stop_after is None else min(recipe.steps, positive("stop_after", stop_after))
         header = embedder._header
@@ -234,7 +232,7 @@ class _Run:
             "similarity": embedder.similarity_fn_name,
             # Sums over other devices, or by other programs, have other last bits.
             "devices": [str(embedder.devices[0].device_kind), len(embedder.devices)],
-            "versions": {"tsjax": __version__, "jax": jax.__version__},
+            "versions": {"tsjax": __version__, "jax": jax.__version__, "optax": optax.__version__},
             "recipe": recipe.to_json(),
             "steps": self._steps,
             "training": [_identity(pairs) for pairs in training],
@@ -286,9 +284,9 @@ class _Run:
         queries, documents = corpus.of(batch.chosen)
         excluded = corpus.pairs.excluded(batch.chosen)
         vectors = (self._network.embed(learned, queries), self._network.embed(learned, documents))
-        loss, cotangents = _loss_and_gradient(*vectors, excluded, **self._loss_options)
+        loss, cotangents = _loss_and_gradient(*_filled(*vectors, excluded), **self._loss_options)
         pulled = [
-            self._network.pull(learned, texts, np.asarray(cotangent))
+            self._network.pull(learned, texts, np.asarray(cotangent)[: len(texts.tokenized.ids)])
             for texts, cotangent in zip((queries, documents), cotangents, strict=True)
         ]
         gradients = [gradient for gradient in pulled if gradient is not None]
@@ -302,8 +300,8 @@ class _Run:
         return {**state, "learned": learned, "optimizer": optimizer}, total
 
     def _loss_of(self, learned: Learned, corpus: _Corpus, chosen: NDArray[np.intp]) -> float:
-        vectors = [self._network.embed(learned, texts) for texts in corpus.of(chosen)]
-        return float(_loss(*vectors, corpus.pairs.excluded(chosen), **self._loss_options))
+        queries, documents = (self._network.embed(learned, texts) for texts in corpus.of(chosen))
+        return float(_loss(*_filled(queries, documents, corpus.pairs.excluded(chosen)), **self._loss_options))
 
     def _validate(self, learned: Learned) -> float | None:
         """The loss on the validation pairs without the penalty; the mean of the corpora.
@@ -322,6 +320,17 @@ class _Run:
         return mean
 
 
+def _filled(
+    queries: NDArray[np.float32], documents: NDArray[np.float32], excluded: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """With texts that are nobody's negatives, up to a multiple of the queries.
+
+    Queries have different numbers of hard negatives; the loss would be compiled for almost every batch anew.
+    """
+    more = -len(documents) % len(queries)
+    return queries, np.pad(documents, ((0, more), (0, 0))), np.pad(excluded, ((0, 0), (0, more)), constant_values=True)
+
+
 def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _Corpus:
     """The corpus with its texts as tokens, each behind the prompt that `Embedder` puts before it."""
     tokenizer = embedder._tokenizer.with_max_length(length)
@@ -333,12 +342,13 @@ def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _C
 
     query, document = embedder._prompt_for("query"), embedder._prompt_for("document")
     tempered = recipe.form != "none"
+    documents_tempered = tempered and recipe.side != "queries"
     counts = [len(hard) for hard in pairs.negatives]
     return _Corpus(
         pairs,
         texts(pairs.queries, query, tempered=tempered and recipe.side != "documents"),
-        texts(pairs.documents, document, tempered=tempered and recipe.side != "queries"),
-        texts([*itertools.chain.from_iterable(pairs.negatives)], document, tempered=False),
+        texts(pairs.documents, document, tempered=documents_tempered),
+        texts([*itertools.chain.from_iterable(pairs.negatives)], document, tempered=documents_tempered),
         np.concatenate([[0], np.cumsum(counts, dtype=np.intp)]),
     )
 
