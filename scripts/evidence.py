@@ -63,10 +63,10 @@ def _one_out(left: str) -> Study:
 
 
 def _seed(seed: int) -> Study:
-    """Learning from a half of anarchism in batches and for as many steps as did well on other splits (seeds 3 and 4).
+    """Learning from a half of anarchism, with settings that did well on other splits (seeds 3 and 4).
 
-    Of its 228 pairs a fifth is too few to say when to stop. The laws are compared once, since they take the most of the
-    time.
+    Its pairs are too few for a part of them to say when to stop. The laws are compared once, since they take the most
+    of the time.
     """
     compared = "0.9,0.8 --compare-law none"
     if seed == _SEEDS[0]:

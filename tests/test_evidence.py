@@ -50,6 +50,7 @@ def way(name, score, gain=GAIN, over=None):
 
 LEARN = {"comparison": [way("none", 0.7), way("best scalar", 0.71), way("learned", 0.72, over=NOISE)]}
 LEARN |= {"steps": 40, "best_step": 35, "refitted": True, "curve": [{"step": 0, "validation_loss": 1.0}]}
+LEARN["recipe"] = {"steps": 60, "batch_size": 24, "learning_rate": 0.02, "penalty": 0.01, "train_length": None}
 
 
 RECORD = {"command": "", "date": "", "machine": "", "versions": ""}
@@ -73,6 +74,7 @@ def test_figures_are_the_reports(written):
     assert "| 1–99 | 4 |  | 0.5000 |  |" in text
     assert "| anarchism 0 | perlfaq (unseen) | 319 | 0.7000 |" in text
     assert "-1.0 (-3.0 to +1.0) |" in text
+    assert "How: up to 60 steps of 24 pairs, learning rate 0.02, penalty 0.01, texts cut at the length" in text
     assert "tsjax of learn-minilm-anarchism-0" in text
     assert "Measured: 2026-01-02, a machine, jax 1; with" in text
     assert pictures["sweep-minilm-perlfaq-sweep.png"] == ("sweep-minilm-perlfaq", "sweep.png")
@@ -107,6 +109,17 @@ def test_a_section_that_is_not_whole_stays_as_it_was(written):
         f"Measured: 2026-01-02, a machine, jax 1; with\n\n```sh\ntsjax of {learned}",
     ) == "".join(before)
     assert "after 39 steps" in text
+
+
+def test_the_gains_of_several_runs_have_a_mean():
+    names = [f"learn-minilm-anarchism-{seed}" for seed in (0, 1)]
+    found = {}
+    for seed, name in enumerate(names):
+        rows = [{**row, "corpus": f"half-{seed}"} for row in LEARN["comparison"]]
+        rows[-1] |= {"gain": 0.02 + 0.04 * seed}
+        found[name] = {**LEARN, "comparison": rows}
+    text, _ = page(names, found, {name: dict.fromkeys(RECORD, "") for name in names})
+    assert "Mean gain of what was learned, in points: half (unseen) +4.0, of 2 runs." in text
 
 
 def test_a_mean_over_all_questions_is_weighted_by_the_halves(written):
