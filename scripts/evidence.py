@@ -4,7 +4,8 @@
                                [--write]
 
 Runs the commands of `STUDIES`, each into a directory of its own; one that is there already is not run again, so that a
-stopped run goes on. With ``--write``, the sections of docs/evidence.md whose studies are all there are made anew. The
+stopped run goes on. With ``--write``, the sections of docs/evidence.md whose studies are all there are made anew; the
+reports are kept in docs/evidence/reports, so that a study counts as there also without its directory. The
 data are those of scripts/lab_data.py; all-mpnet-base-v2 is that of ``make build/mpnet/modules.json``. On two cores all
 of it takes some three hours.
 """
@@ -199,26 +200,42 @@ def _record(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
+# Of a report: large tables that the page does not show, and where the model lay.
+_NOT_KEPT = ("heads", "states", "about", "model")
+
+
+def keep(out: Path, kept: Path) -> None:
+    """Keep a study's record and its report, if it was run."""
+    if not (out / "report.json").exists() or not _record(out).exists():
+        return
+    record = json.loads(_record(out).read_text(encoding="utf-8"))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    record["report"] = {key: value for key, value in report.items() if key not in _NOT_KEPT}
+    with replacing(kept, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def write(directory: Path) -> None:
-    """The page: the sections all of whose studies are there anew, the others as they were; and the plots."""
+    """The page: the sections all of whose studies are there anew, the others as they were; reports and plots."""
+    plots = ROOT / "docs" / "evidence"
     found: dict[str, dict[str, Any]] = {}
     records: dict[str, dict[str, str]] = {}
     for study in STUDIES:
-        out = directory / study.name
-        if not (out / "report.json").exists() or not _record(out).exists():
+        kept = plots / "reports" / f"{study.name}.json"
+        keep(directory / study.name, kept)
+        if not kept.exists():
             print(f"{study.name} has not been run; its section stays as it was", file=sys.stderr)
             continue
-        found[study.name] = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        records[study.name] = record = json.loads(_record(out).read_text(encoding="utf-8"))
+        record = json.loads(kept.read_text(encoding="utf-8"))
+        found[study.name], records[study.name] = record.pop("report"), record
         usual = {"lab": "build/lab", "mpnet": "build/mpnet", "made": "build/evidence/made"}
         record["command"] = "tsjax " + record["command"].format(**usual, out=f"build/evidence/{study.name}")
-    plots = ROOT / "docs" / "evidence"
-    plots.mkdir(parents=True, exist_ok=True)
     file = ROOT / "docs" / "evidence.md"
     before = file.read_text(encoding="utf-8") if file.exists() else ""
     text, pictures = page([study.name for study in STUDIES], found, records, before)
     for name, (study, picture) in pictures.items():
-        (plots / name).write_bytes((directory / study / picture).read_bytes())
+        if (directory / study / picture).exists():
+            (plots / name).write_bytes((directory / study / picture).read_bytes())
     file.write_text(text, encoding="utf-8")
 
 

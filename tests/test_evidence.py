@@ -185,3 +185,26 @@ def test_a_study_that_is_there_is_not_run_again(tmp_path, monkeypatch):
     assert str(tmp_path / "study") in ran[0]
     with pytest.raises(SystemExit, match="another command"):
         evidence.run(evidence.STUDIES[1], tmp_path / "study", places)
+
+
+def test_a_report_that_was_kept_needs_no_study_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    name = "sweep-minilm-lee50"
+    out = tmp_path / "evidence" / name
+    out.mkdir(parents=True)
+    (out / "report.json").write_text(json.dumps({**SWEEP, "heads": [1], "model": "/home/somebody"}))
+    (out / "sweep.png").write_bytes(b"picture")
+    out.with_name(f"{name}.json").write_text(json.dumps({**RECORD, "command": "sweep sts {lab}/lee50 -o {out}"}))
+    monkeypatch.setattr(evidence, "STUDIES", [evidence.Study(name, "sweep")])
+    evidence.write(tmp_path / "evidence")
+    docs = tmp_path / "docs"
+    page_before = (docs / "evidence.md").read_text()
+    assert "τ = 0.9: a gain; use it" in page_before
+    assert f"tsjax sweep sts build/lab/lee50 -o build/evidence/{name}" in page_before
+    assert (docs / "evidence" / f"{name}-sweep.png").read_bytes() == b"picture"
+    assert not {"heads", "model"} & set(
+        json.loads((docs / "evidence" / "reports" / f"{name}.json").read_text())["report"]
+    )
+    evidence.write(tmp_path / "nothing")
+    assert (docs / "evidence.md").read_text() == page_before
+    assert (docs / "evidence" / f"{name}-sweep.png").read_bytes() == b"picture"
