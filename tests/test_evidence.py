@@ -122,6 +122,15 @@ def test_the_gains_of_several_runs_have_a_mean():
     assert "Mean gain of what was learned, in points: half (unseen) +4.0, of 2 runs." in text
 
 
+def test_the_page_says_whether_a_mix_serves_what_was_left_out():
+    name = "learn-minilm-without-perlfaq"
+    text, _ = page([name], {name: LEARN}, {name: dict.fromkeys(RECORD, "")})
+    assert "on 0 of the 1 corpora left out, what was learned beats the best scalar beyond noise, so none is" in text
+    better = {**LEARN, "comparison": [*LEARN["comparison"][:-1], way("learned", 0.72, over=GAIN)]}
+    text, _ = page([name], {name: better}, {name: dict.fromkeys(RECORD, "")})
+    assert "on 1 of the 1 corpora left out, what was learned beats the best scalar beyond noise, so some" in text
+
+
 def test_a_mean_over_all_questions_is_weighted_by_the_halves(written):
     assert "| all-MiniLM-L6-v2 | perlfaq | MRR@10 | 1 | 40 | 0.5750 |" in written[0]
 
