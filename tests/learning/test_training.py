@@ -13,7 +13,7 @@ from learning_pairs import pairs
 
 import tsjax
 from tsjax.errors import InputError, OutputError
-from tsjax.learning import gradients, training
+from tsjax.learning import gradients, optimizer, training
 from tsjax.learning.loss import contrastive
 from tsjax.learning.pairs import Pairs, schedule
 from tsjax.learning.recipe import Recipe
@@ -270,7 +270,7 @@ def test_the_loss_by_hand(cosine):
 
 
 def test_matrices_and_tables_decay_and_nothing_else(embedder):
-    decays = training._decays({"weights": init_params(embedder.metadata.model)})
+    decays = optimizer.decays({"weights": init_params(embedder.metadata.model)})
     leaves = jax.tree_util.tree_leaves_with_path(decays)
     assert {path[-1].key for path, value in leaves if value} == {"kernel", "embedding"}
     assert {path[-1].key for path, value in leaves if not value} == {"bias", "scale"}
@@ -278,7 +278,7 @@ def test_matrices_and_tables_decay_and_nothing_else(embedder):
 
 def test_the_weights_rate_rises_and_falls():
     recipe = dataclasses.replace(QUICK, weights=True, steps=20, warmup=0.25, weight_learning_rate=0.1)
-    rates = [float(training._rate(recipe)(step)) for step in (0, 5, 20)]
+    rates = [float(optimizer.weight_rate(recipe)(step)) for step in (0, 5, 20)]
     np.testing.assert_allclose(rates, [0, 0.1, 0], atol=1e-6)
 
 

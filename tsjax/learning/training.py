@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import DictKey
-from jaxtyping import Array, Float
 
 from tsjax import __version__
 from tsjax.checkpoint import read_network_weights
@@ -31,6 +28,7 @@ from tsjax.learning import learned as numbers
 from tsjax.learning.gradients import Network, Texts
 from tsjax.learning.learned import Learned
 from tsjax.learning.loss import contrastive
+from tsjax.learning.optimizer import optimizer_of, update
 from tsjax.learning.pairs import Pairs, Step, schedule
 from tsjax.learning.recipe import Recipe
 from tsjax.learning.state import Progress, States
@@ -223,7 +221,7 @@ class _Run:
             embedder.dtype,
         )
         self._start = numbers.start(recipe, model.encoder, weights)
-        self._optimizer = _optimizer(recipe)
+        self._optimizer = optimizer_of(recipe)
         tokens = functools.partial(_tokens, embedder, length, recipe)
         self._training = [tokens(pairs) for pairs in training]
         self._validation = [tokens(pairs) for pairs in validation]
@@ -290,7 +288,7 @@ class _Run:
             for texts, cotangent in zip((queries, documents), cotangents, strict=True)
         ]
         gradients = [gradient for gradient in pulled if gradient is not None]
-        learned, optimizer, penalty = _update(
+        learned, optimizer, penalty = update(
             self._optimizer, self._recipe.penalty, learned, state["optimizer"], gradients
         )
         if not np.isfinite(total := float(loss + penalty)):
@@ -357,46 +355,3 @@ def _identity(pairs: Pairs) -> list[Any]:
     """What tells two sets of pairs apart."""
     content = json.dumps([pairs.queries, pairs.documents, pairs.negatives]).encode()
     return [pairs.name, len(pairs), hashlib.sha256(content).hexdigest()]
-
-
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam for temperatures; for weights AdamW with warm-up, decay and clipping, the usual recipe of fine-tuning."""
-    by_kind = {
-        "temperatures": optax.adam(recipe.learning_rate),
-        "weights": optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(_rate(recipe), weight_decay=recipe.weight_decay, mask=_decays)
-        ),
-    }
-    return optax.multi_transform(
-        by_kind, lambda learned: {name: "weights" if name == "weights" else "temperatures" for name in learned}
-    )
-
-
-def _rate(recipe: Recipe) -> Any:
-    """The weights' learning rate by step."""
-    warmup = round(recipe.warmup * recipe.steps)
-    return optax.schedules.join_schedules(
-        [
-            optax.schedules.linear_schedule(0.0, recipe.weight_learning_rate, max(1, warmup)),
-            optax.schedules.linear_schedule(recipe.weight_learning_rate, 0.0, max(1, recipe.steps - warmup)),
-        ],
-        [warmup],
-    )
-
-
-def _decays(tree: Any) -> Any:
-    """Which weights decay: matrices and tables, and neither biases nor the scales of norms."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: path[-1].key in ("kernel", "embedding") if isinstance(path[-1], DictKey) else False, tree
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("optimizer",))
-def _update(
-    optimizer: optax.GradientTransformation, penalty: float, learned: Learned, state: Any, gradients: list[Learned]
-) -> tuple[Learned, Any, Float[Array, ""]]:
-    """One step of the optimizer; gives the weighted penalty of before it, too."""
-    value, pull = jax.value_and_grad(lambda x: penalty * numbers.penalty(x))(learned)
-    total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), gradients, pull)
-    updates, state = optimizer.update(total, state, learned)
-    return optax.apply_updates(learned, updates), state, value
