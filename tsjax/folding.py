@@ -61,11 +61,7 @@ def fold_weights(weights: Mapping[str, Any], temperature: Temperature, encoder: 
     def put(name: str, divided: Any) -> None:
         with np.errstate(over="ignore"):
             folded[name] = divided.astype(weights[name].dtype)
-        # Judged as float32, since NumPy itself knows no bfloat16.
-        if (
-            np.isfinite(np.asarray(weights[name], np.float32)).all()
-            > np.isfinite(np.asarray(folded[name], np.float32)).all()
-        ):
+        if _finite(weights[name]) and not _finite(folded[name]):
             raise InputError(f"{weights[name].dtype} cannot hold {name} divided by a temperature of {tau.min():g}")
 
     def divide(name: str, by: NDArray[np.float32]) -> None:
@@ -84,3 +80,8 @@ def fold_weights(weights: Mapping[str, Any], temperature: Temperature, encoder: 
     if encoder.relative_buckets is not None:
         divide("encoder.relative_bias.embedding", tau[0])
     return folded
+
+
+def _finite(weight: Any) -> bool:
+    # Judged as float32, since NumPy itself knows no bfloat16.
+    return bool(np.isfinite(np.asarray(weight, np.float32)).all())

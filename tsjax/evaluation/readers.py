@@ -58,16 +58,17 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
     place = {name: i for i, name in enumerate(documents)}
     itself = tuple(place[name] if name in place and place[name] not in grades[name] else -1 for name in judged)
     same = sum(own >= 0 for own in itself)
-    notes = (
-        *([f"{left_out:,} of {len(queries):,} queries have no relevant document and were left out"] * bool(left_out)),
-        *([f"documents with the id of a query, {same:,} of them, were not searched for it, as BEIR does"] * bool(same)),
-    )
+    notes = []
+    if left_out:
+        notes.append(f"{left_out:,} of {len(queries):,} queries have no relevant document and were left out")
+    if same:
+        notes.append(f"documents with the id of a query, {same:,} of them, were not searched for it, as BEIR does")
     return Retrieval(
         tuple(documents.values()),
         tuple(queries[name] for name in judged),
         tuple(grades[name] for name in judged),
         measure,
-        notes,
+        tuple(notes),
         itself if max(itself) >= 0 else (),
     )
 
