@@ -110,7 +110,7 @@ def test_nothing_is_left_where_it_fails(corpus, model, tmp_path, monkeypatch):
 
 
 def test_without_matplotlib_it_says_so(corpus, model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("tsjax.analysis.plots.have_matplotlib", lambda: False)
+    monkeypatch.setattr("tsjax.analysis.report.have", lambda module: module != "matplotlib")
     assert small(corpus, model, tmp_path / "out") == 0
     assert "no plots: they need matplotlib; install it with: pip install 'tsjax[lab]'" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.png"))

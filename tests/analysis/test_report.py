@@ -165,7 +165,7 @@ def test_a_small_and_a_large_study_give_what_they_can(options, tmp_path):
 
 
 def test_without_matplotlib_there_is_all_but_the_plots(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "have_matplotlib", lambda: False)
+    monkeypatch.setattr("tsjax.analysis.report.have", lambda module: module != "matplotlib")
     assert not write_report(study(), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         *("between.csv", "changes.csv", "heads.csv", "index.html", "report.json", "states.csv", "vectors.csv"),
@@ -191,8 +191,8 @@ def test_nobodys_matplotlib_is_touched(tmp_path):
         "dir(tsjax.analysis)\n"
         "from tsjax.analysis import mean_pairwise_cosine\n"
         "print([name for name in ('jax', 'matplotlib') if name in sys.modules])\n"
-        "from tsjax.analysis import plots\n"
-        "plots.have_matplotlib()\n"
+        "from tsjax.reporting import figures\n"
+        "figures.blank((1, 1))\n"
         "print('matplotlib.pyplot' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -143,7 +143,7 @@ def test_compare_scores_what_sweep_scores():
 
 
 def test_parts_that_are_clustered_apart_have_no_score_together():
-    with pytest.raises(InputError, match="its two parts are clustered each by itself"):
+    with pytest.raises(InputError, match="the two parts mean nothing together"):
         compare(FakeEmbedder(), tasks()["clustering"], {"best": 0.9}, part="all")
 
 
@@ -297,5 +297,5 @@ def test_what_has_no_value_is_no_nan(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ir_measures", None)
-    with pytest.raises(tsjax.MissingExtraError, match=r"evaluation needs ir-measures; install it with: .*tsjax\[lab\]"):
+    with pytest.raises(tsjax.MissingExtraError, match=r"the lab needs ir-measures; install it with: .*tsjax\[lab\]"):
         sweep(FakeEmbedder(), retrieval(), GRID)

@@ -1,18 +1,15 @@
-"""The plots of a study of length collapse, one idea each.
-
-Figures are made without pyplot, so that nobody's settings or windows are touched. Colours are Okabe and Ito's for kinds
-of things, and viridis for what has an order; lines have markers too, for who prints in black.
-"""
+"""The plots of a study of length collapse, one idea each: viridis shows what has an order, other colours tell apart."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from tsjax.errors import MissingExtraError
+from tsjax.reporting import figures
+from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tsjax.analysis.collapse import Collapse
 
@@ -22,34 +19,18 @@ CORPUS_TITLES = {
     "repeated": "one passage, repeated",
 }
 
-_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP*"
-_STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "savefig.dpi": 200,
-}
+_COLOURS = (
+    figures.BLACK,
+    figures.VERMILION,
+    figures.BLUE,
+    figures.GREEN,
+    figures.PURPLE,
+    figures.ORANGE,
+    figures.SKY,
+)
 
 # Panels of a plot of layers: beyond these a line of τ is in the tables only.
 _MOST_PANELS = 3
-
-
-def have_matplotlib() -> bool:
-    """Whether plots can be made."""
-    try:
-        import matplotlib.figure  # noqa: F401, PLC0415  # an extra
-    except ImportError:
-        return False
-    return True
 
 
 def plot(found: Collapse) -> dict[str, Any]:
@@ -58,13 +39,7 @@ def plot(found: Collapse) -> dict[str, Any]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError("plots need matplotlib; install it with: pip install 'tsjax[lab]'") from error
-    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
-    del settings["backend"]  # nobody's is touched
-    with mpl.rc_context(settings):
+    with figures.style():
         made = {name: make(found) for name, make in _PLOTS.items()}
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -84,9 +59,7 @@ def shown_temperatures(found: Collapse) -> list[str]:
 
 
 def _panels(count: int, *, height: float = 2.7) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(0.9 + 2.45 * count + (0.6 if count == 1 else 0), height), layout="constrained")
+    figure = figures.blank((0.9 + 2.45 * count + (0.6 if count == 1 else 0), height))
     axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     return figure, list(axes)
 
@@ -104,7 +77,7 @@ def _by_length(found: Collapse, value: str, error: str | None, label: str) -> An
                 [getattr(row, value) for row in rows],
                 yerr=None if error is None else [getattr(row, error) for row in rows],
                 color=_COLOURS[index % len(_COLOURS)],
-                marker=_MARKERS[index % len(_MARKERS)],
+                marker=figures.marker(index),
                 capsize=2,
                 label=f"τ = {name}",
             )
@@ -116,11 +89,9 @@ def _by_length(found: Collapse, value: str, error: str | None, label: str) -> An
 
 
 def _length_axis(axis: Any, lengths: Sequence[int]) -> None:
-    from matplotlib.ticker import NullLocator  # noqa: PLC0415
-
     axis.set_xscale("log", base=2)
     axis.set_xticks(lengths, [_short(length) for length in lengths])
-    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_locator(lab("matplotlib.ticker").NullLocator())
     axis.set_xlabel("tokens")
 
 
@@ -173,28 +144,30 @@ def _by_layer(
     across: str,
 ) -> Any:
     """A measure against depth: a panel a temperature, a line a length."""
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
-
     corpus = layer_corpus(found)
     if corpus is None:
         return None
     names = shown_temperatures(found)
     lengths = sorted({row.length for row in found.heads if row.corpus == corpus})
-    colours = mpl.colormaps["viridis"].resampled(256)
+    colours = lab("matplotlib").colormaps["viridis"].resampled(256)
+    locator = lab("matplotlib.ticker").MaxNLocator
     figure, axes = _panels(len(names))
     for axis, name in zip(axes, names, strict=True):
         for index, length in enumerate(lengths):
             depths, values, low, high = series(corpus, name, length)
             colour = colours(0.92 * index / max(1, len(lengths) - 1))
             axis.plot(
-                depths, values, color=colour, marker=_MARKERS[index % len(_MARKERS)], label=f"{_short(length)} tokens"
+                depths,
+                values,
+                color=colour,
+                marker=figures.marker(index),
+                label=f"{_short(length)} tokens",
             )
             if low is not None and high is not None and length in (lengths[0], lengths[-1]):
                 axis.fill_between(depths, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(f"τ = {name}")
         axis.set_xlabel(across)
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, steps=[1, 2, 4, 5, 10]))
+        axis.xaxis.set_major_locator(locator(nbins=13, integer=True, steps=[1, 2, 4, 5, 10]))
     axes[0].set_ylabel(label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
@@ -231,9 +204,3 @@ _PLOTS: dict[str, Callable[[Collapse], Any]] = {
     "energy": _states_by_depth,
     "entropy": lambda found: _heads_by_layer(found, "entropy", "attention entropy / log n"),
 }
-
-
-def save(figures: Iterable[tuple[Any, Any]]) -> None:
-    """Write pairs of a path and a figure as PNG."""
-    for path, figure in figures:
-        figure.savefig(path, format="png", dpi=_STYLE["savefig.dpi"], metadata={"Software": None})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tsjax.analysis import plots
 from tsjax.analysis.sentences import sentences
 from tsjax.files import explaining
+from tsjax.reporting import figures
+from tsjax.reporting.lab import have
+from tsjax.reporting.tables import to_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,11 +45,13 @@ def write_report(found: Collapse, directory: Path) -> bool:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (directory / "report.json").write_text(text + "\n", encoding="utf-8")
         for name in TABLES:
-            _write_csv(directory / f"{name}.csv", rows(found, name))
-        figures = plots.plot(found) if plots.have_matplotlib() else {}
-        plots.save((directory / f"{name}.png", figure) for name, figure in figures.items())
-        (directory / "index.html").write_text(_page(found, list(figures)), encoding="utf-8")
-    return bool(figures)
+            if table := rows(found, name):
+                (directory / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
+        made = plots.plot(found) if have("matplotlib") else {}
+        for name, figure in made.items():
+            figures.save(figure, directory / f"{name}.png")
+        (directory / "index.html").write_text(_page(found, list(made)), encoding="utf-8")
+    return bool(made)
 
 
 def lines(found: Collapse) -> Iterator[str]:
@@ -72,15 +76,6 @@ def rows(found: Collapse, table: str) -> list[dict[str, Any]]:
     return [row._asdict() for row in getattr(found, table)]
 
 
-def _write_csv(path: Path, table: Sequence[dict[str, Any]]) -> None:
-    if not table:
-        return
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-
-
 _HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -96,7 +91,7 @@ dt {{ font-weight: 600; float: left; clear: left; width: 11rem; }} dd {{ margin-
 """
 
 
-def _page(found: Collapse, figures: Sequence[str]) -> str:
+def _page(found: Collapse, pictures: Sequence[str]) -> str:
     """The page; the pictures lie beside it."""
     said = sentences(found)
     about = found.about
@@ -114,7 +109,7 @@ def _page(found: Collapse, figures: Sequence[str]) -> str:
         parts.append("<ul>\n" + "".join(f"<li>{html.escape(note)}\n" for note in found.notes) + "</ul>\n")
     for name, sentence in said.items():
         parts.append(f"<h2>{_TITLES[name]}</h2>\n<p>{html.escape(sentence)}</p>\n")
-        if name in figures:
+        if name in pictures:
             parts.append(f'<img src="{name}.png" alt="{_TITLES[name]}">\n')
     links = [f'<a href="{name}.csv">{name}.csv</a>' for name in TABLES if rows(found, name)]
     parts.append(

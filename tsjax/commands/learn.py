@@ -131,11 +131,11 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     from tsjax.embedder import Embedder
     from tsjax.evaluation import grid
-    from tsjax.evaluation.lab import lab
     from tsjax.learning.corpora import read_corpus
     from tsjax.learning.report import lines, save_model, write
     from tsjax.learning.state import RUN
     from tsjax.learning.training import learn, refit
+    from tsjax.reporting.lab import lab
 
     # Whatever can go wrong is found before an hour of learning.
     recipe = _recipe(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import warnings
@@ -109,10 +110,10 @@ def comma_separated(kind: Callable[[str], Any], what: str) -> Callable[[str], tu
     """A reader of an option's list of values; ``what`` says in its error what they are, with an example."""
 
     def read(text: str) -> tuple[Any, ...]:
-        try:
-            return tuple(kind(part.strip()) for part in text.split(","))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of {what}") from None
+        with contextlib.suppress(ValueError):
+            if values := tuple(kind(part.strip()) for part in text.split(",") if part.strip()):
+                return values
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of {what}")
 
     return read
 

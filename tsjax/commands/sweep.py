@@ -11,6 +11,7 @@ from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
     add_source_options,
+    comma_separated,
     load_model,
     on_terminal,
     source,
@@ -42,13 +43,13 @@ def add(commands: Any) -> None:
         "--temperature",
         metavar="τ,…",
         dest="taus",
-        type=_numbers,
+        type=comma_separated(float, "numbers such as 1,0.9,0.8"),
         help="temperatures to try beside 1 (default: from 1.1 to 0.5)",
     )
     command.add_argument(
         "--law",
         metavar="LAW,…",
-        type=_words,
+        type=comma_separated(str, "laws such as none,log:256"),
         default=("none",),
         help="laws to try each τ under: none; log:N, for τ · log N / log n at n tokens; piecewise:A:B, for 1 up to A "
         "tokens, falling to τ at B (default: none)",
@@ -56,7 +57,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--side",
         metavar="SIDE,…",
-        type=_words,
+        type=comma_separated(str, "sides such as both,documents"),
         default=("both",),
         help="whose temperature to vary, while the other's stays 1: both, documents, queries (default: both)",
     )
@@ -88,10 +89,10 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     from tsjax.evaluation import grid, sweep
     from tsjax.evaluation.candidates import DEFAULT_GRID
-    from tsjax.evaluation.lab import lab
     from tsjax.evaluation.report import lines, write
     from tsjax.evaluation.sweeping import check_sides
     from tsjax.files import check_absent
+    from tsjax.reporting.lab import lab
 
     # Whatever can go wrong is found before hours of embedding.
     candidates = grid(DEFAULT_GRID if options.taus is None else options.taus, options.law, options.side)
@@ -148,14 +149,3 @@ def _save(options: argparse.Namespace, result: SweepResult) -> None:
         **source(options),
     )
     print(f"tsjax: wrote {options.save}, the model with {result.chosen}", file=sys.stderr)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in _words(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no list of numbers such as 1,0.9,0.8") from None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)

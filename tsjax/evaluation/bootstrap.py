@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsjax.evaluation.lab import lab
 from tsjax.evaluation.outcomes import Means, Outcome, score
+from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tsjax.evaluation.lab import lab
+from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable

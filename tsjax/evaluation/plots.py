@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tsjax.evaluation.candidates import BASELINE
-from tsjax.evaluation.lab import lab
+from tsjax.reporting import figures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from tsjax.evaluation.candidates import Candidate
     from tsjax.evaluation.sweeping import Scored, SweepResult
 
-# Okabe and Ito's colours, which people of every colour vision tell apart; markers and lines differ as well.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^vP*"
+_COLOURS = (
+    figures.BLUE,
+    figures.VERMILION,
+    figures.GREEN,
+    figures.PURPLE,
+    figures.SKY,
+    figures.ORANGE,
+    figures.BLACK,
+)
 
 
 def draw(result: SweepResult, file: Path) -> None:
@@ -27,14 +33,18 @@ def draw(result: SweepResult, file: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure_module, agg = lab("matplotlib.figure"), lab("matplotlib.backends.backend_agg")
-    figure = figure_module.Figure(figsize=(6.0, 3.8), dpi=200, layout="constrained")
-    agg.FigureCanvasAgg(figure)
+    with figures.style():
+        figure = figures.blank((6.0, 3.8))
+        _fill(figure, result)
+        figures.save(figure, file)
+
+
+def _fill(figure: Any, result: SweepResult) -> None:
     axes = figure.add_subplot()
     baseline = 100 * result.baseline.held_out
     axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1, label="τ = 1")
     for place, (name, line) in enumerate(_lines(result.scored).items()):
-        _draw_line(axes, line, baseline, name, _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)])
+        _draw_line(axes, line, baseline, name, _COLOURS[place % len(_COLOURS)], figures.marker(place))
     best = result.best
     if best is not result.baseline:
         axes.annotate(
@@ -53,10 +63,7 @@ def draw(result: SweepResult, file: Path) -> None:
         "band: 95 % interval of the gain, dotted: validation",
         fontsize=9,
     )
-    axes.grid(visible=True, linewidth=0.3, alpha=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    figure.savefig(file, format="png")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
 
 
 def _draw_line(axes: Any, line: list[Scored], baseline: float, name: str, colour: str, marker: str) -> None:

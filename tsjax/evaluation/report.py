@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from tsjax.evaluation.bootstrap import CONFIDENCE
 from tsjax.evaluation.plots import draw
 from tsjax.evaluation.verdict import verdict
 from tsjax.files import replacing
+from tsjax.reporting.tables import to_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,19 +125,19 @@ def write(result: SweepResult, destination: Path) -> None:
     with replacing(destination, directory=True) as folder:
         text = json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        keys = ("name", "tau", "law", "side", "validation", "held_out")
-        _write_csv(folder / "scores.csv", keys, everything["candidates"])
-        _write_csv(folder / "by_length.csv", ("start", "end", "items", "baseline", "best"), everything["by_length"])
+        for name, keys, rows in (
+            ("scores.csv", ("name", "tau", "law", "side", "validation", "held_out"), everything["candidates"]),
+            ("by_length.csv", ("start", "end", "items", "baseline", "best"), everything["by_length"]),
+        ):
+            (folder / name).write_text(to_csv([_flat(row, keys) for row in rows]), encoding="utf-8")
         draw(result, folder / "sweep.png")
 
 
-def _write_csv(file: Path, keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([*keys, "gain", "gain_low", "gain_high"])
-        for row in rows:
-            gain = row["gain"] or {}
-            writer.writerow([*(row[key] for key in keys), *(gain.get(key) for key in ("difference", "low", "high"))])
+def _flat(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Some of a row's values, and of its gain the difference and the ends."""
+    gain = row["gain"] or {}
+    ends = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
+    return {**{key: row[key] for key in keys}, **{name: gain.get(key) for name, key in ends.items()}}
 
 
 def _gain(gain: Interval | None) -> dict[str, float | bool | None] | None:

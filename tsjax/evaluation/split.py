@@ -26,23 +26,27 @@ class Split:
         validation: what τ is chosen on.
         held_out: what it is reported on.
         training: what a classifier learns from; empty for other tasks.
+        apart: whether outcomes of the two parts mean nothing together, as clusters that were found in each by itself.
     """
 
     validation: Int[np.ndarray, " v"]
     held_out: Int[np.ndarray, " h"]
     training: Int[np.ndarray, " t"]
+    apart: bool = False
 
     def part(self, name: Part) -> Int[np.ndarray, " items"]:
         """The items of a part; ``all`` are both, without those that a classifier learns from.
 
         Raises:
-            InputError: there is no such part.
+            InputError: there is no such part, or none of all.
         """
         match name:
             case "validation":
                 return self.validation
             case "held-out":
                 return self.held_out
+            case "all" if self.apart:
+                raise InputError("there is no score over all, since the two parts mean nothing together; choose one")
             case "all":
                 return np.sort(np.concatenate([self.validation, self.held_out]))
         raise InputError(f"there is no part {name!r}; there are validation, held-out and all")

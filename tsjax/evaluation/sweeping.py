@@ -198,10 +198,8 @@ def compare(
         show_progress_bar: as for `sweep`.
 
     Raises:
-        InputError: as for `sweep`; an unknown part, or all of a clustering, whose parts are clustered apart.
+        InputError: as for `sweep`; an unknown part, or all of a task whose parts are apart, as a clustering's are.
     """
-    if part == "all" and task.kind == "clustering":
-        raise InputError("clustering has no score over all: its two parts are clustered each by itself; choose one")
     split = task.split(seed)
     items = split.part(part)
     wanted = {name: Temperature.of(value) for name, value in temperatures.items()}

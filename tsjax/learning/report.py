@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from tsjax import checkpoint
 from tsjax.files import replacing
 from tsjax.learning.plots import draw_curve, draw_temperatures
 from tsjax.model.forward import flatten, weight_shapes
+from tsjax.reporting.tables import to_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,14 +59,14 @@ def write(learned: Learning, recipe: Recipe, rows: Sequence[Row], embedder: Embe
     encoder = embedder.metadata.model.encoder
     tau = learned.temperature.query or learned.temperature if recipe.side == "queries" else learned.temperature
     put("temperature.json", json.dumps(learned.temperature.to_json()) + "\n")
-    put("curve.csv", _csv(list(learned.curve)))
+    put("curve.csv", to_csv(learned.curve))
     draw("curve.png", lambda file: draw_curve(learned.curve, learned.best_step, file))
     if recipe.form != "none":
         per_head = tau.per_head(encoder.num_layers, encoder.num_heads)
         draw("temperatures.png", lambda file: draw_temperatures(per_head, file))
     flat = [_flat(row) for row in rows]
     if flat:
-        put("comparison.csv", _csv(flat))
+        put("comparison.csv", to_csv(flat))
     content = {
         "model": embedder.metadata.source,
         "recipe": recipe.to_json(),
@@ -133,11 +132,3 @@ def _flat(row: Row) -> dict[str, Any]:
         ends = (None,) * 3 if interval is None else (interval.difference, interval.low, interval.high)
         content |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return content
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsjax.evaluation.lab import lab
 from tsjax.evaluation.outcomes import Labels, Means
 from tsjax.evaluation.split import Split, by_label
 from tsjax.evaluation.tasks.labelled import Labelled
 from tsjax.evaluation.tasks.task import chosen_measure
+from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

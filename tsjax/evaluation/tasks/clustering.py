@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import warnings
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsjax.evaluation.lab import lab
 from tsjax.evaluation.outcomes import Labels
 from tsjax.evaluation.split import Split, by_label
 from tsjax.evaluation.tasks.labelled import Labelled
 from tsjax.evaluation.tasks.task import chosen_measure
+from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,8 @@ class Clustering(Labelled):
         object.__setattr__(self, "measure", chosen_measure(self.measure, ("V-measure",), self.kind))
 
     def split(self, seed: int) -> Split:
-        """Halves by label."""
-        return by_label(self.labels, seed=seed, with_training=False)
+        """Halves by label, each of them clustered by itself."""
+        return dataclasses.replace(by_label(self.labels, seed=seed, with_training=False), apart=True)
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Labels:
         """The cluster of each text, the two parts clustered each by itself."""

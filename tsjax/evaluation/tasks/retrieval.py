@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.evaluation.lab import lab
 from tsjax.evaluation.outcomes import Means
 from tsjax.evaluation.ranking import top
 from tsjax.evaluation.split import Split, halves, same_text
+from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

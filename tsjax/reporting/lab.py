@@ -1,4 +1,4 @@
-"""The optional packages that evaluation stands on: what is measured comes from well-kept libraries, not from here."""
+"""The optional packages that the lab stands on: measures and pictures come from well-kept libraries, not from here."""
 
 from __future__ import annotations
 
@@ -20,5 +20,14 @@ def lab(module: str) -> Any:
         root = module.partition(".")[0]
         package = {"sklearn": "scikit-learn", "ir_measures": "ir-measures"}.get(root, root)
         raise MissingExtraError(
-            f"evaluation needs {package}; install it with: pip install 'tsjax[lab]' (or pip install {package})"
+            f"the lab needs {package}; install it with: pip install 'tsjax[lab]' (or pip install {package})"
         ) from error
+
+
+def have(module: str) -> bool:
+    """Whether a module of one of these packages can be imported."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True

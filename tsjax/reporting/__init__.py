@@ -1,0 +1,1 @@
+"""What the lab's reports share: its optional packages, figures, tables."""
