@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tsjax.analysis import attention_entropy, filter_rate, high_frequency_share, probe_text
@@ -206,6 +206,8 @@ def padded(matrix):
 
 
 @settings(deadline=None, max_examples=60)
+@example(length=22, sharp=0.0, toward=3.4375, seed=278)  # rows that are all the same
+@example(length=22, sharp=1e-6, toward=3.4375, seed=278)  # and nearly so
 @given(length=st.integers(2, SIZE), sharp=st.floats(0, 8), toward=st.floats(0, 4), seed=st.integers(0, 999))
 def test_the_power_iteration_gives_what_the_svd_gives(length, sharp, toward, seed):
     rng = np.random.default_rng(seed)

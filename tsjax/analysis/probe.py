@@ -153,6 +153,8 @@ def largest_singular_value(
     """
     tokens = attention.shape[0]
     inside = (jnp.arange(tokens) < length)[:, None]
+    # What all rows share is none of HC[A]; taken off beforehand, it leaves no rounding of its own where rows are alike.
+    attention = jnp.where(inside, attention - attention[0], 0)
 
     def centred(x: Float[Array, "T block"]) -> Float[Array, "T block"]:
         return jnp.where(inside, x - x.sum(axis=0) / length, 0)  # rows beyond the text are zero already
