@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,6 +112,37 @@ def test_weights(place, tmp_path, capsys):
     assert after.temperature == Temperature()
     assert np.abs(before.encode(["the cat"]) - after.encode(["the cat"])).max() > 1e-5
     assert not (tmp_path / "out" / "temperatures.png").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--weights", "--weight-learning-rate", "1e-3")], ids=["temperatures", "weights"])
+def test_a_command_killed_twice_ends_with_the_same_files(place, tmp_path, more):
+    """Once among its steps, and once while it learns anew from all pairs."""
+
+    def command(out, until=None):
+        arguments = ["learn", place / "corpus", "-o", out, "--model", place / "model", *QUICK, *more, "--no-compare"]
+        said = []
+        with subprocess.Popen(
+            [sys.executable, "-m", "tsjax", *map(str, arguments), "--steps", "8", "--learning-rate", "0.01"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as learning:
+            for line in learning.stderr:
+                said.append(line)
+                if until is not None and line.startswith(until):
+                    learning.send_signal(signal.SIGKILL)
+        assert learning.returncode == (0 if until is None else -signal.SIGKILL), "".join(said)
+        return "".join(said)
+
+    command(tmp_path / "whole")
+    command(tmp_path / "killed", "tsjax: step 4 of 8")
+    command(tmp_path / "killed", "tsjax: all pairs: step")
+    assert "going on with the run" in command(tmp_path / "killed")
+    files = [*(tmp_path / "whole").glob("*.*"), *(tmp_path / "whole" / "model").iterdir()]
+    assert {"report.json", "curve.csv", "model.safetensors"} <= {file.name for file in files}
+    for file in files:
+        other = tmp_path / "killed" / file.relative_to(tmp_path / "whole")
+        assert other.read_bytes() == file.read_bytes(), other
 
 
 def test_the_held_out_half_is_seen_by_nothing(place):

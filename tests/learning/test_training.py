@@ -47,6 +47,20 @@ def test_the_loss_falls_and_the_best_is_kept(embedder):
     assert np.ptp(learned.temperature.value) > 0.01
 
 
+def test_half_precision_learns_much_the_same(embedder):
+    """bfloat16 computes; the temperatures, their gradient's sum and the optimizer are float32 as ever."""
+    half = tsjax.load(embedder._header.path, dtype="bfloat16")
+    recipe = dataclasses.replace(QUICK, steps=12, learning_rate=0.02)
+    runs = [learn(model, TRAINING, VALIDATION, recipe) for model in (embedder, half)]
+    starts, ends = ([run.curve[place]["validation_loss"] for run in runs] for place in (0, -1))
+    assert starts[1] != starts[0]
+    np.testing.assert_allclose(starts[1], starts[0], rtol=0.02)
+    assert ends[1] < starts[1]
+    logs = [np.log(run.temperature.value).ravel() for run in runs]
+    assert np.corrcoef(logs)[0, 1] > 0.9
+    assert logs[1].dtype == logs[0].dtype
+
+
 def test_many_pairs_validate_in_blocks(embedder, monkeypatch):
     monkeypatch.setattr(training, "_VALIDATION_BLOCK", 5)
     run = training._Run(embedder, TRAINING, VALIDATION, QUICK)
