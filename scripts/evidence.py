@@ -178,10 +178,11 @@ def run(study: Study, out: Path, places: dict[str, Path]) -> None:
     if done.returncode:
         sys.exit(f"{study.name} failed with status {done.returncode}")
     about = machine.describe()
+    cores = "1 core" if about["cores"] == 1 else f"{about['cores']} cores"
     record = {
         "command": study.command,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "machine": f"{about['cores']} cores of {about['cpu']}, {about['memory_gb']} GB",
+        "machine": f"{cores} of {about['cpu']}, {about['memory_gb']} GB",
         "versions": f"Python {about['python']}, jax {importlib.metadata.version('jax')}, tsjax {_version()}",
         "said": done.stdout,
     }
