@@ -47,12 +47,15 @@ def _fill(figure: Any, result: SweepResult) -> None:
         _draw_line(axes, line, baseline, name, _COLOURS[place % len(_COLOURS)], figures.marker(place))
     best = result.best
     if best is not result.baseline:
+        taus = [one.candidate.tau for one in result.scored]
+        # At an edge the words would run over the axis, or out of the picture.
+        side = {min(taus): "left", max(taus): "right"}.get(best.candidate.tau, "center")
         axes.annotate(
             "best on validation",
             (best.candidate.tau, 100 * best.held_out),
             xytext=(0, 14),
             textcoords="offset points",
-            ha="center",
+            ha=side,
             fontsize=8,
             arrowprops={"arrowstyle": "-", "linewidth": 0.6},
         )

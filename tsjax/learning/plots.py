@@ -33,6 +33,7 @@ def draw_curve(curve: Sequence[dict[str, float | None]], best_step: int, file: P
         if curve[0]["validation_loss"] is not None:
             axes.axvline(best_step, color="0.4", linewidth=0.8, linestyle=":", label=f"best: step {best_step}")
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("contrastive loss")
         axes.legend(fontsize=8)
         figures.save(figure, file)
@@ -58,8 +59,8 @@ def draw_temperatures(tau: NDArray[np.float32], file: Path) -> None:
         for (layer, head), log in np.ndenumerate(logs):
             colour = "white" if abs(log) > 0.6 * reach else "black"
             axes.text(head, layer, f"{tau[layer, head]:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
-        axes.set_xlabel("head")
-        axes.set_ylabel("layer")
+        axes.set_xlabel("head, from 0")
+        axes.set_ylabel("layer, from 0")
         axes.set_xticks(range(heads))
         axes.set_yticks(range(layers))
         axes.grid(visible=False)
