@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evidence_page import page
-from evidence_texts import excerpts, held_out_half, labelled_sample
+from evidence_texts import answered_once, excerpts, held_out_half, labelled_sample
 
 import tsjax
 from tsjax import machine
@@ -74,7 +74,8 @@ def _seed(seed: int) -> Study:
         compared = "0.95,0.9,0.85,0.8 --compare-law log:256,piecewise:128:512"
     return Study(
         f"learn-minilm-anarchism-{seed}",
-        f"learn {{lab}}/anarchism -o {{out}} --unseen {{made}}/anarchism-held-out-{seed} --unseen {{lab}}/perlfaq "
+        f"learn {{lab}}/anarchism -o {{out}} --unseen {{made}}/anarchism-held-out-{seed} "
+        f"--unseen {{made}}/anarchism-once-held-out-{seed} --unseen {{lab}}/perlfaq "
         f"{_LONG} {_LEARN} --steps 30 --seed {seed} --compare {compared}",
     )
 
@@ -87,6 +88,7 @@ STUDIES = (
     Study("sweep-mpnet-lee50", f"sweep sts {{lab}}/lee50/pairs.jsonl --model {{mpnet}} {_GRID} -o {{out}}"),
     Study("sweep-minilm-perlfaq", f"sweep retrieval {{lab}}/perlfaq {_LONG} {_GRID} {_LAWS} -o {{out}}"),
     Study("sweep-minilm-anarchism", f"sweep retrieval {{lab}}/anarchism {_LONG} {_GRID} {_LAWS} -o {{out}}"),
+    Study("sweep-minilm-anarchism-once", f"sweep retrieval {{made}}/anarchism-once {_LONG} {_GRID} -o {{out}}"),
     *map(_seed, _SEEDS),
     *map(_one_out, _ONE_OUT),
     Study("ndcg-minilm-perlfaq", f"sweep retrieval {{lab}}/perlfaq {_LONG} {_FOUR} -o {{out}}"),
@@ -145,7 +147,7 @@ def main() -> None:
 
 
 def make_data(lab: Path, made: Path) -> None:
-    """The data that are cut out of others: samples of the newsgroups, and halves of anarchism by themselves."""
+    """The data that are cut out of others: samples of the newsgroups, halves and parts of anarchism."""
     made.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in (lab / "newsgroups" / "texts.jsonl").open(encoding="utf-8")]
     if not (made / "newsgroups.jsonl").exists():
@@ -155,10 +157,17 @@ def make_data(lab: Path, made: Path) -> None:
     if not (made / "newsgroups-passages").exists():
         with replacing(made / "newsgroups-passages", directory=True) as folder:
             excerpts([row["text"] for row in rows], folder, texts_wanted=400, seed=0)
+    anarchism = read_retrieval(lab / "anarchism")
+    if not (made / "anarchism-once").exists():
+        with replacing(made / "anarchism-once", directory=True) as folder:
+            answered_once(anarchism, folder, range(anarchism.items))
     for seed in _SEEDS:
         if not (made / f"anarchism-held-out-{seed}").exists():
             with replacing(made / f"anarchism-held-out-{seed}", directory=True) as folder:
-                held_out_half(read_retrieval(lab / "anarchism"), folder, seed=seed)
+                held_out_half(anarchism, folder, seed=seed)
+        if not (made / f"anarchism-once-held-out-{seed}").exists():
+            with replacing(made / f"anarchism-once-held-out-{seed}", directory=True) as folder:
+                answered_once(anarchism, folder, anarchism.split(seed).held_out.tolist())
 
 
 def run(study: Study, out: Path, places: dict[str, Path]) -> None:
@@ -191,10 +200,10 @@ def run(study: Study, out: Path, places: dict[str, Path]) -> None:
 
 
 def _version() -> str:
-    """tsjax's, and the commit where the code is that of a repository."""
+    """tsjax's, and the commit."""
     described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     found = subprocess.run(described, check=False, capture_output=True, text=True)
-    return f"{tsjax.__version__} ({found.stdout.strip()})" if found.returncode == 0 else tsjax.__version__
+    return f"{tsjax.__version__} ({found.stdout.strip() if found.returncode == 0 else 'unknown commit'})"
 
 
 def _record(out: Path) -> Path:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsjax.evaluation.split import same_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -43,6 +45,27 @@ def held_out_half(task: Retrieval, folder: Path, *, seed: int) -> None:
     """A retrieval task of the questions that are held out with this seed, and of the texts that answer them alone."""
     questions = task.split(seed).held_out.tolist()
     documents = sorted({document for question in questions for document in task.relevant[question]})
+    _write_part(task, folder, documents, questions)
+
+
+def answered_once(task: Retrieval, folder: Path, questions: Sequence[int]) -> None:
+    """A retrieval task of some questions, of those of one text only the one with the longest answer; without the rest.
+
+    The other texts stay, those of questions that are not among these, too.
+    """
+    words = [sum(len(task.documents[place].split()) for place in own) for own in task.relevant]
+    longest: dict[str, int] = {}
+    for question, text in enumerate(map(same_text, task.queries)):
+        if text not in longest or words[question] > words[longest[text]]:
+            longest[text] = question
+    kept = set(longest.values())
+    out = {place for question, own in enumerate(task.relevant) if question not in kept for place in own}
+    out -= {place for question in kept for place in task.relevant[question]}
+    documents = [place for place in range(len(task.documents)) if place not in out]
+    _write_part(task, folder, documents, [question for question in questions if question in kept])
+
+
+def _write_part(task: Retrieval, folder: Path, documents: Sequence[int], questions: Sequence[int]) -> None:
     place = {document: i for i, document in enumerate(documents)}
     _write_retrieval(
         folder,

@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import evidence
 from evidence_page import page
-from evidence_texts import excerpts, held_out_half, labelled_sample
+from evidence_texts import answered_once, excerpts, held_out_half, labelled_sample
 
 from tsjax.evaluation import read_retrieval
 from tsjax.evaluation.tasks import Retrieval
@@ -43,8 +43,8 @@ SWEEP = {
 def way(name, score, gain=GAIN, over=None):
     row = {"corpus": "perlfaq", "seen": False, "queries": 319, "name": name, "temperature": "0.9", "score": score}
     for key, interval in {"gain": gain, "over_scalar": over}.items():
-        low, high = (None, None) if interval is None else (interval["low"], interval["high"])
-        row |= {key: None if interval is None else interval["difference"], f"{key}_low": low, f"{key}_high": high}
+        names = {key: "difference", f"{key}_low": "low", f"{key}_high": "high", f"{key}_telling": "telling"}
+        row |= {name: None if interval is None else interval[own] for name, own in names.items()}
     return row
 
 
@@ -94,6 +94,14 @@ def test_a_gain_of_too_few_to_tell_is_not_bold():
     report = {**SWEEP, "candidates": [SWEEP["candidates"][0], few]}
     text, _ = page([name], {name: report}, {name: dict.fromkeys(RECORD, "")})
     assert "| 0.6000 | +2.1 (+0.4 to +3.8) |" in text
+
+
+def test_what_was_learned_from_too_few_to_tell_is_neither_bold_nor_shipped():
+    name, few = "learn-minilm-without-perlfaq", {**GAIN, "telling": False}
+    report = {**LEARN, "comparison": [*LEARN["comparison"][:-1], way("learned", 0.72, few, over=few)]}
+    text, _ = page([name], {name: report}, {name: dict.fromkeys(RECORD, "")})
+    assert "| 0.7200, +2.1 (+0.4 to +3.8) | +2.1 (+0.4 to +3.8) |" in text
+    assert "on 0 of the 1 corpora left out" in text
 
 
 def test_a_section_that_is_not_whole_stays_as_it_was(written):
@@ -154,6 +162,16 @@ def test_a_half_by_itself_holds_the_held_out_questions_and_their_texts_alone(tmp
     for place, question in enumerate(chosen):
         assert {half.documents[i] for i in half.relevant[place]} == {f"text {question}", "text 8"}
     assert len(half.documents) == len(chosen) + 1
+
+
+def test_a_question_that_stands_twice_keeps_its_longest_answer(tmp_path):
+    texts = tuple("word " * n for n in (4, 9, 2, 7, 5))
+    task = Retrieval(texts, ("A?", "b?", " a? ", "c?"), ({0: 1}, {1: 1}, {3: 1}, {2: 1}))
+    answered_once(task, tmp_path, [0, 1, 2])
+    once = read_retrieval(tmp_path)
+    assert once.queries == ("b?", " a? ")
+    assert once.documents == (texts[1], texts[2], texts[3], texts[4])
+    assert [[*own] for own in once.relevant] == [[0], [2]]
 
 
 def test_a_sample_has_as_many_of_each_label():

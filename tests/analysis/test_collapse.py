@@ -60,7 +60,8 @@ def test_vectors_are_those_of_the_embedder(embedder, found):
 
 
 def test_cut_texts_are_those_that_the_embedder_cuts(embedder):
-    long = [text(60, seed) for seed in range(6)]
+    # No longer than the longest cut, so that it begins where they do.
+    long = [text(LENGTHS[-1], seed) for seed in range(6)]
     found = study_collapse(embedder, long, (0.7,), lengths=LENGTHS, layer_texts=0)
     rows = by(found.vectors, "corpus", "length")
     pairs = by(found.between, "corpus", "length", "other_length")

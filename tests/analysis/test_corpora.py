@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -54,10 +55,15 @@ def test_every_bucket_of_a_corpus_has_as_many_texts():
     assert {len(bucket.ids) for bucket in made.values()} == {7}
 
 
-def test_cut_texts_are_the_same_texts_from_their_first_token_on():
+def test_cut_texts_are_the_same_texts_from_the_same_place_on():
     made, _ = buckets(MANY)
     whole = rows(made["cut", 64])
     assert len(whole) == len(set(whole)) == 40
+    everything = TextTokenizer(tokenizer_json(), 90).encode(MANY).ids
+    long = [" ".join(map(str, ids[1:-1])) for ids in everything if len(ids) >= 64]
+    places = [max(text.find(" ".join(map(str, ids[1:-1]))) for text in long) for ids in whole]
+    assert min(places) == 0  # of texts that have no more tokens
+    assert len({place for place in places if place > 0}) > 10
     for length in (8, 16, 32, 64):
         cut = rows(made["cut", length])
         assert all(len(ids) == length for ids in cut)
@@ -83,14 +89,28 @@ def test_a_passage_is_of_whole_words():
     assert cut.beginning("the xyzzy of") == "the"  # five letters are five tokens
     assert cut.beginning("xyzzyxyzzy of") == "xyzz"  # no whole word fits
     assert cut.beginning("") == ""
-    made, _ = buckets([f"{text(7, seed)} xyzzyxyzzy" * 20 for seed in range(4)])
-    (first,) = {len({*ids[1:-1]}) for ids in rows(made["repeated", 64])[:1]}
-    assert first <= 5  # the rest of the word is not in it
+    made, _ = buckets([f"{text(7, seed)} xyzzy " * 20 for seed in range(30)])
+    letters = {TOKENIZER.vocabulary[letter] for letter in ("x", "##y", "##z")}
+    for ids in rows(made["repeated", 64]):
+        runs = [len(list(run)) for is_letter, run in itertools.groupby(ids[1:-1], letters.__contains__) if is_letter]
+        assert all(run == 5 for run in runs[:-1])  # the last one may be cut
 
 
-def test_texts_that_begin_alike_give_one_passage():
-    made, _ = buckets([f"{text(8, seed % 3)} {text(60, seed)}" for seed in range(12)])
-    assert len(made["repeated", 64].ids) == 3
+def test_a_passage_or_a_short_cut_of_several_texts_is_taken_once():
+    said_again = [" ".join([WORD_LIST[seed % 5]] * (70 + seed)) for seed in range(20)]
+    made, notes = buckets(said_again)
+    assert {(corpus, len(bucket.ids)) for (corpus, _), bucket in made.items()} == {("cut", 5), ("repeated", 5)}
+    assert "15 texts cut to 8 tokens repeated an earlier one, and did not count." in notes
+    with pytest.raises(InputError, match="no length has 3 texts"):
+        buckets([" ".join(["the"] * (70 + seed)) for seed in range(20)])
+
+
+def test_texts_that_begin_alike_are_not_cut_alike():
+    masthead = text(20, 0)
+    made, _ = buckets([f"{masthead} {text(200, seed)}" for seed in range(1, 60)], texts_per_bucket=50)
+    for corpus in ("cut", "repeated"):
+        shortest = rows(made[corpus, 8])
+        assert len(shortest) == len(set(shortest)) == 50
 
 
 def test_a_prompt_stands_before_every_text():

@@ -122,6 +122,28 @@ def test_pairs_that_share_texts_are_drawn_by_texts():
     assert covered[False] < 32
 
 
+def test_questions_of_one_text_are_drawn_together():
+    """Asked four times each, a question says no more than asked once."""
+    texts = np.repeat(np.arange(40), 4)[:, None]
+    covered, widths = {True: 0, False: 0}, {True: [], False: []}
+    for trial in range(60):
+        gains = np.random.default_rng(trial).standard_normal(40)
+        for together in (True, False):
+            after, before = (
+                Means(values[texts[:, 0]][None], texts if together else None) for values in (gains, np.zeros(40))
+            )
+            interval = paired_difference(after, before, np.arange(160), seed=trial)
+            covered[together] += interval.low <= 0 <= interval.high
+            widths[together].append(interval.high - interval.low)
+    assert np.mean(widths[True]) == pytest.approx(2 * np.mean(widths[False]), rel=0.1)
+    assert covered[True] >= 52
+    assert covered[False] < 48
+    few = np.arange(36)  # of nine texts
+    assert not paired_difference(
+        Means(gains[texts[:, 0]][None], texts), Means(np.zeros((1, 160)), texts), few, seed=0
+    ).telling
+
+
 def test_the_other_outcomes_have_intervals_too():
     rng = np.random.default_rng(0)
     wanted = rng.standard_normal(80)

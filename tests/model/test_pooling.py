@@ -21,7 +21,9 @@ def pooled(tokens, packing, prompt, modes):
 
 
 @pytest.mark.parametrize("prompt", [0, 3, 40])
-@pytest.mark.parametrize("lengths", [[2048], [1000, 700, 331, 17], [16, 16, 16], [48, 1, 1, 1, 1, 1, 1, 1], [15, 2]])
+@pytest.mark.parametrize(
+    "lengths", [[32768], [2048], [1000, 700, 331, 17], [16, 16, 16], [48, 1, 1, 1, 1, 1, 1, 1], [15, 2]]
+)
 def test_means_are_those_of_float64(lengths, prompt):
     """Features far from 0, as encoders have some: there a sum of one token after the other is off by 1e-6 of itself."""
     lengths = np.array(lengths)

@@ -1,7 +1,8 @@
 """Texts by length, three times over, so that what length does can be told from what content does.
 
 Long texts say more things than short ones, so texts as they are confound the two. The same texts cut to each length
-have the same authors and subjects; repeats of one passage have the same content at every length.
+have the same authors and subjects; repeats of one passage have the same content at every length. Both begin anywhere in
+a text: at their beginnings texts of one kind are all alike (salutations, mastheads), and short cuts would be so too.
 
 All are token ids, special ones included: cut is cut exactly.
 """
@@ -9,6 +10,7 @@ All are token ids, special ones included: cut is cut exactly.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -18,7 +20,7 @@ from tsjax.errors import InputError
 from tsjax.settings import check_seed, positive
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -93,6 +95,7 @@ class _Drawn:
     texts: list[str]
     ids: list[NDArray[np.int32]]
     found: NDArray[np.int64]  # tokens of each; one more than the model takes where a text has more
+    begin: NDArray[np.float64]  # where cuts and passages begin, as a share of the text
     lengths: tuple[int, ...]
     most: int
 
@@ -126,10 +129,12 @@ def make_buckets(
     if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
         raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
     once = list(dict.fromkeys(texts))
-    chosen = [once[place] for place in np.random.default_rng(seed).permutation(len(once)).tolist()]
+    rng = np.random.default_rng(seed)
+    chosen = [once[place] for place in rng.permutation(len(once)).tolist()]
     tokenized = tokenizer.encode([prompt + text for text in chosen])
     found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
-    drawn = _Drawn(tokenizer, prompt, chosen, tokenized.ids, found, tuple(lengths), texts_per_bucket)
+    begin = rng.random(len(once))
+    drawn = _Drawn(tokenizer, prompt, chosen, tokenized.ids, found, begin, tuple(lengths), texts_per_bucket)
     buckets: list[Bucket] = []
     notes: list[str] = []
     if double := len(texts) - len(once):
@@ -172,31 +177,46 @@ def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
 
 
 def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
-    """The first n tokens of the same texts, for each length up to the greatest that enough of them have."""
+    """As many tokens of the same texts, from the same place on, for each length that enough of them have."""
     reach = {length: int((drawn.found >= length).sum()) for length in drawn.lengths}
     enough = max(LEAST_TEXTS, min(_ENOUGH, max(reach.values()) // 2))
     lengths = [length for length, count in reach.items() if count >= enough]
     if len(lengths) < 2:
         return [], ["Too few texts are long enough to be cut, so cut texts were not measured."]
-    texts = [drawn.texts[place] for place in np.flatnonzero(drawn.found >= lengths[-1])[: drawn.most].tolist()]
+    longest, shortest = lengths[-1], drawn.tokenizer.with_max_length(lengths[0])
+    texts: dict[bytes, str] = {}  # by the shortest cut, without doubles
+    tried = 0
+    for some in _in_batches(np.flatnonzero(drawn.found >= longest), drawn.most):
+        rests = _rests(drawn, some, longest)
+        for text, ids in zip(rests, shortest.encode([drawn.prompt + text for text in rests]).ids, strict=True):
+            if len(texts) < drawn.most:
+                texts.setdefault(ids.tobytes(), text)
+                tried += 1
+        if len(texts) == drawn.most:
+            break
+    if len(texts) < LEAST_TEXTS:
+        return [], [f"Cut to {lengths[0]} tokens nearly all texts are the same, so cut texts were not measured."]
     notes = []
-    if lengths[-1] < drawn.lengths[-1]:
-        notes.append(f"Cut texts go up to {lengths[-1]} tokens, since too few texts have more.")
-    return [Bucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
+    if double := tried - len(texts):
+        notes.append(f"{_texts(double)} cut to {lengths[0]} tokens repeated an earlier one, and did not count.")
+    if longest < drawn.lengths[-1]:
+        notes.append(f"Cut texts go up to {longest} tokens, since too few texts have more.")
+    return [Bucket("cut", length, _cut_at(drawn, list(texts.values()), length)) for length in lengths], notes
 
 
 def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
     """One passage of each text, of about the shortest length, again and again up to each length."""
     shortest = drawn.lengths[0]
     first = drawn.tokenizer.with_max_length(shortest)
-    passages: dict[str, None] = {}  # without doubles: texts may begin alike
-    for place in np.flatnonzero(drawn.found >= shortest).tolist():
-        if passage := first.beginning(drawn.texts[place]):
-            passages[passage] = None
+    passages: dict[str, None] = {}  # without doubles
+    for some in _in_batches(np.flatnonzero(drawn.found >= shortest), drawn.most):
+        for text in _rests(drawn, some, shortest):
+            if len(passages) < drawn.most and (passage := first.beginning(text)):
+                passages[passage] = None
         if len(passages) == drawn.most:
             break
     if len(passages) < LEAST_TEXTS or len(drawn.lengths) < 2:
-        return [], ["Too few texts begin with a passage to repeat, so repeated passages were not measured."]
+        return [], ["Too few texts have a passage to repeat, so repeated passages were not measured."]
     # A passage has a token at least, so as many copies as tokens are enough.
     tokens = [max(1, int(n)) for n in drawn.tokenizer.encode(list(passages)).lengths - drawn.tokenizer.special_tokens]
     buckets = []
@@ -204,6 +224,32 @@ def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
         texts = [" ".join([text] * (length // count + 2)) for text, count in zip(passages, tokens, strict=True)]
         buckets.append(Bucket("repeated", length, _cut_at(drawn, texts, length)))
     return buckets, []
+
+
+def _in_batches(places: NDArray[np.intp], size: int) -> Iterator[list[int]]:
+    """The places, so many at a time; most often the first are enough."""
+    return (places[start : start + size].tolist() for start in range(0, len(places), size))
+
+
+def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
+    """What some texts say from a word on, the drawn one or one before, from which they have so many tokens."""
+    cutting = drawn.tokenizer.with_max_length(length)
+    begin = {place: int(drawn.begin[place] * len(drawn.texts[place])) for place in places}
+    rests: dict[int, str] = {}
+    while left := [place for place in places if place not in rests]:
+        some = [_from_a_word(drawn.texts[place], begin[place]) for place in left]
+        lengths = cutting.encode([drawn.prompt + text for text in some]).lengths
+        for place, text, found in zip(left, some, lengths.tolist(), strict=True):
+            if found == length or not begin[place]:  # from the first character on, any of these has them
+                rests[place] = text
+            begin[place] //= 2
+    return [rests[place] for place in places]
+
+
+def _from_a_word(text: str, begin: int) -> str:
+    """The text from the next word on; where there is no space, as in Japanese, from the character."""
+    space = re.compile(r"\s+").search(text, begin) if begin else None
+    return text[begin:] if space is None else text[space.end() :]
 
 
 def _cut_at(drawn: _Drawn, texts: list[str], length: int) -> tuple[NDArray[np.int32], ...]:

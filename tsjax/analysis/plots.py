@@ -178,11 +178,11 @@ def _heads_by_layer(found: Collapse, value: str, label: str) -> Any:
         by_layer: dict[int, list[float]] = {}
         for row in found.heads:
             if (row.corpus, row.temperature, row.length) == (corpus, name, length):
-                by_layer.setdefault(row.layer + 1, []).append(getattr(row, value))
+                by_layer.setdefault(row.layer, []).append(getattr(row, value))
         heads = by_layer.values()
         return list(by_layer), [sum(own) / len(own) for own in heads], [*map(min, heads)], [*map(max, heads)]
 
-    return _by_layer(found, series, label, "layer")
+    return _by_layer(found, series, label, "layer, from 0")
 
 
 def _states_by_depth(found: Collapse) -> Any:
@@ -190,7 +190,7 @@ def _states_by_depth(found: Collapse) -> Any:
         rows = [row for row in found.states if (row.corpus, row.temperature, row.length) == (corpus, name, length)]
         return [row.depth for row in rows], [row.high_energy for row in rows], None, None
 
-    return _by_layer(found, series, r"$\Vert HC[X] \Vert^2 \, / \, \Vert X \Vert^2$", "after layer")
+    return _by_layer(found, series, r"$\Vert HC[X] \Vert^2 \, / \, \Vert X \Vert^2$", "layers passed")
 
 
 _PLOTS: dict[str, Callable[[Collapse], Any]] = {

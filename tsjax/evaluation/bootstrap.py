@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 
-# Fewer items, or fewer that differ, cannot tell a gain from noise whatever the draws say: of five that differ, all in
-# one direction, a sign test still finds one chance in sixteen.
+# Fewer items (texts, where items share them), or fewer that differ, cannot tell a gain from noise whatever the draws
+# say: of five that differ, all in one direction, a sign test still finds one chance in sixteen.
 _LEAST_ITEMS = 10
 _LEAST_DIFFERING = 6
 
@@ -64,15 +64,15 @@ def paired_difference(
 
     Items are drawn with replacement, and so are runs where there are several: the interval then covers the choice of
     texts and, say, of training samples. Both outcomes are measured on the same draws (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993). Where items are pairs that share texts, texts are drawn, and a pair comes as
-    often as both of its texts together (the vertex bootstrap of Snijders and Borgatti, "Non-Parametric Standard Errors
-    and Tests for Network Statistics", 1999): drawing pairs would take them for independent.
+    Introduction to the Bootstrap", 1993). Where items share texts, texts are drawn: to draw items would take them for
+    independent. Questions of one text come together then; a pair comes as often as its two texts do, multiplied (the
+    vertex bootstrap of Snijders and Borgatti, "Non-Parametric Standard Errors and Tests for Network Statistics", 1999).
     Percentiles, since the better-founded BCa has no value where no item differs.
 
     Args:
         candidate: the one of interest.
         baseline: the other; it has as many runs.
-        items: the items that count; of fewer than two, the interval is all numbers.
+        items: the items that count; of fewer than two, or two texts, the interval is all numbers.
         seed: of the draws.
     """
     if candidate is baseline:
@@ -88,11 +88,11 @@ def paired_difference(
 
     def of_texts(*drawn: Int[np.ndarray, "choices texts"], axis: int) -> Any:
         assert candidate.texts is not None  # only then
-        left, right = candidate.texts[items].T
+        own = candidate.texts[items]
         result = []
         for choice in np.atleast_2d(drawn[0]):
-            times = np.bincount(choice, minlength=1 + max(left.max(), right.max()))
-            result.append(of_items(np.repeat(items, times[left] * times[right]), axis=-1))
+            times = np.bincount(choice, minlength=1 + own.max())
+            result.append(of_items(np.repeat(items, times[own].prod(axis=1)), axis=-1))
         return np.concatenate(result)
 
     if candidate.texts is not None:
@@ -107,7 +107,7 @@ def paired_difference(
         resampled = stats.bootstrap(
             samples,
             measured,
-            n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly or candidate.texts is not None else _RESAMPLES,
+            n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly else _RESAMPLES,
             batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
             vectorized=True,
             confidence_level=CONFIDENCE,
@@ -121,8 +121,9 @@ def paired_difference(
     if not len(usable):
         return Interval(difference, -np.inf, np.inf)
     low, high = np.percentile(usable, [tail, 100 - tail])
-    telling = len(items) >= _LEAST_ITEMS
+    telling = len(samples[0]) >= _LEAST_ITEMS
     if isinstance(candidate, Means) and isinstance(baseline, Means):
-        differing = (candidate.values != baseline.values).any(axis=0)[items].sum()
-        telling = telling and bool(differing >= _LEAST_DIFFERING)
+        differing = items[(candidate.values != baseline.values).any(axis=0)[items]]
+        count = len(differing if candidate.texts is None else np.unique(candidate.texts[differing]))
+        telling = telling and count >= _LEAST_DIFFERING
     return Interval(difference, float(low), float(high), telling)

@@ -35,8 +35,8 @@ class Outcome(Protocol):
         """Whether each choice is computed by itself, so that a bootstrap does with fewer of them."""
 
     @property
-    def texts(self) -> Int[np.ndarray, "items 2"] | None:
-        """The two texts of each item, as numbers, where items share texts and so are not independent; else None."""
+    def texts(self) -> Int[np.ndarray, "items texts"] | None:
+        """The texts of each item, as numbers, where items share texts and so are not independent; else None."""
 
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]
@@ -55,11 +55,12 @@ class Means:
 
     Attributes:
         values: float (runs, items).
+        texts: the text of each item where several items have one, int (items, 1).
     """
 
     values: Float[np.ndarray, "runs items"]
+    texts: Int[np.ndarray, "items 1"] | None = None
     costly: bool = False
-    texts: None = None
 
     @property
     def runs(self) -> int:
@@ -93,7 +94,10 @@ class Correlation:
     ranked: bool
     texts: Int[np.ndarray, "items 2"] | None = None
     runs: int = 1
-    costly: bool = False
+
+    @property
+    def costly(self) -> bool:
+        return self.texts is not None
 
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]

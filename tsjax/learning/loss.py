@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from tsjax.model.linear import PRECISION
+
 
 def contrastive(
     queries: Float[Array, "B E"],
@@ -36,7 +38,7 @@ def contrastive(
     for dimension in (queries.shape[1], *dimensions):
         some = queries[:, :dimension], documents[:, :dimension]
         x, y = map(_unit, some) if cosine else some
-        logits = jnp.where(excluded, -jnp.inf, scale * x @ y.T)
+        logits = jnp.where(excluded, -jnp.inf, scale * jnp.matmul(x, y.T, precision=PRECISION))
         losses.append(jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[own, own]))
     return jnp.mean(jnp.stack(losses))
 

@@ -129,6 +129,7 @@ def _flat(row: Row) -> dict[str, Any]:
         name: getattr(row, name) for name in ("corpus", "seen", "queries", "name", "temperature", "score")
     }
     for name, interval in {"gain": row.gain, "over_scalar": row.over_scalar}.items():
-        ends = (None,) * 3 if interval is None else (interval.difference, interval.low, interval.high)
-        content |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        keys = (name, f"{name}_low", f"{name}_high", f"{name}_telling")
+        found = None if interval is None else (interval.difference, interval.low, interval.high, interval.telling)
+        content |= dict(zip(keys, found or (None,) * len(keys), strict=True))
     return content

@@ -17,7 +17,7 @@ from tsjax.reporting.lab import lab
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from tsjax.evaluation.tasks.task import CountTokens, Encoder, Vectors
 
@@ -88,12 +88,16 @@ class Retrieval:
 
     def split(self, seed: int) -> Split:
         """Halves of the queries, those of one text together; each is tried on the whole corpus."""
-        texts = [same_text(query) for query in self.queries]
-        number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        own = np.array([number[text] for text in texts])
-        split = halves(len(number), seed=seed, least=2, what="queries")
+        own = self._texts()
+        split = halves(1 + own.max(), seed=seed, least=2, what="queries")
         validation, held_out = (np.flatnonzero(np.isin(own, part)) for part in (split.validation, split.held_out))
         return Split(validation, held_out, split.training)
+
+    def _texts(self) -> Int[np.ndarray, " queries"]:
+        """The number of each query's text; alike for queries of one text."""
+        texts = [same_text(query) for query in self.queries]
+        number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        return np.array([number[text] for text in texts])
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Means:
         """The measure of every query."""
@@ -114,7 +118,8 @@ class Retrieval:
         values = np.zeros((1, self.items))
         for found in measures.iter_calc([measures.parse_measure(f"{name}@{cutoff}")], wanted, run):
             values[0, int(found.query_id)] = found.value
-        return Means(values)
+        texts = self._texts()
+        return Means(values, texts[:, None] if len(np.unique(texts)) < len(texts) else None)
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
         """Tokens of the relevant document; the mean of those with the highest grade, where there are several."""
