@@ -91,12 +91,13 @@ def test_a_report_is_replaced_only_when_asked_and_nothing_else_is(corpus, model,
     (out / "vectors.csv").write_text("old")
     assert small(corpus, model, out, "--overwrite") == 0
     assert (out / "vectors.csv").read_text() != "old"
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "thesis.txt").write_text("mine")
-    assert small(corpus, model, precious, "--overwrite") == 2
-    assert "is no report of tsjax collapse, so it is not replaced" in capsys.readouterr().err
-    assert (precious / "thesis.txt").read_text() == "mine"
+    for name in ("thesis.txt", "report.json"):  # runs of learning, too, have a report.json
+        precious = tmp_path / name
+        precious.mkdir()
+        (precious / name).write_text("mine")
+        assert small(corpus, model, precious, "--overwrite") == 2
+        assert "is no report of tsjax collapse, so it is not replaced" in capsys.readouterr().err
+        assert (precious / name).read_text() == "mine"
 
 
 def test_nothing_is_left_where_it_fails(corpus, model, tmp_path, monkeypatch):

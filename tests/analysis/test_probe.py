@@ -179,6 +179,15 @@ def test_half_precision_is_close():
     np.testing.assert_allclose(half.entropy, probed("post-norm, absolute", tau).entropy, atol=0.02)
 
 
+def test_it_works_where_64_bits_are_allowed():
+    plain = probed("post-norm, absolute", temperatures(model("post-norm, absolute")[0]))
+    config, params = model("post-norm, absolute")
+    with jax.enable_x64(True):
+        wide = probe_text(params, token_ids(), 32, temperatures(config), 0, config)
+    np.testing.assert_allclose(wide.filter_rate, plain.filter_rate, rtol=1e-5)
+    np.testing.assert_allclose(wide.entropy, plain.entropy, rtol=1e-5)
+
+
 def test_one_head_at_a_time_is_held():
     """The compiler's own figure for a long text: a few T × T matrices, not one a head."""
     encoder = dataclasses.replace(PLAIN, num_heads=12, hidden_size=48, relative_buckets=8, relative_max_distance=16)

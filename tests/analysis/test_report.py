@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tsjax.analysis import plots
 from tsjax.analysis.collapse import ChangeRow, Collapse, HeadRow, PairRow, StateRow, VectorRow
 from tsjax.analysis.report import TABLES, write_report
 from tsjax.analysis.sentences import sentences
@@ -183,9 +182,13 @@ def test_figures_that_are_not_finite_are_never_written(tmp_path):
 def test_nobodys_matplotlib_is_touched(tmp_path):
     import matplotlib as mpl
 
-    before = dict(mpl.rcParams)
-    plots.plot(study())
-    assert dict(mpl.rcParams) == before
+    write_report(study(), tmp_path)
+    usual = {file.name: file.read_bytes() for file in tmp_path.glob("*.png")}
+    with mpl.rc_context({"savefig.facecolor": "red", "savefig.bbox": "tight", "font.size": 20, "lines.linewidth": 9}):
+        before = dict(mpl.rcParams)
+        write_report(study(), tmp_path)
+        assert dict(mpl.rcParams) == before
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.png")} == usual
     code = (
         "import sys, tsjax.analysis\n"
         "dir(tsjax.analysis)\n"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import tsjax
 from tsjax.cli import main
 from tsjax.errors import InputError
 from tsjax.evaluation import read_retrieval
-from tsjax.learning.corpora import read_corpus
+from tsjax.evaluation.split import same_text
+from tsjax.learning.corpora import read_corpus, scored_queries
 from tsjax.temperature import Temperature
 
 
@@ -118,7 +120,7 @@ def test_weights(place, tmp_path, capsys):
 def test_a_command_killed_twice_ends_with_the_same_files(place, tmp_path, more):
     """Once among its steps, and once while it learns anew from all pairs."""
 
-    def command(out, until=None):
+    def command(out, until="nothing"):
         arguments = ["learn", place / "corpus", "-o", out, "--model", place / "model", *QUICK, *more, "--no-compare"]
         said = []
         with subprocess.Popen(
@@ -129,14 +131,16 @@ def test_a_command_killed_twice_ends_with_the_same_files(place, tmp_path, more):
         ) as learning:
             for line in learning.stderr:
                 said.append(line)
-                if until is not None and line.startswith(until):
+                if re.match(until, line):
                     learning.send_signal(signal.SIGKILL)
-        assert learning.returncode == (0 if until is None else -signal.SIGKILL), "".join(said)
+        assert learning.returncode == (0 if until == "nothing" else -signal.SIGKILL), "".join(said)
         return "".join(said)
 
     command(tmp_path / "whole")
     command(tmp_path / "killed", "tsjax: step 4 of 8")
-    command(tmp_path / "killed", "tsjax: all pairs: step")
+    assert list((tmp_path / "killed" / "states").glob("[1-9]*"))
+    command(tmp_path / "killed", "tsjax: all pairs: step [1-9]")
+    assert list((tmp_path / "killed" / "refit" / "states").glob("[1-9]*"))
     assert "going on with the run" in command(tmp_path / "killed")
     files = [*(tmp_path / "whole").glob("*.*"), *(tmp_path / "whole" / "model").iterdir()]
     assert {"report.json", "curve.csv", "model.safetensors"} <= {file.name for file in files}
@@ -154,6 +158,31 @@ def test_the_held_out_half_is_seen_by_nothing(place):
         assert not set(training.queries) & set(validation.queries)
         assert len(training) + len(validation) == 20
         assert len(validation) == 4
+
+
+def test_what_is_scored_in_another_corpus_is_not_learned_from(place, tmp_path, capsys):
+    """The second corpus holds all of the first one's questions, asked a little differently."""
+    data, more = pairs(40, 0), pairs(30, 4)
+    both = data + more
+    lines = [{"query": f" {q.upper()}", "positive": d} for q, d in zip(both.queries, both.documents, strict=True)]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = read_corpus(place / "corpus"), read_corpus(tmp_path / "all.jsonl")
+    scored = scored_queries([first, second], [], 0)
+    for corpus in (first, second):
+        for part in corpus.split(0, 0.2, scored):
+            assert part.queries
+            assert not {same_text(query) for query in part.queries} & scored
+    assert run(place, place / "corpus", tmp_path / "all.jsonl", "-o", tmp_path / "out") == 0
+    assert "all: " in capsys.readouterr().err
+    with pytest.raises(InputError, match="corpus: of 20 queries to learn from, 20 are held out in another corpus"):
+        first.split(0, 0.2, scored_queries([first], [second], 0))
+
+
+def test_an_unseen_corpus_may_be_of_one_query(place, tmp_path, capsys):
+    rows = [{"query": "is it?", "positive": "it is", "negative": "was it not"}]
+    (tmp_path / "one.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert run(place, place / "corpus", "-o", tmp_path / "out", "--unseen", tmp_path / "one.jsonl") == 0
+    assert "one: MRR@10 on 1 query" in capsys.readouterr().out
 
 
 def test_queries_of_one_text_do_not_both_learn_and_validate(tmp_path):

@@ -172,7 +172,7 @@ def largest_singular_value(
         _, rate, change, steps = state
         return (change > _TOLERANCE * rate) & (steps < _MOST_STEPS)
 
-    start = jnp.where(inside, jax.random.normal(jax.random.key(0), (tokens, min(_BLOCK, tokens))), 0)
+    start = jnp.where(inside, jax.random.normal(jax.random.key(0), (tokens, min(_BLOCK, tokens)), jnp.float32), 0)
     vectors, _ = jnp.linalg.qr(start)
     initial = (vectors, jnp.float32(0), jnp.float32(jnp.inf), jnp.int32(0))
     _, rate, _, steps = jax.lax.while_loop(moving, step, initial)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 TABLES = ("vectors", "between", "changes", "heads", "states")
 
+# The table that every report has.
+VECTORS = "vectors.csv"
+
 _TITLES = {
     "cosine": "Do longer texts crowd together?",
     "between": "Do texts of different lengths share one region?",

@@ -80,12 +80,13 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from tsjax.analysis.collapse import study_collapse
-    from tsjax.analysis.report import lines, write_report
+    from tsjax.analysis.report import VECTORS, lines, write_report
     from tsjax.files import check_absent, replacing
     from tsjax.jobs.texts import check_readable, read_texts
 
     output = Path(options.output)
-    if options.overwrite and output.exists() and not (output / "report.json").is_file():
+    # Sweeps and runs of learning have a report.json, too.
+    if options.overwrite and output.exists() and not all((output / name).is_file() for name in ("index.html", VECTORS)):
         raise InputError(f"{output} is no report of tsjax collapse, so it is not replaced; choose another name")
     check_absent(output, directory=True, overwrite=options.overwrite)
     if options.seed < 0:

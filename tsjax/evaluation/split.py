@@ -52,6 +52,12 @@ class Split:
         raise InputError(f"there is no part {name!r}; there are validation, held-out and all")
 
 
+def whole(items: int) -> Split:
+    """All items held out, for a score on all of them."""
+    none = np.zeros(0, np.intp)
+    return Split(none, np.arange(items), none)
+
+
 def halves(items: int, *, seed: int, least: int, what: str) -> Split:
     """Split items in two halves; of an odd number, the held-out half has one more.
 

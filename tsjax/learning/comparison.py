@@ -11,7 +11,9 @@ from tsjax.evaluation.bootstrap import Interval, paired_difference
 from tsjax.evaluation.candidates import BASELINE, Candidate
 from tsjax.evaluation.embedding import Embedding
 from tsjax.evaluation.outcomes import score
+from tsjax.evaluation.split import whole
 from tsjax.evaluation.sweeping import choose, with_baseline
+from tsjax.learning.corpora import scored_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,8 +61,8 @@ def compare_learned(
 ) -> list[Row]:
     """Score what was learned on queries that nothing saw.
 
-    The best scalar and the best law are those with the highest mean score over the corpora's queries that are not
-    held out, the ones that learning had, too; on corpora that were not learned from, the same ones are used.
+    The best scalar and the best law are those with the highest mean score over the queries that learning had, too
+    (those that validated included); on corpora that were not learned from, the same ones are used.
 
     Args:
         embedder: the model before.
@@ -74,6 +76,8 @@ def compare_learned(
     """
     candidates = with_baseline(candidates)
 
+    scored = scored_queries(corpora, unseen, seed)
+
     def outcomes(encoder: Embedder, corpus: Corpus, some: Sequence[Candidate | None]) -> list[Outcome]:
         temperatures = [encoder.temperature if one is None else one.temperature for one in some]
         embedding = Embedding(
@@ -84,13 +88,13 @@ def compare_learned(
         )
         found = {}
         for place, vectors in embedding.pairs(temperatures):
-            found[place] = corpus.task.outcome(vectors, corpus.task.split(seed), encoder)
+            found[place] = corpus.task.outcome(vectors, whole(corpus.task.items), encoder)
         return [found[place] for place in range(len(temperatures))]
 
     seen = [outcomes(embedder, corpus, candidates) for corpus in corpora]
     validation = np.mean(
         [
-            [score(outcome, corpus.task.split(seed).validation) for outcome in found]
+            [score(outcome, corpus.half(seed, scored)) for outcome in found]
             for corpus, found in zip(corpora, seen, strict=True)
         ],
         axis=0,

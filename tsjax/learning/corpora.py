@@ -17,6 +17,7 @@ from tsjax.learning.pairs import Pairs
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,23 +36,41 @@ class Corpus:
     task: Retrieval
     negatives: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
-    def split(self, seed: int, validation: float = 0.2) -> tuple[Pairs, Pairs | None]:
-        """What is learned from and what validates, of the half of the queries that `sweep` chooses τ on.
+    def half(self, seed: int, scored: Collection[str] = ()) -> NDArray[np.intp]:
+        """The places of the queries to learn from: of the half that `sweep` chooses τ on, but none of those texts.
 
-        The other half of the queries, `sweep`'s held-out part with the same seed, is in neither. Queries of one text
-        are all in the same.
+        Args:
+            seed: of the halves.
+            scored: texts of queries, by `same_text`, that temperatures are to be scored on; see `scored_queries`.
+
+        Raises:
+            InputError: there are too few queries.
+        """
+        half = self.task.split(seed).validation  # which checks the seed
+        kept = [place for place in half.tolist() if same_text(self.task.queries[place]) not in scored]
+        if len(kept) < min(2, len(half)):
+            raise InputError(
+                f"{self.name}: of {len(half)} queries to learn from, {len(half) - len(kept)} are held out in another "
+                "corpus or are in one that is to be unseen, which leaves too few"
+            )
+        return np.array(kept, np.intp)
+
+    def split(self, seed: int, validation: float = 0.2, scored: Collection[str] = ()) -> tuple[Pairs, Pairs | None]:
+        """What is learned from and what validates, of the queries of `half`.
+
+        Those that `sweep` holds out with the same seed are in neither. Queries of one text are all in the same.
 
         Args:
             seed: of the halves, and of what validates.
             validation: the share of the half that validates, from 0 to below 1; with 0 nothing does.
+            scored: as for `half`.
 
         Raises:
             InputError: there are too few queries, or there is no such share.
         """
         if not 0 <= validation < 1:
             raise InputError(f"the share that validates is from 0 to below 1, not {validation!r}")
-        half = self.task.split(seed).validation  # which checks the seed
-        chosen = np.random.default_rng(seed).permutation(half)
+        chosen = np.random.default_rng(seed).permutation(self.half(seed, scored))
         if not validation:
             return self._pairs(chosen), None
         alike: dict[str, list[int]] = {}
@@ -79,6 +98,16 @@ class Corpus:
             tuple(task.documents[document] for _, document in both),
             tuple(self.negatives.get(query, ()) for query, _ in both),
         )
+
+
+def scored_queries(corpora: Sequence[Corpus], unseen: Sequence[Corpus], seed: int) -> set[str]:
+    """The texts, by `same_text`, of the queries that `compare_learned` scores: those held out, and all unseen ones.
+
+    Corpora may overlap, and what is held out in one must not be learned from in another.
+    """
+    held_out = [(corpus, corpus.task.split(seed).held_out.tolist()) for corpus in corpora]
+    everything = [(corpus, range(corpus.task.items)) for corpus in unseen]
+    return {same_text(corpus.task.queries[place]) for corpus, places in held_out + everything for place in places}
 
 
 def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels: str = "test") -> Corpus:

@@ -86,7 +86,8 @@ def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]
     yield f"temperatures: {learned.temperature}"
     for corpus in dict.fromkeys(row.corpus for row in rows):
         own = [row for row in rows if row.corpus == corpus]
-        which = "held-out queries" if own[0].seen else "queries, none of it learned from"
+        noun = "query" if own[0].queries == 1 else "queries"
+        which = f"held-out {noun}" if own[0].seen else f"{noun}, none of it learned from"
         yield ""
         yield f"{corpus}: {measure} on {own[0].queries:,} {which}"
         yield f"{'':12}  score    gain (points)   95 % interval"

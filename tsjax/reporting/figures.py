@@ -57,5 +57,6 @@ def blank(size: tuple[float, float]) -> Any:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write a PNG, with nothing in it that tells one machine's from another's."""
-    figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    """Write a PNG of this look, with nothing in it that tells one machine's from another's."""
+    with style():
+        figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
