@@ -179,6 +179,14 @@ def test_queries_of_one_text_are_in_one_part():
     assert not words[0] & words[1]
 
 
+def test_an_interval_knows_which_queries_are_one_text():
+    for queries, expected in ((texts(6), None), (("a", "b", "A", "c", " a", "d"), [[0], [1], [0], [2], [0], [3]])):
+        task = Retrieval(texts(6, 1), queries, tuple({i: 1} for i in range(6)))
+        vectors = Vectors(np.eye(6, dtype="f4"), np.eye(6, dtype="f4"))
+        outcome = task.outcome(vectors, task.split(0), FakeEmbedder())
+        assert (outcome.texts if outcome.texts is None else outcome.texts.tolist()) == expected
+
+
 @pytest.mark.parametrize(("items", "differing", "verdict"), [(9, 9, 0), (200, 5, 0), (200, 30, 1)])
 def test_too_few_items_tell_nothing(items, differing, verdict):
     before, after = np.zeros((2, 1, items))
