@@ -276,7 +276,7 @@ def _way(row: dict[str, Any] | None) -> str:
 
 
 def _flat_gain(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
+    if row[f"{name}_low"] is None:  # of one question there is no interval
         return ""
     return _points(row[name], row[f"{name}_low"], row[f"{name}_high"], telling=row[f"{name}_telling"])
 

@@ -91,12 +91,18 @@ def test_a_report_is_replaced_only_when_asked_and_nothing_else_is(corpus, model,
     (out / "vectors.csv").write_text("old")
     assert small(corpus, model, out, "--overwrite") == 0
     assert (out / "vectors.csv").read_text() != "old"
+    (out / "thesis.txt").write_text("mine")
+    assert small(corpus, model, out, "--overwrite") == 2
+    (out / "thesis.txt").unlink()
+    (tmp_path / "link").symlink_to(out)
+    assert small(corpus, model, tmp_path / "link", "--overwrite") == 2
+    capsys.readouterr()
     for name in ("thesis.txt", "report.json"):  # runs of learning, too, have a report.json
         precious = tmp_path / name
         precious.mkdir()
         (precious / name).write_text("mine")
         assert small(corpus, model, precious, "--overwrite") == 2
-        assert "is no report of tsjax collapse, so it is not replaced" in capsys.readouterr().err
+        assert "is no report of tsjax collapse, or holds more, so it is not replaced" in capsys.readouterr().err
         assert (precious / name).read_text() == "mine"
 
 

@@ -88,6 +88,7 @@ def test_a_passage_is_of_whole_words():
     assert cut.beginning("the of") == "the of"
     assert cut.beginning("the xyzzy of") == "the"  # five letters are five tokens
     assert cut.beginning("xyzzyxyzzy of") == "xyzz"  # no whole word fits
+    assert TextTokenizer(tokenizer_json(), 9).beginning("a xyzzyxyzzy") == "a xyzzyx"  # nor does another that counts
     assert cut.beginning("") == ""
     made, _ = buckets([f"{text(7, seed)} xyzzy " * 20 for seed in range(30)])
     letters = {TOKENIZER.vocabulary[letter] for letter in ("x", "##y", "##z")}
@@ -111,6 +112,42 @@ def test_texts_that_begin_alike_are_not_cut_alike():
     for corpus in ("cut", "repeated"):
         shortest = rows(made[corpus, 8])
         assert len(shortest) == len(set(shortest)) == 50
+
+
+def test_what_the_tokenizer_does_not_see_makes_no_other_text():
+    made, notes = buckets([version for one in MANY[:70] for version in (one, one.upper(), f"{one}\n", f" {one}")])
+    for (corpus, length), bucket in made.items():
+        assert len(set(rows(bucket))) == len(bucket.ids), (corpus, length)
+    assert any("repeated an earlier one" in note for note in notes)
+
+
+def test_a_passage_of_nothing_is_not_repeated():
+    nothing = "\u0301 " + "x" * 90  # a lone accent, which is normalised away, and a word that does not fit
+    made, _ = buckets([f"{nothing} {seed} {nothing}" * 3 for seed in range(30)] + MANY)
+    assert all(
+        len(ids) == length for (corpus, length), bucket in made.items() for ids in bucket.ids if corpus != "texts"
+    )
+
+
+def test_of_a_book_no_more_than_pages_are_read(monkeypatch):
+    book = text(200_000, 0)
+    read = []
+    encode = TextTokenizer.encode
+    monkeypatch.setattr(
+        TextTokenizer, "encode", lambda self, texts: read.extend(map(len, texts)) or encode(self, texts)
+    )
+    made, _ = buckets([f"{one} {book}" for one in WORD_LIST[:3]])
+    assert len(made["cut", 64].ids) == 3
+    assert sum(count > 5000 for count in read) == 3  # once, to see how long they are
+
+
+def test_a_prompt_leaves_room_in_every_bucket():
+    assert check_lengths(None, 512, 2, 16) == (64, 128, 256, 512)
+    assert check_lengths(None, 40, 2, 30) == (40,)
+    with pytest.raises(
+        InputError, match="2 special tokens, the 16 of the prompt and max_seq_length it can be 19 to 64"
+    ):
+        check_lengths([18], 64, 2, 16)
 
 
 def test_a_prompt_stands_before_every_text():

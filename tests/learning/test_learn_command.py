@@ -18,7 +18,7 @@ from tsjax.cli import main
 from tsjax.errors import InputError
 from tsjax.evaluation import read_retrieval
 from tsjax.evaluation.split import same_text
-from tsjax.learning.corpora import read_corpus, scored_queries
+from tsjax.learning.corpora import read_corpus, scored_queries, split_all
 from tsjax.temperature import Temperature
 
 
@@ -172,6 +172,9 @@ def test_what_is_scored_in_another_corpus_is_not_learned_from(place, tmp_path, c
         for part in corpus.split(0, 0.2, scored):
             assert part.queries
             assert not {same_text(query) for query in part.queries} & scored
+    parts = split_all([first, second], 0, 0.2, scored)
+    learned, validated = ({same_text(q) for part in parts for q in part[i].queries} for i in (0, 1))
+    assert not learned & validated
     assert run(place, place / "corpus", tmp_path / "all.jsonl", "-o", tmp_path / "out") == 0
     assert "all: " in capsys.readouterr().err
     with pytest.raises(InputError, match="corpus: of 20 queries to learn from, 20 are held out in another corpus"):
@@ -183,6 +186,9 @@ def test_an_unseen_corpus_may_be_of_one_query(place, tmp_path, capsys):
     (tmp_path / "one.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert run(place, place / "corpus", "-o", tmp_path / "out", "--unseen", tmp_path / "one.jsonl") == 0
     assert "one: MRR@10 on 1 query" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    last = report["comparison"][-1]
+    assert (last["corpus"], last["gain_low"], last["gain_telling"]) == ("one", None, False)
 
 
 def test_queries_of_one_text_do_not_both_learn_and_validate(tmp_path):

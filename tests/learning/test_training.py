@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -338,6 +339,15 @@ def test_a_run_that_was_killed_while_its_first_file_was_written_goes_on(embedder
     left.mkdir(parents=True)
     (left / "run.json").write_text("{")
     assert learn(embedder, TRAINING, VALIDATION, QUICK, directory=tmp_path / "run").steps
+
+
+def test_two_processes_do_not_learn_in_one_directory(embedder, tmp_path):
+    learn(embedder, TRAINING, VALIDATION, dataclasses.replace(QUICK, steps=2), directory=tmp_path / "run")
+    with (
+        filelock.FileLock(tmp_path / "run" / ".run.json.lock"),
+        pytest.raises(OutputError, match="another process learns in"),
+    ):
+        learn(embedder, TRAINING, VALIDATION, dataclasses.replace(QUICK, steps=2), directory=tmp_path / "run")
 
 
 def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):

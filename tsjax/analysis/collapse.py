@@ -168,10 +168,11 @@ def study_collapse(
         there = {0: "no text", 1: "one text only"}.get(len(chosen), f"{len(chosen)} texts only")
         raise InputError(f"there is {there}; how texts lie to each other takes at least {LEAST_TEXTS}")
     tokenizer = embedder._tokenizer
-    lengths = check_lengths(lengths, embedder.max_seq_length, tokenizer.special_tokens)
+    prompt = embedder._prompt_text(None, None)
+    prompted = int(tokenizer.encode([prompt]).lengths[0]) - tokenizer.special_tokens
+    lengths = check_lengths(lengths, embedder.max_seq_length, tokenizer.special_tokens, prompted)
     # Longer texts than the longest bucket are not whole in any.
     tokenizer = tokenizer.with_max_length(lengths[-1])
-    prompt = embedder._prompt_text(None, None)
     buckets, notes = make_buckets(
         tokenizer, chosen, prompt=prompt, lengths=lengths, texts_per_bucket=texts_per_bucket, seed=seed
     )

@@ -32,6 +32,9 @@ Corpus: TypeAlias = Literal["texts", "cut", "repeated"]
 _SHORTEST = 16
 _BUCKETS = 7
 
+# Of usual text twice as many as there are.
+_CHARACTERS_A_TOKEN = 10
+
 # A bucket of fewer texts is left out, or of fewer than half of the largest; a jackknife needs three in any case.
 _ENOUGH = 16
 LEAST_TEXTS = 3
@@ -67,19 +70,27 @@ def default_lengths(longest: int) -> tuple[int, ...]:
     return (*lengths, longest)[-_BUCKETS:]
 
 
-def check_lengths(lengths: Sequence[int] | None, longest: int, special: int) -> tuple[int, ...]:
-    """The lengths of the buckets, checked; None for `default_lengths`.
+def check_lengths(lengths: Sequence[int] | None, longest: int, special: int, prompt: int = 0) -> tuple[int, ...]:
+    """The lengths of the buckets, checked; None for `default_lengths`, of those that leave more room than they take.
+
+    Args:
+        lengths: as asked for.
+        longest: the most tokens of a text.
+        special: the special tokens of a text.
+        prompt: the tokens of a prompt.
 
     Raises:
         InputError: one is beyond the longest text, leaves no room for text, or does not rise.
     """
+    taken = special + prompt
     if lengths is None:
-        return default_lengths(longest)
+        lengths = [length for length in default_lengths(longest) if length >= 2 * taken] or [longest]
     for length in lengths:
-        if not special < positive("a length", length) <= longest:
+        if not taken < positive("a length", length) <= longest:
+            tokens = f"{special} special tokens" + (f", the {prompt} of the prompt" if prompt else "")
             raise InputError(
-                f"a length is {length}; with this model's {special} special tokens and max_seq_length it can be "
-                f"{special + 1} to {longest}"
+                f"a length is {length}; with this model's {tokens} and max_seq_length it can be "
+                f"{taken + 1} to {longest}"
             )
     if not lengths or any(a >= b for a, b in itertools.pairwise(lengths)):
         raise InputError(f"lengths must rise, and there must be one at least: {list(lengths)}")
@@ -134,10 +145,24 @@ def make_buckets(
     tokenized = tokenizer.encode([prompt + text for text in chosen])
     found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
     begin = rng.random(len(once))
-    drawn = _Drawn(tokenizer, prompt, chosen, tokenized.ids, found, begin, tuple(lengths), texts_per_bucket)
+    # Texts may differ in what the tokenizer does not see, such as case; of longer ones, in what it was not shown.
+    first: dict[tuple[bytes, str], int] = {}
+    for place, (ids, text) in enumerate(zip(tokenized.ids, chosen, strict=True)):
+        first.setdefault((ids.tobytes(), text if tokenized.truncated[place] else ""), place)
+    kept = list(first.values())
+    drawn = _Drawn(
+        tokenizer,
+        prompt,
+        [chosen[place] for place in kept],
+        [tokenized.ids[place] for place in kept],
+        found[kept],
+        begin[kept],
+        tuple(lengths),
+        texts_per_bucket,
+    )
     buckets: list[Bucket] = []
     notes: list[str] = []
-    if double := len(texts) - len(once):
+    if double := len(texts) - len(kept):
         notes.append(f"{_texts(double)} of {len(texts):,} repeated an earlier one, and did not count.")
     for make in (_as_they_are, _cut, _repeated):
         made, said = make(drawn)
@@ -208,22 +233,28 @@ def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
     """One passage of each text, of about the shortest length, again and again up to each length."""
     shortest = drawn.lengths[0]
     first = drawn.tokenizer.with_max_length(shortest)
-    passages: dict[str, None] = {}  # without doubles
+    passages: dict[bytes, tuple[str, int]] = {}  # by its tokens, without doubles: each, and how many they are
+    tried = 0
     for some in _in_batches(np.flatnonzero(drawn.found >= shortest), drawn.most):
-        for text in _rests(drawn, some, shortest):
-            if len(passages) < drawn.most and (passage := first.beginning(text)):
-                passages[passage] = None
+        beginnings = [first.beginning(text) for text in _rests(drawn, some, shortest)]
+        for text, ids in zip(beginnings, drawn.tokenizer.encode(beginnings).ids, strict=True):
+            # A word may be nothing to the tokenizer, such as a space of no width.
+            if len(passages) < drawn.most and (count := len(ids) - drawn.tokenizer.special_tokens) > 0:
+                passages.setdefault(ids.tobytes(), (text, count))
+                tried += 1
         if len(passages) == drawn.most:
             break
     if len(passages) < LEAST_TEXTS or len(drawn.lengths) < 2:
         return [], ["Too few texts have a passage to repeat, so repeated passages were not measured."]
-    # A passage has a token at least, so as many copies as tokens are enough.
-    tokens = [max(1, int(n)) for n in drawn.tokenizer.encode(list(passages)).lengths - drawn.tokenizer.special_tokens]
+    notes = []
+    if double := tried - len(passages):
+        notes.append(f"{_texts(double)} gave a passage that an earlier one had given, and did not count.")
     buckets = []
     for length in drawn.lengths:
-        texts = [" ".join([text] * (length // count + 2)) for text, count in zip(passages, tokens, strict=True)]
+        # One copy more than would do, since together they may have fewer tokens.
+        texts = [" ".join([text] * (length // count + 2)) for text, count in passages.values()]
         buckets.append(Bucket("repeated", length, _cut_at(drawn, texts, length)))
-    return buckets, []
+    return buckets, notes
 
 
 def _in_batches(places: NDArray[np.intp], size: int) -> Iterator[list[int]]:
@@ -234,15 +265,23 @@ def _in_batches(places: NDArray[np.intp], size: int) -> Iterator[list[int]]:
 def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
     """What some texts say from a word on, the drawn one or one before, from which they have so many tokens."""
     cutting = drawn.tokenizer.with_max_length(length)
+    # Of books, the next pages will do: nobody wants all of their tokens.
+    pages = dict.fromkeys(places, _CHARACTERS_A_TOKEN * length)
     begin = {place: int(drawn.begin[place] * len(drawn.texts[place])) for place in places}
     rests: dict[int, str] = {}
     while left := [place for place in places if place not in rests]:
         some = [_from_a_word(drawn.texts[place], begin[place]) for place in left]
-        lengths = cutting.encode([drawn.prompt + text for text in some]).lengths
-        for place, text, found in zip(left, some, lengths.tolist(), strict=True):
-            if found == length or not begin[place]:  # from the first character on, any of these has them
-                rests[place] = text
-            begin[place] //= 2
+        parts = [text[: pages[place]] for place, text in zip(left, some, strict=True)]
+        tokenized = cutting.encode([drawn.prompt + text for text in parts])
+        for row, place in enumerate(left):
+            if tokenized.truncated[row] or (parts[row] == some[row] and tokenized.lengths[row] == length):
+                rests[place] = parts[row]
+            elif parts[row] != some[row]:
+                pages[place] *= 8
+            elif not begin[place]:  # from the first character on, any of these has them
+                rests[place] = some[row]
+            else:
+                begin[place] //= 2
     return [rests[place] for place in places]
 
 

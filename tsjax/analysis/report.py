@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 TABLES = ("vectors", "between", "changes", "heads", "states")
 
-# The table that every report has.
-VECTORS = "vectors.csv"
-
 _TITLES = {
     "cosine": "Do longer texts crowd together?",
     "between": "Do texts of different lengths share one region?",
@@ -55,6 +52,15 @@ def write_report(found: Collapse, directory: Path) -> bool:
             figures.save(figure, directory / f"{name}.png")
         (directory / "index.html").write_text(_page(found, list(made)), encoding="utf-8")
     return bool(made)
+
+
+def is_report(path: Path) -> bool:
+    """Whether a path is a directory that holds a report, and nothing else that replacing it would take away."""
+    own = {"index.html", "report.json", *(f"{name}.csv" for name in TABLES), *(f"{name}.png" for name in _TITLES)}
+    if path.is_symlink() or not path.is_dir() or path.resolve() == Path.cwd():
+        return False
+    there = {entry.name for entry in path.iterdir()}
+    return {"index.html", "report.json", "vectors.csv"} <= there <= own
 
 
 def lines(found: Collapse) -> Iterator[str]:

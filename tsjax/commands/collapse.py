@@ -80,14 +80,15 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from tsjax.analysis.collapse import study_collapse
-    from tsjax.analysis.report import VECTORS, lines, write_report
+    from tsjax.analysis.report import is_report, lines, write_report
     from tsjax.files import check_absent, replacing
     from tsjax.jobs.texts import check_readable, read_texts
 
     output = Path(options.output)
-    # Sweeps and runs of learning have a report.json, too.
-    if options.overwrite and output.exists() and not all((output / name).is_file() for name in ("index.html", VECTORS)):
-        raise InputError(f"{output} is no report of tsjax collapse, so it is not replaced; choose another name")
+    if options.overwrite and (output.exists() or output.is_symlink()) and not is_report(output):
+        raise InputError(
+            f"{output} is no report of tsjax collapse, or holds more, so it is not replaced; choose another name"
+        )
     check_absent(output, directory=True, overwrite=options.overwrite)
     if options.seed < 0:
         raise InputError(f"--seed must be at least 0, not {options.seed}")

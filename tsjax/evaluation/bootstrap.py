@@ -100,7 +100,7 @@ def paired_difference(
     else:
         measured, samples = of_items, [items, *([np.arange(candidate.runs)] if candidate.runs > 1 else [])]
     if min(map(len, samples)) < 2:
-        return Interval(difference, -np.inf, np.inf)
+        return Interval(difference, -np.inf, np.inf, telling=False)
     stats = lab("scipy.stats")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
@@ -119,7 +119,7 @@ def paired_difference(
     tail = 100 * (1 - CONFIDENCE) / 2
     usable = drawn[np.isfinite(drawn)]
     if not len(usable):
-        return Interval(difference, -np.inf, np.inf)
+        return Interval(difference, -np.inf, np.inf, telling=False)
     low, high = np.percentile(usable, [tail, 100 - tail])
     telling = len(samples[0]) >= _LEAST_ITEMS
     if isinstance(candidate, Means) and isinstance(baseline, Means):

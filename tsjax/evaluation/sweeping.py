@@ -263,5 +263,7 @@ def _by_length(
         before, after = score(baseline, bucket.items), score(best, bucket.items)
         known = len(bucket.items) >= _LEAST_IN_BUCKET and math.isfinite(after - before)
         gain = paired_difference(best, baseline, bucket.items, seed=seed) if known else None
+        if gain is not None and not math.isfinite(gain.low):  # many questions, but of one text
+            gain = None
         rows.append(InBucket(bucket.start, bucket.end, len(bucket.items), before, after, gain))
     return tuple(rows)

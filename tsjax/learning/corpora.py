@@ -68,11 +68,18 @@ class Corpus:
         Raises:
             InputError: there are too few queries, or there is no such share.
         """
+        ((learning, validating),) = split_all([self], seed, validation, scored)
+        return learning, validating
+
+    def _places(
+        self, seed: int, validation: float, scored: Collection[str]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The queries that are learned from, and those that validate."""
         if not 0 <= validation < 1:
             raise InputError(f"the share that validates is from 0 to below 1, not {validation!r}")
         chosen = np.random.default_rng(seed).permutation(self.half(seed, scored))
         if not validation:
-            return self._pairs(chosen), None
+            return chosen, np.zeros(0, np.intp)
         alike: dict[str, list[int]] = {}
         for place in chosen.tolist():
             alike.setdefault(same_text(self.task.queries[place]), []).append(place)
@@ -87,7 +94,7 @@ class Corpus:
                 f"{len(chosen)} validate, and {len(learning)} are left to learn from; learning needs at least two, so "
                 "give more queries or let fewer validate (--validation)"
             )
-        return self._pairs(np.array(learning)), self._pairs(np.array(validating))
+        return np.array(learning), np.array(validating)
 
     def _pairs(self, places: NDArray[np.intp]) -> Pairs:
         task = self.task
@@ -108,6 +115,27 @@ def scored_queries(corpora: Sequence[Corpus], unseen: Sequence[Corpus], seed: in
     held_out = [(corpus, corpus.task.split(seed).held_out.tolist()) for corpus in corpora]
     everything = [(corpus, range(corpus.task.items)) for corpus in unseen]
     return {same_text(corpus.task.queries[place]) for corpus, places in held_out + everything for place in places}
+
+
+def split_all(
+    corpora: Sequence[Corpus], seed: int, validation: float, scored: Collection[str]
+) -> list[tuple[Pairs, Pairs | None]]:
+    """`Corpus.split` of several: what validates in one is not learned from in another, either.
+
+    Raises:
+        InputError: as `Corpus.split`; or what validates in the others leaves a corpus with too few to learn from.
+    """
+    places = [corpus._places(seed, validation, scored) for corpus in corpora]
+    validates = {
+        same_text(corpus.task.queries[place])
+        for corpus, (_, validating) in zip(corpora, places, strict=True)
+        for place in validating.tolist()
+    }
+    parts: list[tuple[Pairs, Pairs | None]] = []
+    for corpus, (learning, validating) in zip(corpora, places, strict=True):
+        kept = [place for place in learning.tolist() if same_text(corpus.task.queries[place]) not in validates]
+        parts.append((corpus._pairs(np.array(kept, np.intp)), corpus._pairs(validating) if validation else None))
+    return parts
 
 
 def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels: str = "test") -> Corpus:

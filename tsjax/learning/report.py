@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def write(learned: Learning, recipe: Recipe, rows: Sequence[Row], embedder: Embe
         "curve": list(learned.curve),
         "comparison": flat,
     }
-    put(REPORT, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    put(REPORT, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]:
@@ -131,6 +132,9 @@ def _flat(row: Row) -> dict[str, Any]:
     }
     for name, interval in {"gain": row.gain, "over_scalar": row.over_scalar}.items():
         keys = (name, f"{name}_low", f"{name}_high", f"{name}_telling")
-        found = None if interval is None else (interval.difference, interval.low, interval.high, interval.telling)
-        content |= dict(zip(keys, found or (None,) * len(keys), strict=True))
+        found: tuple[float | None, ...] = (None,) * len(keys)
+        if interval is not None:
+            low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
+            found = (interval.difference, low, high, interval.telling)
+        content |= dict(zip(keys, found, strict=True))
     return content

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import jax
 
 from tsjax.errors import InputError, MissingExtraError, OutputError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 _STATES = "states"
+
+# What the names of files that stand beside it while it is written, or while a process runs, begin with.
+_OURS = f".{RUN}."
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class States:
         Raises:
             InputError: the directory holds the states of a run of another identity; the first difference is named.
             MissingExtraError: orbax is not installed.
+            OutputError: the directory is something else's, or another process learns in it.
         """
         if directory is None:
             yield cls(None)
@@ -74,7 +79,12 @@ class States:
         _check_same(directory, json.loads(json.dumps(identity)))
         ocp = _orbax()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        with ocp.CheckpointManager((directory / _STATES).absolute(), options=options) as manager:
+        lock = filelock.FileLock(directory / f"{_OURS}lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise OutputError(f"another process learns in {directory}; wait for it, or choose another") from error
+        with held, ocp.CheckpointManager((directory / _STATES).absolute(), options=options) as manager:
             yield cls(manager)
 
     def save(self, step: int, tree: dict[str, Any], progress: Progress) -> None:
@@ -112,8 +122,7 @@ def _check_same(directory: Path, identity: dict[str, Any]) -> None:
     file = directory / RUN
     if not file.exists():
         # What a kill leaves while this very file is written is no reason to refuse.
-        ours = f".{RUN}."
-        if directory.exists() and not all(entry.name.startswith(ours) for entry in directory.iterdir()):
+        if directory.exists() and not all(entry.name.startswith(_OURS) for entry in directory.iterdir()):
             raise OutputError(f"{directory} exists already and holds no run of learning; choose another name")
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")

@@ -105,7 +105,7 @@ class TextTokenizer:
     def beginning(self, text: str) -> str:
         """The whole words of a text that its first tokens stand for, up to ``max_length``; the text if that is all.
 
-        Where there is no space, as in Japanese, it ends with a token.
+        Where the last word would be nearly all of it, as where there are no spaces, it ends with a token.
         """
         encoding = self._tokenizer.encode(text)
         if not encoding.overflowing:
@@ -113,8 +113,8 @@ class TextTokenizer:
         special = encoding.special_tokens_mask
         end = max((end for (_, end), added in zip(encoding.offsets, special, strict=True) if not added), default=0)
         words = text[:end].split()
-        if not text[end : end + 1].isspace():
-            words = words[:-1] or words
+        if words and not text[end : end + 1].isspace() and 4 * len(words[-1]) < 3 * sum(map(len, words)):
+            words = words[:-1]
         return " ".join(words)
 
     def prompt_length(self, prompt: str) -> int:

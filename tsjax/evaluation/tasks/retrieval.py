@@ -89,7 +89,7 @@ class Retrieval:
     def split(self, seed: int) -> Split:
         """Halves of the queries, those of one text together; each is tried on the whole corpus."""
         own = self._texts()
-        split = halves(len(np.unique(own)), seed=seed, least=2, what="queries")
+        split = halves(len(np.unique(own)), seed=seed, least=2, what="different queries")
         validation, held_out = (np.flatnonzero(np.isin(own, part)) for part in (split.validation, split.held_out))
         return Split(validation, held_out, split.training)
 
