@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import shlex
@@ -21,7 +22,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evidence_page import page
 from evidence_texts import answered_once, excerpts, held_out_half, labelled_sample
@@ -30,6 +31,9 @@ import tsjax
 from tsjax import machine
 from tsjax.evaluation import read_retrieval
 from tsjax.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 
@@ -154,20 +158,19 @@ def make_data(lab: Path, made: Path) -> None:
         with replacing(made / "newsgroups.jsonl") as file:
             lines = (json.dumps(row) + "\n" for row in labelled_sample(rows, texts=1200, seed=0))
             file.write_text("".join(lines), encoding="utf-8")
-    if not (made / "newsgroups-passages").exists():
-        with replacing(made / "newsgroups-passages", directory=True) as folder:
-            excerpts([row["text"] for row in rows], folder, texts_wanted=400, seed=0)
     anarchism = read_retrieval(lab / "anarchism")
-    if not (made / "anarchism-once").exists():
-        with replacing(made / "anarchism-once", directory=True) as folder:
-            answered_once(anarchism, folder, range(anarchism.items))
+    folders: dict[str, Callable[[Path], None]] = {
+        "newsgroups-passages": lambda folder: excerpts([row["text"] for row in rows], folder, texts_wanted=400, seed=0),
+        "anarchism-once": lambda folder: answered_once(anarchism, folder, range(anarchism.items)),
+    }
     for seed in _SEEDS:
-        if not (made / f"anarchism-held-out-{seed}").exists():
-            with replacing(made / f"anarchism-held-out-{seed}", directory=True) as folder:
-                held_out_half(anarchism, folder, seed=seed)
-        if not (made / f"anarchism-once-held-out-{seed}").exists():
-            with replacing(made / f"anarchism-once-held-out-{seed}", directory=True) as folder:
-                answered_once(anarchism, folder, anarchism.split(seed).held_out.tolist())
+        held_out = anarchism.split(seed).held_out.tolist()
+        folders[f"anarchism-held-out-{seed}"] = functools.partial(held_out_half, anarchism, seed=seed)
+        folders[f"anarchism-once-held-out-{seed}"] = functools.partial(answered_once, anarchism, questions=held_out)
+    for name, write_into in folders.items():
+        if not (made / name).exists():
+            with replacing(made / name, directory=True) as folder:
+                write_into(folder)
 
 
 def run(study: Study, out: Path, places: dict[str, Path]) -> None:

@@ -237,7 +237,7 @@ def _mixed(found: Reports, pictures: Pictures) -> Iterator[str]:
     unseen = [
         row for report in found.values() for row in report["comparison"] if row["name"] == "learned" and not row["seen"]
     ]
-    better = [row["corpus"] for row in unseen if row["over_scalar_low"] > 0 and row["over_scalar_telling"]]
+    better = [row["corpus"] for row in unseen if row["over_scalar_telling"] and row["over_scalar_low"] > 0]
     follows = "some may be worth shipping" if better else "none is shipped: learn them from your own texts"
     yield (
         f"What follows: on {len(better)} of the {len(unseen)} corpora left out, what was learned beats the best scalar "

@@ -124,6 +124,7 @@ def test_what_the_tokenizer_does_not_see_makes_no_other_text():
 def test_a_passage_of_nothing_is_not_repeated():
     nothing = "\u0301 " + "x" * 90  # a lone accent, which is normalised away, and a word that does not fit
     made, _ = buckets([f"{nothing} {seed} {nothing}" * 3 for seed in range(30)] + MANY)
+    assert ("repeated", 64) in made
     assert all(
         len(ids) == length for (corpus, length), bucket in made.items() for ids in bucket.ids if corpus != "texts"
     )

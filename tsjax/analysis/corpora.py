@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tsjax.errors import InputError
 from tsjax.settings import check_seed, positive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +34,10 @@ _BUCKETS = 7
 
 # Of usual text twice as many as there are.
 _CHARACTERS_A_TOKEN = 10
+
+_SPACE = re.compile(r"\s+")
+
+_Made = TypeVar("_Made")
 
 # A bucket of fewer texts is left out, or of fewer than half of the largest; a jackknife needs three in any case.
 _ENOUGH = 16
@@ -209,57 +213,69 @@ def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
     if len(lengths) < 2:
         return [], ["Too few texts are long enough to be cut, so cut texts were not measured."]
     longest, shortest = lengths[-1], drawn.tokenizer.with_max_length(lengths[0])
-    texts: dict[bytes, str] = {}  # by the shortest cut, without doubles
-    tried = 0
-    for some in _in_batches(np.flatnonzero(drawn.found >= longest), drawn.most):
-        rests = _rests(drawn, some, longest)
-        for text, ids in zip(rests, shortest.encode([drawn.prompt + text for text in rests]).ids, strict=True):
-            if len(texts) < drawn.most:
-                texts.setdefault(ids.tobytes(), text)
-                tried += 1
-        if len(texts) == drawn.most:
-            break
+
+    def by_shortest(rests: list[str]) -> Iterator[tuple[bytes, str]]:
+        cut = shortest.encode([drawn.prompt + text for text in rests]).ids
+        return ((ids.tobytes(), text) for ids, text in zip(cut, rests, strict=True))
+
+    texts, doubles = _different(drawn, longest, by_shortest)
     if len(texts) < LEAST_TEXTS:
         return [], [f"Cut to {lengths[0]} tokens nearly all texts are the same, so cut texts were not measured."]
     notes = []
-    if double := tried - len(texts):
-        notes.append(f"{_texts(double)} cut to {lengths[0]} tokens repeated an earlier one, and did not count.")
+    if doubles:
+        notes.append(f"{_texts(doubles)} cut to {lengths[0]} tokens repeated an earlier one, and did not count.")
     if longest < drawn.lengths[-1]:
         notes.append(f"Cut texts go up to {longest} tokens, since too few texts have more.")
-    return [Bucket("cut", length, _cut_at(drawn, list(texts.values()), length)) for length in lengths], notes
+    return [Bucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
 
 
 def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
     """One passage of each text, of about the shortest length, again and again up to each length."""
     shortest = drawn.lengths[0]
     first = drawn.tokenizer.with_max_length(shortest)
-    passages: dict[bytes, tuple[str, int]] = {}  # by its tokens, without doubles: each, and how many they are
-    tried = 0
-    for some in _in_batches(np.flatnonzero(drawn.found >= shortest), drawn.most):
-        beginnings = [first.beginning(text) for text in _rests(drawn, some, shortest)]
+
+    def by_tokens(rests: list[str]) -> Iterator[tuple[bytes, tuple[str, int]]]:
+        """Each passage, and how many tokens it is."""
+        beginnings = [first.beginning(text) for text in rests]
         for text, ids in zip(beginnings, drawn.tokenizer.encode(beginnings).ids, strict=True):
             # A word may be nothing to the tokenizer, such as a space of no width.
-            if len(passages) < drawn.most and (count := len(ids) - drawn.tokenizer.special_tokens) > 0:
-                passages.setdefault(ids.tobytes(), (text, count))
-                tried += 1
-        if len(passages) == drawn.most:
-            break
+            if (count := len(ids) - drawn.tokenizer.special_tokens) > 0:
+                yield ids.tobytes(), (text, count)
+
+    passages, doubles = _different(drawn, shortest, by_tokens)
     if len(passages) < LEAST_TEXTS or len(drawn.lengths) < 2:
         return [], ["Too few texts have a passage to repeat, so repeated passages were not measured."]
     notes = []
-    if double := tried - len(passages):
-        notes.append(f"{_texts(double)} gave a passage that an earlier one had given, and did not count.")
+    if doubles:
+        notes.append(f"{_texts(doubles)} gave a passage that an earlier one had given, and did not count.")
     buckets = []
     for length in drawn.lengths:
         # One copy more than would do, since together they may have fewer tokens.
-        texts = [" ".join([text] * (length // count + 2)) for text, count in passages.values()]
+        texts = [" ".join([text] * (length // count + 2)) for text, count in passages]
         buckets.append(Bucket("repeated", length, _cut_at(drawn, texts, length)))
     return buckets, notes
 
 
-def _in_batches(places: NDArray[np.intp], size: int) -> Iterator[list[int]]:
-    """The places, so many at a time; most often the first are enough."""
-    return (places[start : start + size].tolist() for start in range(0, len(places), size))
+def _different(
+    drawn: _Drawn, length: int, made: Callable[[list[str]], Iterable[tuple[bytes, _Made]]]
+) -> tuple[list[_Made], int]:
+    """As many as are wanted of what is made of the texts' rests, no two of one key; and how many were left out.
+
+    Args:
+        drawn: the texts.
+        length: tokens that a rest has.
+        made: gives keys and what is kept for them, of some rests.
+    """
+    places = np.flatnonzero(drawn.found >= length).tolist()
+    batches = (places[start : start + drawn.most] for start in range(0, len(places), drawn.most))
+    kept: dict[bytes, _Made] = {}
+    doubles = 0
+    for key, one in itertools.chain.from_iterable(made(_rests(drawn, batch, length)) for batch in batches):
+        doubles += key in kept
+        kept.setdefault(key, one)
+        if len(kept) == drawn.most:
+            break
+    return list(kept.values()), doubles
 
 
 def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
@@ -287,7 +303,7 @@ def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
 
 def _from_a_word(text: str, begin: int) -> str:
     """The text from the next word on; where there is no space, as in Japanese, from the character."""
-    space = re.compile(r"\s+").search(text, begin) if begin else None
+    space = _SPACE.search(text, begin) if begin else None
     return text[begin:] if space is None else text[space.end() :]
 
 

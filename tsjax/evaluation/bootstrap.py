@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,11 @@ class Interval:
     def verdict(self) -> int:
         """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither, or for too few items to tell."""
         return (int(self.low > 0) - int(self.high < 0)) * self.telling
+
+    def to_json(self) -> dict[str, float | bool | None]:
+        """As JSON values; an end that is infinite is null."""
+        difference, low, high = (x if math.isfinite(x) else None for x in (self.difference, self.low, self.high))
+        return {"difference": difference, "low": low, "high": high, "telling": self.telling}
 
     def points(self, of: str) -> str:
         """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""

@@ -141,10 +141,7 @@ def _flat(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _gain(gain: Interval | None) -> dict[str, float | bool | None] | None:
-    if gain is None:
-        return None
-    ends = {"difference": _number(gain.difference), "low": _number(gain.low), "high": _number(gain.high)}
-    return {**ends, "telling": gain.telling}
+    return None if gain is None else gain.to_json()
 
 
 def _score(value: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,10 +130,7 @@ def _flat(row: Row) -> dict[str, Any]:
         name: getattr(row, name) for name in ("corpus", "seen", "queries", "name", "temperature", "score")
     }
     for name, interval in {"gain": row.gain, "over_scalar": row.over_scalar}.items():
-        keys = (name, f"{name}_low", f"{name}_high", f"{name}_telling")
-        found: tuple[float | None, ...] = (None,) * len(keys)
-        if interval is not None:
-            low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
-            found = (interval.difference, low, high, interval.telling)
-        content |= dict(zip(keys, found, strict=True))
+        found = {} if interval is None else interval.to_json()
+        keys = {name: "difference", f"{name}_low": "low", f"{name}_high": "high", f"{name}_telling": "telling"}
+        content |= {key: found.get(own) for key, own in keys.items()}
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,11 +89,12 @@ class Retrieval:
 
     def split(self, seed: int) -> Split:
         """Halves of the queries, those of one text together; each is tried on the whole corpus."""
-        own = self._texts()
+        own = self._texts
         split = halves(len(np.unique(own)), seed=seed, least=2, what="different queries")
         validation, held_out = (np.flatnonzero(np.isin(own, part)) for part in (split.validation, split.held_out))
         return Split(validation, held_out, split.training)
 
+    @functools.cached_property
     def _texts(self) -> Int[np.ndarray, " queries"]:
         """The number of each query's text; alike for queries of one text."""
         texts = [same_text(query) for query in self.queries]
@@ -118,7 +120,7 @@ class Retrieval:
         values = np.zeros((1, self.items))
         for found in measures.iter_calc([measures.parse_measure(f"{name}@{cutoff}")], wanted, run):
             values[0, int(found.query_id)] = found.value
-        texts = self._texts()
+        texts = self._texts
         return Means(values, texts[:, None] if len(np.unique(texts)) < len(texts) else None)
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
