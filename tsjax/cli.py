@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from tsjax import __version__
-from tsjax.commands import batch, bench, collapse, convert, embed, export, info, learn, search, sweep
+from tsjax.commands import batch, bench, collapse, convert, doctor, embed, export, info, learn, search, sweep
 from tsjax.errors import TsjaxError
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        the exit status: 0, 2 for an error of the user's, 128 and the signal's number for an interrupt.
+        the exit status: 0, 2 for an error of the user's, 128 and the signal's number for an interrupt; what a command
+        says of itself, such as 3 for a search of an output that is not finished.
     """
     options = _parser().parse_args(arguments)
     try:
-        command: Callable[[argparse.Namespace], None] = options.command
-        command(options)
+        command: Callable[[argparse.Namespace], int | None] = options.command
+        status = command(options) or 0
         if sys.stdout is not None:
             sys.stdout.flush()
     except TsjaxError as error:
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print("tsjax: interrupted", file=sys.stderr)
         return interrupt.status if isinstance(interrupt, _Interrupted) else 128 + signal.SIGINT
-    return 0
+    return status
 
 
 def _silence_stdout() -> None:
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tsjax", description="Text embeddings in JAX, with a temperature in every attention softmax.")
     parser.add_argument("--version", action="version", version=f"tsjax {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (embed, batch, search, convert, export, info, sweep, collapse, learn, bench):
+    for command in (embed, batch, search, convert, export, info, sweep, collapse, learn, bench, doctor):
         command.add(commands)
     return parser
 

@@ -25,7 +25,7 @@ from jax.sharding import NamedSharding
 
 from tsjax.checkpoint import read_network_weights
 from tsjax.errors import InputError
-from tsjax.model.attention import kernel_for
+from tsjax.model.attention import Kernel, kernel_for
 from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
 from tsjax.model.packing import Packing
 from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
@@ -52,7 +52,13 @@ _TOKEN_BUDGET = {"cpu": 2048}
 TOKEN_BUDGET_ACCELERATOR = 65536
 
 # Where attention knows the texts of a row, they are packed.
-_LADDERS = {"windows": ladders.flat, "splash": ladders.rows, "cudnn": ladders.padded, "xla": ladders.padded}
+_LADDERS = {
+    "windows": ladders.flat,
+    "splash": ladders.rows,
+    "cudnn": ladders.padded,
+    "xla": ladders.padded,
+    "mapped": ladders.alike,
+}
 
 # Threads of an engine, each with a batch on its way. An accelerator takes them one after the other, and has the next at
 # hand; a processor works on two at once, since within one batch cores wait for each other between any two operations.
@@ -125,6 +131,7 @@ class Engine:
         token_budget: the most tokens of a batch on each device, padding included; None for the device's usual.
         devices: what to compute on, all of one kind; None for all that this process has.
         shard_parameters: share the parameters out among the devices, rather than have them whole on each.
+        kernel: what computes attention; None for the fastest that the device and the model allow.
     """
 
     def __init__(
@@ -137,13 +144,15 @@ class Engine:
         token_budget: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         shard_parameters: bool = False,
+        kernel: Kernel | None = None,
     ) -> None:
         self.config = config
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         first = self.devices[0]
         usual = _TOKEN_BUDGET.get(first.platform, TOKEN_BUDGET_ACCELERATOR)
         self.token_budget = usual if token_budget is None else token_budget
-        self.kernel = kernel_for(first.platform, getattr(first, "compute_capability", None), config.encoder, dtype)
+        capability = getattr(first, "compute_capability", None)
+        self.kernel: Kernel = kernel or kernel_for(first.platform, capability, config.encoder, dtype)
         self.shard_parameters = shard_parameters and len(self.devices) > 1
         self._pad_token_id = pad_token_id
         self._statistics = Statistics()

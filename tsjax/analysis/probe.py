@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tsjax.model.attention import Kernel, masked_logits, reach_of, scaled
+from tsjax.model.compiling import jit
 from tsjax.model.config import EncoderConfig, ModelConfig
 from tsjax.model.encoder import Layer, LayerInput
 from tsjax.model.forward import Params, bound
@@ -56,7 +57,7 @@ class Probe(NamedTuple):
     low: Float[Array, " depths"]
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jit, static_argnames="config")
 def compiled_probe(
     params: Params,
     input_ids: Int[Array, " T"],

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from tsjax.learning.learned import Learned, length_terms, per_text
 from tsjax.model.attention import Kernel
+from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import Inputs, Params, apply_packed, cast_params
 from tsjax.model.packing import one_a_row
@@ -209,7 +210,7 @@ class _Program(NamedTuple):
 _NO_TERMS = np.array([[[1, 0]]], np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("program",))
+@functools.partial(jit, static_argnames=("program",))
 def _embed(program: _Program, learned: Learned, frozen: Params | None, chunk: tuple[Any, ...]) -> Float[Array, "R E"]:
     # Pallas' kernels and loops do not say how their output varies over the devices, so it is not checked.
     run = jax.shard_map(
@@ -218,7 +219,7 @@ def _embed(program: _Program, learned: Learned, frozen: Params | None, chunk: tu
     return run(learned, frozen, chunk)
 
 
-@functools.partial(jax.jit, static_argnames=("program",))
+@functools.partial(jit, static_argnames=("program",))
 def _pull(
     program: _Program,
     learned: Learned,
@@ -238,6 +239,6 @@ def _pull(
     return run(learned, frozen, chunk, cotangents)
 
 
-@jax.jit
+@jit
 def _add(one: Learned, other: Learned) -> Learned:
     return jax.tree.map(jnp.add, one, other)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from tsjax.learning import learned as numbers
 from tsjax.learning.learned import Learned
+from tsjax.model.compiling import jit
 
 if TYPE_CHECKING:
     from tsjax.learning.recipe import Recipe
@@ -51,7 +52,7 @@ def decays(tree: Any) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer",))
+@functools.partial(jit, static_argnames=("optimizer",))
 def update(
     optimizer: optax.GradientTransformation, penalty: float, learned: Learned, state: Any, gradients: list[Learned]
 ) -> tuple[Learned, Any, Float[Array, ""]]:

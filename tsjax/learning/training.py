@@ -32,6 +32,7 @@ from tsjax.learning.optimizer import optimizer_of, update
 from tsjax.learning.pairs import Pairs, Step, schedule
 from tsjax.learning.recipe import Recipe
 from tsjax.learning.state import Progress, States
+from tsjax.model.compiling import jit
 from tsjax.model.forward import unflatten, weight_shapes
 from tsjax.settings import positive
 from tsjax.temperature import Temperature
@@ -49,8 +50,8 @@ _SCALES = {"cosine": 20.0, "dot": 1.0}
 _VALIDATION_BLOCK = 4096
 
 _STATIC = ("scale", "dimensions", "cosine")
-_loss = jax.jit(contrastive, static_argnames=_STATIC)
-_loss_and_gradient = jax.jit(jax.value_and_grad(contrastive, argnums=(0, 1)), static_argnames=_STATIC)
+_loss = jit(contrastive, static_argnames=_STATIC)
+_loss_and_gradient = jit(jax.value_and_grad(contrastive, argnums=(0, 1)), static_argnames=_STATIC)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from tsjax.errors import InputError
 from tsjax.model.attention import Kernel
+from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Encoder
 from tsjax.model.heads import make_head
@@ -257,7 +258,7 @@ def trace_counts(config: ModelConfig) -> dict[tuple[int, int], int]:
     return dict(counts)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "kernel", "with_tokens", "mesh", "shared_out"))
+@functools.partial(jit, static_argnames=("config", "kernel", "with_tokens", "mesh", "shared_out"))
 def compiled_apply(
     params: Params,
     inputs: Inputs,

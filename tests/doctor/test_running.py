@@ -1,0 +1,72 @@
+"""The process around the checks, with stand-ins for them that crash, hang, and end."""
+
+import json
+import sys
+
+import pytest
+
+from tsjax.cli import main
+from tsjax.doctor import running
+from tsjax.doctor.check import Found
+from tsjax.doctor.running import examine
+
+# Four checks, of which the second and third do what the test wants.
+_CHECKS = """
+import json, os, signal, sys, time
+for number in range(int(sys.argv[-1]), 4):
+    print(json.dumps({"started": f"check {number}", "ours": number != 2}), flush=True)
+    if number in (1, 2):
+        {trouble}
+    print(json.dumps({"status": "ok", "detail": "fine", "advice": ""}), flush=True)
+"""
+
+
+def _command(trouble):
+    return (sys.executable, "-c", _CHECKS.replace("{trouble}", trouble))
+
+
+def test_all_checks_in_one_process():
+    results = list(examine(_command("pass")))
+    assert [result.name for result in results] == [f"check {i}" for i in range(4)]
+    assert {result.found for result in results} == {Found("ok", "fine")}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("sys.exit('no such thing')", "no such thing"),
+        ("time.sleep(60)", "2 s"),
+    ],
+)
+def test_a_check_that_crashes_or_hangs_is_a_finding_and_the_rest_go_on(trouble, said):
+    results = list(examine(_command(trouble), patience=2))
+    assert [result.name for result in results] == [f"check {i}" for i in range(4)]
+    # The third is not about this package's own programs.
+    assert [result.found.status for result in results] == ["ok", "fail", "warn", "ok"]
+    for result in results[1:3]:
+        assert said in result.found.detail
+        assert "XLA_FLAGS" in result.found.advice
+
+
+def test_checks_that_cannot_start_are_one_failure():
+    results = list(examine((sys.executable, "-c", "raise SystemExit('no device')")))
+    assert [(result.found.status, "no device" in result.found.detail) for result in results] == [("fail", True)]
+
+
+@pytest.mark.parametrize(("trouble", "status"), [("pass", 0), ("os.abort()", 1)])
+def test_the_status_of_the_command_tells(monkeypatch, capsys, trouble, status):
+    monkeypatch.setattr(running.examine, "__defaults__", (_command(trouble), 20.0))
+    assert main(["doctor"]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith(("ok", "warn", "fail"))]) == 4
+    assert main(["doctor", "--json"]) == status
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["check"] for one in found] == [f"check {i}" for i in range(4)]
+
+
+def test_a_platform_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    *_, last = examine()
+    assert last.found.status == "fail"
+    assert "nonsense" in last.found.detail

@@ -1,0 +1,54 @@
+"""The process that the checks run in: one JSON object a line, before and after each check.
+
+Usage: python -m tsjax.doctor FIRST — the number of the first check to run; those before it are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from tsjax.doctor.check import Found
+from tsjax.doctor.networks import network_checks
+from tsjax.doctor.patterns import pattern_checks
+from tsjax.doctor.surroundings import surroundings_checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tsjax.doctor.check import Check
+
+
+def checks() -> Iterator[Check]:
+    """Yield every check, always in the same order."""
+    yield from surroundings_checks()
+    for device in jax.local_devices():
+        yield from pattern_checks(device)
+        yield from network_checks(device)
+
+
+def main(first: int) -> None:
+    """Run the checks from the given one on; what they print themselves goes to standard error."""
+    output = sys.stdout
+
+    def tell(**content: Any) -> None:
+        print(json.dumps(content), file=output, flush=True)  # read by the process above
+
+    with contextlib.redirect_stdout(sys.stderr):
+        for check in itertools.islice(checks(), first, None):
+            tell(started=check.name, ours=check.ours)
+            try:
+                found = check.run()
+            except Exception as error:  # a check that fails in whatever way has found something
+                advice = "try another version of jax and jaxlib, and report it with the output of tsjax doctor --json"
+                found = Found("fail", f"{type(error).__name__}: {error}", advice)
+            tell(**found._asdict())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,113 @@
+"""Running the checks in a process of their own, so that one that crashes or hangs is a finding and not the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import tsjax
+from tsjax.doctor.check import OTHER_COMPILER, Found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Seconds that one check may take; compiling for an accelerator takes the longest.
+_PATIENCE = 300.0
+
+# How a process that is silent for so long is ended.
+_GIVEN_UP = signal.SIGKILL
+
+_COMMAND = (sys.executable, "-m", "tsjax.doctor")
+
+_START = "start of JAX"
+_DID_NOT_START = "see whether JAX_PLATFORMS, XLA_FLAGS and the drivers fit this machine"
+
+
+class Result(NamedTuple):
+    """A check's name and what it found."""
+
+    name: str
+    found: Found
+
+
+def examine(command: Sequence[str] = _COMMAND, patience: float = _PATIENCE) -> Iterator[Result]:
+    """Run every check; yields each result when it is there.
+
+    This process does not start JAX, so that the checks can have the devices for themselves. After a check that crashed
+    or hung, a new process goes on with the next one.
+
+    Args:
+        command: runs the checks, given the number of the first one, and prints what `tsjax.doctor.__main__` prints.
+        patience: seconds without output after which a check counts as hanging.
+    """
+    first, ended = 0, False
+    while not ended:
+        with tempfile.TemporaryFile() as errors, _started(command, first, errors) as child:
+            name, ours, finished = None, True, 0
+            for content in _lines(child, patience):
+                if "started" in content:
+                    name, ours = content["started"], content["ours"]
+                elif name is not None:
+                    yield Result(name, Found(**content))
+                    name, finished = None, finished + 1
+            problem = _problem(child, errors, patience)
+            if problem and name is None:
+                yield Result(_START, Found("fail", problem, _DID_NOT_START))
+            elif problem and name is not None:
+                yield Result(name, Found("fail" if ours else "warn", problem, OTHER_COMPILER))
+            ended = name is None
+            first += finished + 1
+
+
+def _started(command: Sequence[str], first: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # The child imports the same package, wherever this one came from.
+    package = str(Path(tsjax.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
+    return subprocess.Popen([*command, str(first)], stdout=subprocess.PIPE, stderr=errors, env=environment)
+
+
+def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any]]:
+    """Yield what the child prints, until it ends, is silent for too long, or is not needed any more."""
+    said: queue.Queue[bytes] = queue.Queue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            said.put(line)
+        said.put(b"")
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while line := said.get(timeout=patience):
+            yield json.loads(line)
+        child.wait(timeout=patience)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        pass
+    finally:
+        if child.poll() is None:
+            child.send_signal(_GIVEN_UP)
+        reader.join()
+
+
+def _problem(child: subprocess.Popen[bytes], errors: IO[bytes], patience: float) -> str:
+    """Return how a child failed, with the last line that it wrote to standard error; empty if it did not."""
+    status = child.wait()
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    last = f": {lines[-1]:.300}" if lines else ""
+    if status == -_GIVEN_UP:
+        return f"nothing was heard of it for {patience:g} s"
+    if status < 0:
+        return f"the process was ended by {signal.Signals(-status).name}{last}"
+    return f"the process ended with status {status}{last}" if status else ""
