@@ -29,18 +29,22 @@ def run(options: argparse.Namespace) -> int:
     from tsjax.doctor.running import examine
 
     counts = {"ok": 0, "warn": 0, "fail": 0}
+    advice: dict[str, None] = {}
     for result in examine():
         counts[result.found.status] += 1
+        if result.found.advice:
+            advice[result.found.advice] = None
         if options.json:
             print(json.dumps({"check": result.name, **result.found._asdict()}, ensure_ascii=False), flush=True)
         elif not options.quiet or result.found.status != "ok":
             print(f"{result.found.status:4}  {result.name}: {result.found.detail}", flush=True)
-            if result.found.advice:
-                print(f"      to do: {result.found.advice}", flush=True)
         elif on_terminal():
             print(f"\r{sum(counts.values())} checks", end="", file=sys.stderr, flush=True)
     summary = f"{counts['ok']} checks passed, {counts['warn']} warned, {counts['fail']} failed"
     if counts["fail"]:
         summary += "; do not trust the vectors that this machine computes before that is resolved"
+    if not options.json:
+        for text in advice:
+            print(f"to do: {text}")
     print(summary, file=sys.stderr if options.json else sys.stdout)
     return 1 if counts["fail"] else 0
