@@ -181,17 +181,6 @@ def test_another_model_or_input_is_refused_by_name(output, model, corpus, capsys
     assert "the inputs come in another order" in error
 
 
-def test_a_touched_input_is_refused(output, model, corpus, capsys):
-    facts = Path(corpus[0]).stat()
-    os.utime(corpus[0], ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
-    try:
-        more = ["--id-column", "id", "--keep", "title", "text"]
-        error = error_of(capsys, *batch_jobs.arguments(model, corpus, output, *more))
-        assert "the input part0.jsonl has changed (version was" in error
-    finally:
-        os.utime(corpus[0], ns=(facts.st_atime_ns, facts.st_mtime_ns))
-
-
 def test_stopping_at_the_first_bad_row(model, corpus, tmp_path, capsys):
     command = batch_jobs.arguments(model, corpus, tmp_path / "out", "--on-error", "fail")
     assert "part0.jsonl, line 6: 'text' is null" in error_of(capsys, *command)
@@ -604,22 +593,22 @@ def test_a_disk_that_is_full_of_hashes_is_a_sentence(output, capsys, monkeypatch
 
 
 def test_what_is_missing_is_found_in_one_pass():
-    class Counted(set):
+    class Counted(dict):
         passes = 0
 
         def __iter__(self):
             self.passes += 1
             return super().__iter__()
 
-    keys = Counted(ShardKey(group, index) for group in range(50) for index in (0, 2))
-    missing = missing_shards(keys, dict.fromkeys(range(1, 50), 2), 50)
+    rows = Counted((ShardKey(group, index), 16) for group in range(50) for index in (0, 2))
+    missing = missing_shards(rows, {group: ShardKey(group, 2) for group in range(1, 50)}, 50, 16)
     assert missing[:2] == [
         "the end of group 0 is missing: no shard says that it is the last; if the job has not finished, its command "
         "goes on with it",
         "shard 00000-00001 is missing",
     ]
     assert len(missing) == 51
-    assert keys.passes == 1
+    assert rows.passes == 1
 
 
 def test_texts_that_are_too_long_may_be_rejected(model, tmp_path, capsys):
@@ -691,14 +680,6 @@ def test_a_job_without_any_vector_is_no_success(model, tmp_path, capsys):
     assert f"{tmp_path}/out/rejected.jsonl lists them all" in error
     (tmp_path / "a.jsonl").write_text("")
     assert batch_jobs.run(*command, tmp_path / "empty") == 0  # nothing was asked for
-
-
-def test_a_search_of_an_unfinished_job_says_so(output, capsys):
-    for path in output.glob("manifest*.json"):
-        manifest = json.loads(path.read_text())
-        path.write_text(json.dumps({**manifest, "complete": False}))
-    assert batch_jobs.run("search", output, "the", "-n", 1) == 0
-    assert "the job has not finished; its shards so far are searched" in capsys.readouterr().err
 
 
 def test_an_output_that_is_none(tmp_path, capsys):

@@ -10,6 +10,9 @@ import pytest
 
 KILLS = 20
 
+# Shards of fewer rows than a range has, some of them: cut by bytes of text.
+MORE = ("--id-column", "id", "--keep", "title", "--bytes-per-shard", "900")
+
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
@@ -28,7 +31,7 @@ def whole(model, corpus, jobs, tmp_path_factory):
     """An output that nobody has disturbed, and what a run takes once there is a manifest."""
     for name in ("first", "second"):  # the first compiles, and keeps what it has compiled
         output = tmp_path_factory.mktemp("whole") / name
-        process = jobs.start(*batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title"))
+        process = jobs.start(*batch_jobs.arguments(model, corpus, output, *MORE))
         wait_for_work(process, output, "manifest.json")
         start = time.monotonic()
         assert process.status() == 0, process.stderr()
@@ -56,7 +59,7 @@ def test_twenty_kills(model, corpus, jobs, whole, tmp_path):
     kills, shards_at_kills, output = 0, [], None
     while kills < KILLS:
         output = tmp_path / f"out-{kills}"
-        command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title")
+        command = batch_jobs.arguments(model, corpus, output, *MORE)
         # A few kills on each output, then to the end.
         for _ in range(rng.randint(2, 5)):
             process = jobs.start(*command)
@@ -80,9 +83,8 @@ def test_twenty_kills(model, corpus, jobs, whole, tmp_path):
 def test_four_workers_of_which_one_is_killed_and_restarted(model, corpus, jobs, whole, tmp_path):
     expected, seconds = whole
     output = tmp_path / "out"
-    more = ["--id-column", "id", "--keep", "title"]
     commands = [
-        batch_jobs.arguments(model, corpus, output, *more, "--shard", f"{index}/4", "--rows-per-shard", "16")
+        batch_jobs.arguments(model, corpus, output, *MORE, "--shard", f"{index}/4", "--rows-per-shard", "16")
         for index in range(4)
     ]
     processes = [jobs.start(*command) for command in commands]

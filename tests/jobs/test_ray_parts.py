@@ -74,7 +74,7 @@ def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, t
         books = Books(output, plan, runners[0].join())
         folders = [partial / name for name in ("one", "other")]
         threads = [
-            threading.Thread(target=runner.make, args=(books, piece, set(), folder))
+            threading.Thread(target=runner.make, args=(books, piece, {}, folder))
             for runner, folder in zip(runners, folders, strict=True)
         ]
         for folder, thread in zip(folders, threads, strict=True):
@@ -85,7 +85,7 @@ def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, t
         assert not any(list(folder.iterdir()) for folder in folders)
         first = {path: path.stat().st_mtime_ns for path in output.vectors.iterdir()}
         # A third comes after all is done, and leaves the files as they are.
-        runners[0].make(books, piece, set(), folders[0])
+        runners[0].make(books, piece, {}, folders[0])
         assert {path: path.stat().st_mtime_ns for path in output.vectors.iterdir()} == first
         assert len(books.mine(ALONE)) == 5
     found = batch_jobs.contents(tmp_path / "out")

@@ -254,7 +254,7 @@ def test_urls(tmp_path):
     memory.pipe("/corpus/a.jsonl.gz", gzip.compress(b'{"text": "a"}\n'))
     sources = find_sources(["memory://corpus/*.jsonl*"])
     assert [source.name for source in sources] == ["a.jsonl.gz", "b.jsonl"]
-    assert sources[0].identity()["version"] != "unknown"
+    assert sources[0].version != "unknown"
     reader = GroupReader(sources, Columns())
     assert [short(shard.rows) for shard in reader.slices(10, 0, lambda key: True)] == [["a", "b"]]
     with pytest.raises(InputError, match="no file matches memory://corpus/x"):

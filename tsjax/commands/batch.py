@@ -38,13 +38,19 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(command=run)
     actions = command.add_subparsers(title="actions on an output", metavar="ACTION")
-    status = actions.add_parser("status", help="how far a job is", description="Say how far a job is.")
+    status = actions.add_parser(
+        "status",
+        help="how far a job is",
+        description="Say how far a job is, and what is missing of it. Reads no shard, and ends with 0 whether or not "
+        "the job has finished.",
+    )
     status.set_defaults(command=run_status)
     verify = actions.add_parser(
         "verify",
         help="whether an output is whole and sound",
-        description="Check an output: every checksum and row count, every id of the input exactly once, no NaN, norms "
-        "of 1 where vectors are normalised. Merges the manifests of several workers into one.",
+        description="Check an output: every checksum and row count, every row of the input as it was embedded, every "
+        "id exactly once, no NaN, norms of 1 where vectors are normalised. Merges the manifests of several workers. "
+        "Ends with 2 where anything is missing or wrong.",
     )
     verify.set_defaults(command=run_verify)
     verify.add_argument(
@@ -113,7 +119,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_outputs(command: argparse.ArgumentParser) -> None:
-    from tsjax.jobs.defaults import CALIBRATION_ROWS, ROWS_PER_SHARD
+    from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
 
     group = command.add_argument_group("output")
     group.add_argument("--output", metavar="OUT", help="a folder; of the same job, if there is something in it")
@@ -136,7 +142,14 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=ROWS_PER_SHARD,
-        help=f"rows of the input in a shard (default: {ROWS_PER_SHARD:,}); what a killed job does again",
+        help=f"rows of the input in a shard at the most (default: {ROWS_PER_SHARD:,}); what a killed job does again",
+    )
+    group.add_argument(
+        "--bytes-per-shard",
+        metavar="N",
+        type=int,
+        help="bytes of text, as UTF-8: the row with which a shard reaches them is its last, before it has "
+        f"--rows-per-shard (default: 1,024 for each of these, {BYTES_PER_SHARD:,} at least)",
     )
     group.add_argument(
         "--shard",
@@ -157,8 +170,10 @@ def run(options: argparse.Namespace) -> None:
     if not options.input or options.output is None:
         raise InputError("tsjax batch needs --input and --output, or one of the actions status and verify")
     from tsjax.jobs.columns import Columns
+    from tsjax.jobs.defaults import bytes_per_shard
     from tsjax.jobs.inputs import find_sources
     from tsjax.jobs.job import Job, Model, Options
+    from tsjax.jobs.output_filter import OutputFilter
     from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.progress import Reporter
     from tsjax.jobs.records import Output
@@ -168,9 +183,11 @@ def run(options: argparse.Namespace) -> None:
     check_engine_options(options)
     reporter = Reporter(as_json=options.json_log, terminal=on_terminal())
     worker = _worker(options.shard, reporter) if options.engine == "local" else None
+    cut = bytes_per_shard(options.rows_per_shard) if options.bytes_per_shard is None else options.bytes_per_shard
     chosen = Options(
         columns=Columns(options.text_column, options.template, options.id_column, tuple(options.keep)),
         rows_per_shard=options.rows_per_shard,
+        bytes_per_shard=cut,
         file_format=options.format,
         precision=options.precision,
         normalize=options.normalize,
@@ -180,8 +197,10 @@ def run(options: argparse.Namespace) -> None:
         deduplicate=options.deduplicate,
         calibration_rows=options.calibration_rows,
     )
-    plan = Plan.of(find_sources(options.input, options.input_format), options.rows_per_shard)
     output = Output(options.output)
+    leave_out = OutputFilter(output, lambda sentence: reporter.say("left_out", sentence))
+    sources = find_sources(options.input, options.input_format, leave_out=leave_out)
+    plan = Plan.of(sources, options.rows_per_shard, cut)
     sinks: list[Sink] = []
     arguments: dict[str, Any] = {
         "options": chosen,

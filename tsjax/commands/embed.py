@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import sys
 import time
 import warnings
@@ -76,6 +77,8 @@ def run(options: argparse.Namespace) -> None:
 
     check_output(options.output)
     if options.output != STDOUT:
+        if os.path.realpath(options.output) in map(os.path.realpath, options.files):
+            raise InputError(f"{options.output} is the output and one of the inputs; leave it out of the inputs")
         check_absent(Path(options.output), overwrite=options.overwrite)
     if options.files.count(STDIN) > 1:
         raise InputError("standard input can be read once only")

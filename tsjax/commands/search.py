@@ -10,12 +10,17 @@ from typing import Any
 from tsjax.commands.options import add_compile_cache_option, add_device_options
 from tsjax.errors import CheckpointError
 
+# The exit status where the output that was searched is not finished.
+UNFINISHED = 3
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "search",
         help="the texts most like a question, among the shards of a job",
-        description="Compare a question with every vector that tsjax batch made, and print the most similar rows.",
+        description="Compare a question with every vector that tsjax batch made, and print the most similar rows. If "
+        "the output is not finished, the shards that are there are searched, standard error says what is missing, and "
+        f"the exit status is {UNFINISHED}. A damaged shard is an error.",
         epilog='example: tsjax search build/demo "what makes attention sharper?"',
     )
     command.set_defaults(command=run)
@@ -26,24 +31,24 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--json",
         action="store_true",
-        help="one JSON object a row: score, id and the kept columns, but for one that is named score itself",
+        help="one JSON object a row: score, id and the kept columns, but for one that is named score itself; where the "
+        'output is not finished, a last one says so: {"finished": false, "missing": [...]}',
     )
     add_device_options(command)
     add_compile_cache_option(command)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from tsjax.commands.options import load_model
     from tsjax.jobs.records import Output
     from tsjax.jobs.searching import search
+    from tsjax.jobs.status import status
     from tsjax.temperature import Temperature
 
     output = Output(options.output)
     job = output.job()
     facts = job.facts["model"]
     manifests = output.read_manifests().values()
-    if not all(manifest["complete"] for manifest in manifests):
-        print("tsjax: the job has not finished; its shards so far are searched", file=sys.stderr)
     found = next(iter(manifests))["started_with"]["model"]
     given = {
         "model": options.model or found.get("model"),
@@ -66,7 +71,13 @@ def run(options: argparse.Namespace) -> None:
     query = model.encode_query(
         [options.question], normalize_embeddings=job.facts["options"]["normalize"], show_progress_bar=False
     )[0]
-    for hit in search(output, query, options.count, documents.similarity_fn_name):
+    # Before the shards are read: what comes meanwhile may be found, and is not promised.
+    if missing := status(output, ask_locks=False).missing:
+        more = f" (and {len(missing) - 1:,} more; tsjax batch status lists them)" if len(missing) > 1 else ""
+        print(
+            f"tsjax: {options.output} is not finished, so there may be better rows: {missing[0]}{more}", file=sys.stderr
+        )
+    for hit in search(output, query, options.count, documents.similarity_fn_name, partial=bool(missing)):
         if options.json:
             # The names that every hit has win over a kept column of the same name.
             content = {"score": hit.score, "id": hit.id}
@@ -74,6 +85,9 @@ def run(options: argparse.Namespace) -> None:
         else:
             kept = "".join(f"  {_short(value)}" for value in hit.columns.values())
             print(f"{hit.score:8.4f}  {hit.id}{kept}")
+    if missing and options.json:
+        print(json.dumps({"finished": False, "missing": missing}, ensure_ascii=False))
+    return UNFINISHED if missing else 0
 
 
 def _short(value: object) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tsjax.errors import InputError
-from tsjax.jobs.plan import ALONE, Part, Plan, ShardKey, Worker
+from tsjax.jobs.plan import ALONE, Made, Part, Plan, ShardKey, Worker, missing_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tsjax.jobs.job import Job
@@ -75,13 +75,14 @@ class Books:
         for rejection in self.output.rejections(self._recorded(part)):
             raise InputError(rejection.sentence)
 
-    def whole(self, part: Part) -> set[ShardKey]:
-        """Those shards of a part whose files are what their records say.
+    def whole(self, part: Part) -> dict[ShardKey, Made]:
+        """Those shards of a part whose files are what their records say, with what they were made of.
 
         Raises:
             InputError: a record is of another job.
         """
-        return {key for key in self._recorded(part) if self.is_whole(key)}
+        found = ((key, self._whole(key)) for key in self._recorded(part))
+        return {key: record.made for key, record in found if record is not None}
 
     def is_whole(self, key: ShardKey) -> bool:
         """Whether a shard has a record, and its files are what that says.
@@ -89,30 +90,35 @@ class Books:
         Raises:
             InputError: the record is of another job.
         """
+        return self._whole(key) is not None
+
+    def _whole(self, key: ShardKey) -> Record | None:
         record = self.output.read_record(key)
         if record is None:
-            return False
+            return None
         if record.job != self._fingerprint:
             raise InputError(
                 f"{self.output.record_file(key)} is of another job than this; remove the folder, or choose another"
             )
-        return self.output.is_whole(record)
+        return record if self.output.is_whole(record) else None
 
-    def groups_left(self, part: Part, done: set[ShardKey]) -> list[int]:
-        """The groups in which a part has shards that are not done, or may have: nobody has found their end yet."""
+    def groups_left(self, part: Part, done: Mapping[ShardKey, Made]) -> list[int]:
+        """The groups in which a part has shards that are not done, or may have, as their end is not known yet."""
         groups = self.plan.groups_for(part)
         last = self._last_shards(set(groups))
-        return [group for group in groups if group not in last or not self._needed(part, last[group]) <= done]
+        rows = {key: done[key].rows for key in done}
+        return [group for group in groups if group not in last or self._lacks(part, last[group], rows)]
 
     def _last_shards(self, groups: set[int]) -> dict[int, ShardKey]:
-        """The last shard of each group of which somebody has found the end."""
+        """The last shard of each group whose end is known."""
         records = (self.output.read_record(key) for key in self.output.record_keys() if key.group in groups)
         return {record.key.group: record.key for record in records if record is not None and record.last}
 
-    def _needed(self, part: Part, last: ShardKey) -> set[ShardKey]:
-        """A part's shards of a group that ends with this one."""
-        keys = (ShardKey(last.group, index) for index in range(last.index + 1))
-        return {key for key in keys if self.plan.is_for(part, key)}
+    def _lacks(self, part: Part, last: ShardKey, rows: Mapping[ShardKey, int]) -> bool:
+        """Whether shards of a part are missing in a group that ends with this one."""
+        group, most = last.group, self.plan.rows_per_shard
+        indices = (index for index in range(last.index + 1) if self.plan.is_for(part, ShardKey(group, index)))
+        return any(missing_shard(rows, group, index, most, last) is not None for index in indices)
 
 
 class Engine(Protocol):

@@ -13,13 +13,14 @@ import numpy as np
 
 from tsjax.files import explaining
 from tsjax.jobs.columns import Rejection, Row
+from tsjax.jobs.digests import RowsDigest
 from tsjax.jobs.plan import GroupReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tsjax.jobs.columns import Columns
-    from tsjax.jobs.plan import Plan, ShardKey
+    from tsjax.jobs.plan import Plan, ShardKey, Slice
     from tsjax.jobs.record import Record
     from tsjax.jobs.verifying import Verdict
 
@@ -32,21 +33,20 @@ class Expected:
 
     def __init__(self, plan: Plan, group: int, columns: Columns) -> None:
         self._reader = GroupReader(plan.groups[group], columns)
-        self._slices = self._reader.slices(plan.rows_per_shard, group, lambda _: True)
-        self._group, self._next = group, 0
+        self._slices = self._reader.slices(plan.rows_per_shard, group, lambda _: True, plan.bytes_per_shard)
+        self._group = group
+        self._next: Slice | None = None
 
     def of(self, key: ShardKey) -> Iterator[Row | Rejection]:
         """The rows of a shard; those of missing ones before it are passed over."""
-        while self._next <= key.index:
-            shard = next(self._slices, None)
-            self._next += 1
-            if shard is None:
-                return
+        while (shard := self._next or next(self._slices, None)) is not None and shard.key <= key:
+            self._next = None
             if shard.key == key:
                 yield from shard.rows
                 return
             for _ in shard.rows:
                 pass
+        self._next = shard
 
     def finish(self, verdict: Verdict) -> None:
         """Whether the input ends where the shards do."""
@@ -68,6 +68,7 @@ class InputRows:
     def __init__(self, rows: Iterator[Row | Rejection], rejected: set[tuple[str, int]]) -> None:
         self._rows, self._rejected = rows, rejected
         self._count = 0
+        self._digest = RowsDigest()
         self._first: tuple[str, int] | None = None
         self._last: tuple[str, int] | None = None
         # Of rows whose state is not what the record says, the first: there may be many.
@@ -82,6 +83,7 @@ class InputRows:
         row = next(self._rows)
         place = (row.file, row.row)
         self._count += 1
+        self._digest.add(row)
         self._first, self._last = self._first or place, place
         listed = place in self._rejected
         self._found += listed
@@ -99,6 +101,10 @@ class InputRows:
                     f"{name}: the record says {field_} {json.dumps(said, ensure_ascii=False)}, and the input gives "
                     f"{json.dumps(given, ensure_ascii=False)}"
                 )
+        # Whether they are the same ones: more than their ids, and more than what their rejection changes.
+        same = (record.input_rows, record.first_row, record.last_row) == (self._count, self._first, self._last)
+        if same and self._forgotten is None and record.input_digest != self._digest.hexdigest():
+            verdict.add(f"{name} was made of other texts, ids or kept values than the input has")
         if self._forgotten is not None:
             file, row = self._forgotten
             verdict.add(f"{name}: the record says nothing of row {row} of {file}, which cannot be embedded")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import glob
 import gzip
+import hashlib
 import io
+import itertools
 import os
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, cast, get_args
 
@@ -19,12 +22,21 @@ from tsjax.jobs.texts import InputFormat, format_of
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Compression: TypeAlias = Literal["gzip", "zstd"]
 
 _COMPRESSED: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20
+
+# What of the content is hashed before any work, so that an input is known by its bytes: about `_HASHED_BYTES` of all
+# files, and of each as large a part, but at least `_LEAST_HASHED_BYTES`. A file that has no more is hashed whole, a
+# larger one by `_SAMPLES` pieces of at most `_SAMPLE_BYTES`: hashing terabytes takes as long as reading them.
+# What samples do not see, the digests of the rows in the shards' records do.
+_HASHED_BYTES, _LEAST_HASHED_BYTES = 1 << 30, 1 << 16
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
+# Files that are hashed at a time, since a store takes its time to answer, and bytes of each.
+_HASHING_THREADS, _HASHED_AT_ONCE = 8, 1 << 22
 # Of a .zst file at a time, all of which is unpacked at once: of repetitive text, much more.
 _PACKED_BUFFER = 1 << 15
 
@@ -39,7 +51,10 @@ class Source:
         format: how its rows are written.
         compression: what its bytes are packed with.
         size: in bytes.
-        version: what changes when its content does: the time of its last change in nanoseconds, or a store's own mark.
+        version: what changes when its content may have changed: the time of its last change in nanoseconds, or a
+            store's own mark. It tells that a file changes while it is read, and does not identify it.
+        digest: SHA-256 of its bytes as they are stored, or of samples of them.
+        hashed_whole: whether the digest is of all bytes.
     """
 
     name: str
@@ -48,10 +63,13 @@ class Source:
     compression: Compression | None
     size: int
     version: str
+    digest: str = ""
+    hashed_whole: bool = True
 
     def identity(self) -> dict[str, Any]:
-        """What a manifest says of it: enough to see that it is another, wherever it is mounted."""
-        return {"name": self.name, "format": self.format, "bytes": self.size, "version": self.version}
+        """What a manifest says of it: enough to see that it is another, wherever it lies, whenever it was written."""
+        hashed = "sha256" if self.hashed_whole else "samples_sha256"
+        return {"name": self.name, "format": self.format, "bytes": self.size, hashed: self.digest}
 
     def check_unchanged(self) -> None:
         """Raise an InputError if the file is no longer what it was when the job was planned."""
@@ -59,7 +77,12 @@ class Source:
             raise InputError(f"{self.url} was changed while it was read; start again when it is at rest")
 
 
-def find_sources(patterns: Sequence[str], input_format: InputFormat | None = None) -> tuple[Source, ...]:
+def find_sources(
+    patterns: Sequence[str],
+    input_format: InputFormat | None = None,
+    *,
+    leave_out: Callable[[str, list[str]], list[str]] = lambda pattern, urls: urls,
+) -> tuple[Source, ...]:
     """The files that the patterns name: in the patterns' order, and sorted within each.
 
     A file that is named twice, in whatever way, is there once.
@@ -68,6 +91,7 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
         patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
         input_format: None goes by each file's suffix, before .gz or .zst: .jsonl, .ndjson, .csv, .tsv, .parquet, and
             lines of text for any other.
+        leave_out: told a pattern and what it matches, gives the files that are meant; see `OutputFilter`.
 
     Raises:
         InputError: a pattern that no file matches, or one that is a folder; a file whose name is not UTF-8; two files
@@ -80,7 +104,7 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
     for pattern in patterns:
         if not pattern:
             raise InputError("the name of an input is empty")
-        for url in _matches(pattern):
+        for url in leave_out(pattern, _matches(pattern)):
             found.setdefault(url if is_url(url) else os.path.realpath(url), url)
     urls = list(found.values())
     if not urls:
@@ -102,7 +126,7 @@ def find_sources(patterns: Sequence[str], input_format: InputFormat | None = Non
         if chosen == "parquet" and compression:
             raise InputError(f"{url}: Parquet is packed within; a packed Parquet file cannot be read in pieces")
         sources.append(Source(name, url, chosen, compression, size, version))
-    return tuple(sources)
+    return _with_digests(sources)
 
 
 def is_url(path: str) -> bool:
@@ -230,6 +254,42 @@ def _facts(url: str) -> tuple[int, str]:
         return facts.st_size, f"mtime:{facts.st_mtime_ns}"
     except OSError as error:
         raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+
+
+def _with_digests(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The same files with digests of their content."""
+    most = max(_HASHED_BYTES // len(sources), _LEAST_HASHED_BYTES)
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        digests = pool.map(lambda source: _digest(source, most), sources)
+        return tuple(
+            replace(source, digest=digest, hashed_whole=source.size <= most)
+            for source, digest in zip(sources, digests, strict=True)
+        )
+
+
+def _digest(source: Source, most: int) -> str:
+    """SHA-256 of a file of up to so many bytes, or of pieces at even distances, its first and last bytes in them."""
+    if source.size <= most:
+        ends = [*range(0, source.size, _HASHED_AT_ONCE), source.size]
+        spans = list(itertools.pairwise(ends))
+    else:
+        size = min(most // _SAMPLES, _SAMPLE_BYTES)
+        starts = [(source.size - size) * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
+        spans = [(start, start + size) for start in starts]
+    digest = hashlib.sha256()
+    try:
+        if is_url(source.url):
+            system = _file_system(source.url)
+            for start, end in spans:
+                digest.update(system.cat_file(source.url, start=start, end=end))
+        else:
+            with open_raw(source.url) as raw:
+                for start, end in spans:
+                    raw.seek(start)
+                    digest.update(raw.read(end - start))
+    except OSError as error:
+        raise InputError(f"cannot read {source.url}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _file_system(url: str) -> Any:

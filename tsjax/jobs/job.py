@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import tsjax
 from tsjax.errors import InputError
 from tsjax.jobs.columns import Columns
-from tsjax.jobs.defaults import CALIBRATION_ROWS, ROWS_PER_SHARD
+from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
 from tsjax.jobs.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
 from tsjax.settings import positive
 
@@ -35,7 +35,9 @@ class Options:
 
     Attributes:
         columns: what is read.
-        rows_per_shard: rows of the input in a shard, rejected ones included; what a killed job has to do again.
+        rows_per_shard: rows of the input in a shard at the most, rejected ones included.
+        bytes_per_shard: bytes of text, as UTF-8: the row with which a shard reaches them is its last. With
+            ``rows_per_shard`` what a killed job has to do again.
         file_format: ``parquet``, or ``npy`` for an array to map into memory, with a file of ids beside it.
         precision: what numbers are stored.
         normalize: divide each vector by its norm.
@@ -55,6 +57,7 @@ class Options:
 
     columns: Columns = field(default_factory=Columns)
     rows_per_shard: int = ROWS_PER_SHARD
+    bytes_per_shard: int = BYTES_PER_SHARD
     file_format: FileFormat = "parquet"
     precision: StoredPrecision = "float32"
     normalize: bool = False
@@ -66,6 +69,7 @@ class Options:
 
     def __post_init__(self) -> None:
         positive("rows_per_shard", self.rows_per_shard)
+        positive("bytes_per_shard", self.bytes_per_shard)
         positive("calibration_rows", self.calibration_rows)
         for name, kind in (("file_format", FileFormat), ("long_texts", LongTexts)):
             if getattr(self, name) not in get_args(kind):
@@ -85,6 +89,7 @@ class Options:
         return {
             "columns": self.columns.to_json(),
             "rows_per_shard": self.rows_per_shard,
+            "bytes_per_shard": self.bytes_per_shard,
             "format": self.file_format,
             "precision": self.precision,
             "normalize": self.normalize,
@@ -239,7 +244,9 @@ def _changed_inputs(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Ite
             yield f"the input {name} is not given any more"
         elif name not in before:
             yield f"the input {name} was not given before"
-        elif before[name] != after[name]:
+    # After the names, since how much of a file is hashed depends on how many there are.
+    for name in (name for name in before if name in after):
+        if before[name] != after[name]:
             what = next(key for key in after[name] if before[name].get(key) != after[name][key])
             yield f"the input {name} has changed ({what} was {before[name].get(what)} and is {after[name][what]} now)"
     if list(before) != list(after):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tsjax.jobs.columns import Rejection
-from tsjax.jobs.plan import ShardKey
+from tsjax.jobs.plan import Made, ShardKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,7 @@ class Record:
         last: whether it is the last of its group.
         first_row, last_row: its first and last row of the input, ``[file, row]``; None for no rows.
         input_rows: rows of the input, rejected ones included.
+        input_digest: of these rows, 32 hexadecimal digits; see `tsjax.jobs.digests.RowsDigest`.
         rows: vectors.
         tokens: that were embedded, special ones included; of duplicates once.
         truncated: texts that lost their end.
@@ -47,6 +48,7 @@ class Record:
     first_row: tuple[str, int] | None
     last_row: tuple[str, int] | None
     input_rows: int
+    input_digest: str
     rows: int
     tokens: int
     truncated: int
@@ -59,6 +61,11 @@ class Record:
     def key(self) -> ShardKey:
         """Which shard."""
         return ShardKey.parse(self.shard)
+
+    @property
+    def made(self) -> Made:
+        """What is known of the rows that the shard was made of."""
+        return Made(self.input_rows, self.input_digest)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -94,7 +101,7 @@ class Record:
         files = [(file.name, file.bytes, file.sha256) for file in self.files]
         rejected = [(one.file, one.row, 0 if one.line is None else one.line, one.reason) for one in self.rejected]
         if not (
-            are([self.shard, self.job], str)
+            are([self.shard, self.job, self.input_digest], str)
             and isinstance(self.last, bool)
             and are(counts, int)
             and all(len(end) == 2 and are(end[:1], str) and are(end[1:], int) for end in ends)

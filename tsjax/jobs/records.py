@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.columns import Rejection
 
-FORMAT = 1
+# 2: inputs are known by digests of their content, and shards by that of their rows, since they may be cut by bytes.
+FORMAT = 2
+
+# The files beside the folders.
+_OWN_FILES = re.compile(r"(manifest(-\d+-of-\d+)?\.json)|(rejected(-\d+-of-\d+)?\.jsonl)")
 
 # After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
 _ABANDONED = 3600
@@ -51,6 +56,20 @@ class Output:
         self.records = self.path / "records"
         self._hidden = self.path / ".tsjax"
         self._job_file = self._hidden / "job.json"
+
+    def exists(self) -> bool:
+        """Whether a job has begun to write here."""
+        return (
+            self.vectors.is_dir() and self.records.is_dir() and (self._hidden.is_dir() or bool(self.manifest_files()))
+        )
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is that of a file or folder that a job writes here; both from the root."""
+        if not path.is_relative_to(self.path):
+            return False
+        first, *rest = path.relative_to(self.path).parts or ("",)
+        own = (self.vectors.name, self.records.name, self._hidden.name)
+        return first in own or (not rest and _OWN_FILES.fullmatch(first) is not None)
 
     def manifest_file(self, worker: Worker) -> Path:
         """Where a worker's manifest is."""
@@ -132,8 +151,9 @@ class Output:
         manifests = {}
         for file in self.manifest_files():
             data = _read_json(file)
-            if data.get("format") != FORMAT or not isinstance(data.get("job"), dict) or "shards" not in data:
+            if not isinstance(data.get("job"), dict) or "shards" not in data:
                 raise CheckpointError(f"{file} is no manifest of a job that this version of tsjax knows")
+            _check_format(file, data)
             worker = data.get("worker")
             if not (
                 data.get("fingerprint") == Job(data["job"]).fingerprint
@@ -214,8 +234,9 @@ class Output:
 
     def _first_job(self) -> Job:
         data = _read_json(self._job_file)
-        if data.get("format") != FORMAT or not isinstance(data.get("job"), dict):
+        if not isinstance(data.get("job"), dict):
             raise CheckpointError(f"{self._job_file} is of no job that this version of tsjax knows")
+        _check_format(self._job_file, data)
         return Job(data["job"])
 
     def record_file(self, key: ShardKey) -> Path:
@@ -247,6 +268,17 @@ class Output:
     def is_whole(self, record: Record) -> bool:
         """Whether a shard's files are those of its record."""
         return all(file_facts(self.vectors / file.name) == file for file in record.files)
+
+    def has_files(self, record: Record) -> bool:
+        """Whether a shard's files are there, and as large as its record says; nothing of them is read."""
+        for file in record.files:
+            try:
+                size = (self.vectors / file.name).stat().st_size
+            except OSError:
+                return False
+            if size != file.bytes:
+                return False
+        return True
 
     def rejections(self, keys: Iterable[ShardKey]) -> Iterator[Rejection]:
         """The rejected rows of some shards, in the order of the input."""
@@ -356,6 +388,17 @@ def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
             return ShardFile(name or path.name, stream.tell(), digest)
     except FileNotFoundError:
         return None
+
+
+def _check_format(file: Path, data: dict[str, Any]) -> None:
+    """Raise a CheckpointError if a manifest, or what says which job came first, is of another version's format."""
+    if (found := data.get("format")) != FORMAT:
+        versions = data["job"].get("versions")
+        version = versions.get("tsjax", "unknown") if isinstance(versions, dict) else "unknown"
+        raise CheckpointError(
+            f"{file} has the format {found!r:.40}, and this version of tsjax knows {FORMAT}: use the version that "
+            f"wrote it ({version!s:.40}), read the vectors, which are plain files, or embed into another output"
+        )
 
 
 def _read_json(file: Path) -> dict[str, Any]:

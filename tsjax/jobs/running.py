@@ -18,9 +18,10 @@ from tsjax.jobs.books import Books, Summary, run_job
 from tsjax.jobs.channel import Channel, StoppedError
 from tsjax.jobs.columns import Rejection, Row
 from tsjax.jobs.computing import Block, Computer, Embedded, Seen
+from tsjax.jobs.digests import RowsDigest
 from tsjax.jobs.inputs import absolute
 from tsjax.jobs.job import Job, Model, Options
-from tsjax.jobs.plan import ALONE, GroupReader, Part, Plan, ShardKey, Worker
+from tsjax.jobs.plan import ALONE, GroupReader, Made, Part, Plan, ShardKey, Worker, check_made
 from tsjax.jobs.precision import CALIBRATED, ranges_of
 from tsjax.jobs.progress import Reporter
 from tsjax.jobs.record import Record, ShardFile
@@ -28,7 +29,7 @@ from tsjax.jobs.records import Output
 from tsjax.jobs.shards import Layout, discard_shard, open_shard, publish_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 OnError: TypeAlias = Literal["reject", "fail"]
@@ -136,9 +137,7 @@ class JobRunner:
         for sources in self._plan.groups:
             reader = GroupReader(sources, self._options.columns)
             with contextlib.closing(reader):
-                endless = reader.slices(self._options.calibration_rows, 0, lambda _: True)
-                found = itertools.chain.from_iterable(shard.rows for shard in endless)
-                good = (row for row in found if isinstance(row, Row))
+                good = (row for row in reader.rows() if isinstance(row, Row))
                 rows.extend(itertools.islice(good, self._options.calibration_rows - len(rows)))
             if len(rows) == self._options.calibration_rows:
                 break
@@ -151,7 +150,7 @@ class JobRunner:
 
     # -- the work -----------------------------------------------------------------------------------------------------
 
-    def make(self, books: Books, part: Part, done: set[ShardKey], partial: Path) -> None:
+    def make(self, books: Books, part: Part, done: Mapping[ShardKey, Made], partial: Path) -> None:
         """Compute and write every shard of a part that is not done."""
         blocks: Channel[Block] = Channel(_WAITING)
         finished: Channel[Embedded] = Channel(_WAITING)
@@ -198,22 +197,28 @@ class JobRunner:
         if failed:
             raise failed[0]
 
-    def _blocks(self, books: Books, part: Part, done: set[ShardKey]) -> Iterator[Block]:
+    def _blocks(self, books: Books, part: Part, done: Mapping[ShardKey, Made]) -> Iterator[Block]:
         """Every row of every shard of a part that is not done."""
         groups = books.groups_left(part, done)
         left = sum(source.size for group in groups for source in self._plan.groups[group])
         for group in groups:
             sources = self._plan.groups[group]
+            if not all(source.hashed_whole for source in sources):
+                check_made(self._plan, group, self._options.columns, done)
             reader = GroupReader(sources, self._options.columns)
             with contextlib.closing(reader):
                 wanted = reader.slices(
                     self._plan.rows_per_shard,
                     group,
-                    lambda key: self._plan.is_for(part, key) and key not in done,
+                    lambda key: self._plan.is_for(part, key),
+                    self._plan.bytes_per_shard,
+                    done,
                 )
                 for shard in wanted:
                     seen = Seen()
                     for rows, final, read in self._cut(shard.rows, reader):
+                        if final:
+                            reader.check_unchanged()
                         behind = left - reader.position()
                         yield Block(shard.key, rows, seen, final, final and reader.at_end(), read, max(0, behind))
             left -= sum(source.size for source in sources)
@@ -288,6 +293,7 @@ class _Tally:
     def __init__(self) -> None:
         self._input: list[tuple[str, int]] = []
         self._input_rows = 0
+        self._digest = RowsDigest()
         self._rejected: list[Rejection] = []
         self._counts = dict.fromkeys(("rows", "tokens", "truncated", "chunked", "duplicates"), 0)
         self._block: Block | None = None
@@ -296,6 +302,8 @@ class _Tally:
         """Count a block."""
         self._block = block = embedded.block
         self._input_rows += len(block.rows)
+        for row in block.rows:
+            self._digest.add(row)
         if block.rows:
             ends = [(row.file, row.row) for row in (block.rows[0], block.rows[-1])]
             self._input = [*self._input[:1], *ends]
@@ -314,6 +322,7 @@ class _Tally:
             first_row=self._input[0] if self._input else None,
             last_row=self._input[-1] if self._input else None,
             input_rows=self._input_rows,
+            input_digest=self._digest.hexdigest(),
             rejected=tuple(self._rejected),
             files=files,
             **self._counts,

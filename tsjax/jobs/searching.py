@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tsjax.errors import InputError
+from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.precision import to_float
 from tsjax.jobs.shards import Layout, read_shard
+from tsjax.jobs.status import status
 from tsjax.settings import positive
 from tsjax.similarity import Similarity, similarity
 
@@ -28,19 +29,30 @@ class Hit(NamedTuple):
     columns: dict[str, Any]
 
 
-def search(output: Output, query: NDArray[np.float32], count: int = 10, name: Similarity = "cosine") -> list[Hit]:
-    """The rows whose vectors are most like a query's, the best first; of equals, the one that came first.
+def search(
+    output: Output,
+    query: NDArray[np.float32],
+    count: int = 10,
+    name: Similarity = "cosine",
+    *,
+    partial: bool = False,
+) -> list[Hit]:
+    """Find the rows whose vectors are most like a query's, the best first; of equals, the one that came first.
 
     Args:
         output: the job's.
         query: float32 (D,).
         count: how many.
         name: how vectors are compared; see `tsjax.similarity`. Quantised ones are as near as their steps allow.
+        partial: search the shards that are there of an output that is not finished, instead of refusing it.
 
     Raises:
         InputError: there is no job, or the query has other dimensions.
-        CheckpointError: a shard that cannot be read.
+        CheckpointError: the output is not finished, without ``partial``; a shard is not what its record says, or cannot
+            be read.
     """
+    if not partial and (missing := status(output, ask_locks=False).missing):
+        raise CheckpointError(f"{output.path} is not finished, so it cannot be searched as a whole: {missing[0]}")
     job, wanted = output.job(), positive("count", count)
     layout = Layout.recorded(job)
     if query.shape != (layout.dimension,):
@@ -48,6 +60,14 @@ def search(output: Output, query: NDArray[np.float32], count: int = 10, name: Si
     best: list[tuple[float, int, Hit]] = []
     order = itertools.count()
     for key in output.record_keys():
+        record = output.read_record(key)
+        if record is None or record.job != job.fingerprint:
+            raise CheckpointError(
+                f"{output.record_file(key)} cannot be read, or is of another job; the job's command repairs it"
+            )
+        if not output.is_whole(record):
+            names = " and ".join(str(output.vectors / file.name) for file in record.files)
+            raise CheckpointError(f"{names}: missing, cut or changed since then; the job's command repairs it")
         for block in read_shard(layout, output.vectors, key, rest=True):
             vectors = to_float(block.vectors, layout.precision, layout.dimension, job.ranges)
             if not len(vectors):

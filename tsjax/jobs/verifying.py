@@ -20,6 +20,7 @@ from tsjax.errors import CheckpointError, InputError, TsjaxError
 from tsjax.jobs.columns import Columns
 from tsjax.jobs.comparing import Expected, Ids, InputRows, Unique
 from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.output_filter import OutputFilter
 from tsjax.jobs.plan import ALONE, Plan, ShardKey
 from tsjax.jobs.precision import CALIBRATED, to_float
 from tsjax.jobs.records import file_facts
@@ -101,8 +102,9 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
     for record in records.values():
         by_group.setdefault(record.key.group, []).append(record)
     _check_names(output, records.values(), verdict)
-    last = {key.group: key.index for key, record in records.items() if record.last}
-    for problem in missing_shards(set(records), last, len(job.facts["groups"])):
+    last = {key.group: key for key, record in records.items() if record.last}
+    rows = {key: record.input_rows for key, record in records.items()}
+    for problem in missing_shards(rows, last, len(job.facts["groups"]), job.facts["options"]["rows_per_shard"]):
         verdict.add(problem)
     plan = _plan(output, job, inputs, verdict) if compare_inputs else None
     verdict.compared = plan is not None
@@ -167,7 +169,7 @@ def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> 
     """The inputs again, as they were; None where they cannot be found so."""
     urls = list(inputs) or next(iter(output.read_manifests().values()))["started_with"]["inputs"]
     try:
-        sources = find_sources(urls)
+        sources = find_sources(urls, leave_out=OutputFilter(output))
     except TsjaxError as error:
         verdict.add(f"{error}; --no-inputs leaves the comparison with the input out")
         return None
@@ -176,16 +178,17 @@ def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> 
     sources = tuple(
         dataclasses.replace(source, format=facts["format"]) for source, facts in zip(sources, recorded, strict=False)
     )
+    if len(sources) != len(recorded):
+        verdict.add(f"there are {len(sources)} inputs, and {len(recorded)} were embedded")
+        return None
     for source, facts in zip(sources, recorded, strict=False):
         if source.identity() != facts:
             verdict.add(f"the input {facts['name']} is no longer what was embedded")
             return None
-    if len(sources) != len(recorded):
-        verdict.add(f"there are {len(sources)} inputs, and {len(recorded)} were embedded")
-        return None
     left = iter(sources)
     groups = tuple(tuple(next(left) for _ in range(count)) for count in job.facts["groups"])
-    return Plan(groups, job.facts["options"]["rows_per_shard"])
+    options = job.facts["options"]
+    return Plan(groups, options["rows_per_shard"], options["bytes_per_shard"])
 
 
 def _check_shard(

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from tsjax.errors import OutputError
+from tsjax.errors import CheckpointError, OutputError
 from tsjax.jobs.plan import ShardKey
 from tsjax.jobs.sinks.sink import StoredShard
 
@@ -48,7 +48,7 @@ def load(output: Output, keys: Iterable[ShardKey], sink: Sink, rows_a_step: int 
 
     Raises:
         OutputError: the sink cannot be written, or does not come to hold them.
-        CheckpointError: a shard that cannot be read.
+        CheckpointError: a shard that is not what its record says, or cannot be read.
     """
     shards = list(_stored(output, keys))
     added: set[ShardKey] = set()
@@ -56,6 +56,10 @@ def load(output: Output, keys: Iterable[ShardKey], sink: Sink, rows_a_step: int 
         wrong, missing = _compare(shards, sink.counts())
         if not missing and not wrong:
             return Loaded(len(shards), sum(shard.rows for shard in shards), len(added))
+        for shard in missing:
+            record = output.read_record(shard.key)
+            if record is None or label(record) != shard.label or not output.is_whole(record):
+                raise CheckpointError(f"{shard.path} is not what its record says; run the job again")
         if wrong:
             sink.remove(wrong)
         for step in _steps(missing, rows_a_step):
