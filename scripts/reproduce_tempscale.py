@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import mteb
 
 import tsjax
-from tsjax.files import replacing
+from tsjax.files import expanded, replacing
 from tsjax.mteb import Model
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None, columns: Columns | None = None)
     parser.add_argument("--temperatures", metavar="τ,…", default=",".join(map(str, TEMPERATURES)))
     parser.add_argument("--columns", metavar="NAME,…", help=f"of {', '.join(TYPES)} and LongEmbed; all of them")
     parser.add_argument("--select-on", metavar="NAME,…", help="columns by which τ is chosen; all that are shown")
-    parser.add_argument("--results", type=Path, default=Path("build/tempscale"), help="(build/tempscale)")
+    parser.add_argument("--results", type=expanded, default=Path("build/tempscale"), help="(build/tempscale)")
     options = parser.parse_args(arguments)
     every = standard_columns() if columns is None else columns
     shown = list(every) if options.columns is None else options.columns.split(",")

@@ -23,6 +23,8 @@ from typing import Any
 
 from scale_texts import write_corpus
 
+from tsjax.files import expanded
+
 _MIB = 1 << 20
 _ROOT = Path(__file__).parent.parent
 
@@ -135,7 +137,7 @@ def main() -> None:
     parser.add_argument("--rows-per-shard", type=int, default=4096)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, help="tokens of a text (default: the model's)")
-    parser.add_argument("--directory", type=Path, default=Path("build/scale"))
+    parser.add_argument("--directory", type=expanded, default=Path("build/scale"))
     parser.add_argument("--write", action="store_true", help="the plot to docs/scale as well")
     options = parser.parse_args()
     directory: Path = options.directory.absolute()

@@ -47,7 +47,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tsjax.engine import TOKEN_BUDGET_ACCELERATOR
-from tsjax.files import replacing
+from tsjax.files import expanded, replacing
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
 from tsjax.model.forward import Inputs, abstract_params, cast_params, compiled_apply
 from tsjax.model.packing import Packing
@@ -360,7 +360,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=PASSES, default="bfloat16")
     parser.add_argument("--shapes", metavar="ROWSxTOKENS,…", help="instead of those that the planner emits")
     parser.add_argument("--attention", action="store_true", help="splash attention alone, with the models' heads")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well, row by row")
+    parser.add_argument("--json", metavar="FILE", type=expanded, help="write the figures there as well, row by row")
     options = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
         sys.exit("tpu_estimate needs the TPU's compiler, libtpu: pip install 'tsjax[tpu]'")

@@ -14,6 +14,7 @@ from checkpoints import BERT_CONFIG, bert_weights, write_bert, write_json
 
 import tsjax
 from tsjax.cli import main
+from tsjax.hub import resolve
 
 DEMO = Path(__file__).parent.parent / "scripts" / "demo.jsonl"
 
@@ -124,7 +125,7 @@ def test_an_empty_file_gives_an_empty_array(tmp_path, model):
         ),
         (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--temperature", "0"], "finite and > 0"),
         (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--temperature", "[1,2]"], "3 layers of 3 heads"),
-        (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--prompt-name", "query"], "no prompt named 'query'"),
+        (["embed", "a.txt", "-o", "v.npy", "--model", "MODEL", "--prompt-name", "topic"], "no prompt named 'topic'"),
         (["embed", "a.txt", "-o", "a.txt/v.npy", "--model", "MODEL"], "cannot write a.txt/v.npy"),
         (["embed", "a.txt", "-o", "folder.npy", "--overwrite"], "folder.npy exists already"),
         (["embed", "a.txt", "-o", "v.npy", "--model", "~nobody-of-this-name/x"], "there is no directory"),
@@ -336,7 +337,8 @@ def test_info_lists_the_families(capsys):
     assert len(json.loads(capsys.readouterr().out)["families"]) > 20
 
 
-def test_embedding_with_a_cross_encoder_is_refused(tmp_path, capsys):
+@pytest.mark.filterwarnings("always::tsjax.errors.AssumptionWarning")
+def test_embedding_with_a_cross_encoder_is_said(tmp_path, capsys):
     labels = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "x"}}
     weights = bert_weights({**BERT_CONFIG, **labels})
     weights |= {"pooler.dense.weight": np.eye(36, dtype="f4"), "pooler.dense.bias": np.zeros(36, "f4")}
@@ -344,8 +346,10 @@ def test_embedding_with_a_cross_encoder_is_refused(tmp_path, capsys):
     source = write_bert(tmp_path / "scorer", weights=weights, **labels)
     (tmp_path / "texts.txt").write_text("the\n")
     arguments = ["embed", str(tmp_path / "texts.txt"), "-o", str(tmp_path / "out.npy"), "--model", str(source)]
-    assert main(arguments) == 2
-    assert "scores pairs of texts" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "its head is left out" in capsys.readouterr().err
+    assert main([*arguments[:-1], str(resolve(source)), "--overwrite"]) == 2
+    assert "scores of pairs of texts and no vectors" in capsys.readouterr().err
     assert main(["info", str(source)]) == 0
     assert "a cross-encoder" in capsys.readouterr().out
     scorer = tsjax.load(source)

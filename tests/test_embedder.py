@@ -72,7 +72,7 @@ def test_a_text_that_is_none(embedder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_name": "question"}, "no prompt named 'question'; this model has 'query', 'passage'"),
+        ({"prompt_name": "question"}, "no prompt named 'question'; this model has 'query', 'document', 'passage'"),
         ({"prompt": 3}, "a prompt must be a string"),
         ({"precision": "int4"}, "precision 'int4' does not exist"),
         ({"output_value": "logits"}, "output_value 'logits' does not exist"),
@@ -169,10 +169,14 @@ def test_prompts(embedder):
     np.testing.assert_array_equal(embedder.encode(TEXTS, prompt_name="query"), expected)
     np.testing.assert_array_equal(embedder.encode_query(TEXTS), expected)
     np.testing.assert_array_equal(embedder.encode(TEXTS, prompt="the query of ", prompt_name="passage"), expected)
-    np.testing.assert_array_equal(embedder.encode_document(TEXTS), embedder.encode(TEXTS, prompt_name="passage"))
-    np.testing.assert_array_equal(embedder.encode_document(TEXTS, prompt=""), embedder.encode(TEXTS))
+    plain = embedder.encode(TEXTS)
+    np.testing.assert_array_equal(embedder.encode_document(TEXTS), plain)
     embedder.default_prompt_name = "query"
     np.testing.assert_array_equal(embedder.encode(TEXTS), expected)
+    np.testing.assert_array_equal(embedder.encode_document(TEXTS), plain)
+    del embedder.prompts["document"]
+    np.testing.assert_array_equal(embedder.encode_document(TEXTS), embedder.encode(TEXTS, prompt_name="passage"))
+    np.testing.assert_array_equal(embedder.encode_document(TEXTS, prompt=""), plain)
 
 
 def test_a_default_prompt_must_exist(directory):
@@ -251,7 +255,7 @@ def test_the_fingerprint_follows_what_decides_the_vectors(directory, embedder):
         "max_seq_length": 20,
         "truncate_dim": 7,
         "default_prompt_name": "query",
-        "prompts": {"query": "x", "passage": "y"},
+        "prompts": {"query": "x", "document": "y", "passage": "z"},
     }
     for name, value in changes.items():
         setattr(embedder, name, value)

@@ -1,14 +1,17 @@
 import errno
 import json
+import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, write_bert, write_json
+from checkpoints import BERT_CONFIG, write_bert, write_json, write_sentence_transformers
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import tsjax
+from conversion.files import read_files
 from tsjax import hub
 from tsjax.checkpoint import is_checkpoint
 from tsjax.errors import CheckpointError, ConversionError, InputError, ModelNotFoundError, OutputError
@@ -216,3 +219,86 @@ def test_embed_keeps_its_model(tmp_path):
     first = tsjax.embed("the", model=source)
     write_json(source / "config.json", {})
     assert (tsjax.embed("the", model=str(source)) == first).all()
+
+
+def same_stamp(file, write):
+    """Change a file and restore its times."""
+    before = file.stat()
+    write()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("config.json", b'"hidden_act": "gelu"', b'"hidden_act": "relu"'),
+        ("tokenizer.json", b'"##z"', b'"##@"'),
+        ("deep/er/and/deeper/1_Pooling/config.json", b'"mean"', b'"max" '),
+        ("deep/er/and/deeper/2_Dense/config.json", b"Tanh", b"ReLU"),
+        ("deep/er/and/deeper/2_Dense/model.safetensors", None, None),
+        ("model.safetensors", None, None),
+    ],
+)
+def test_other_content_under_the_same_size_and_time(tmp_path, name, old, new):
+    dense = {"in_features": 36, "out_features": 9, "activation_function": "torch.nn.modules.activation.Tanh"}
+    weights = {"linear.weight": np.eye(9, 36, dtype="f4"), "linear.bias": np.ones(9, "f4")}
+    source = write_sentence_transformers(
+        tmp_path / "source",
+        pooling={"embedding_dimension": 36, "pooling_mode": "mean"},
+        heads=[("Dense", {**dense, "weights": weights})],
+    )
+    (source / "deep" / "er" / "and" / "deeper").mkdir(parents=True)
+    listed = json.loads((source / "modules.json").read_text())
+    for module in listed[1:]:
+        (source / module["path"]).rename(source / "deep" / "er" / "and" / "deeper" / module["path"])
+        module["path"] = f"deep/er/and/deeper/{module['path']}"
+    write_json(source / "modules.json", listed)
+    first = hub.resolve(source)
+    file = source / name
+    content = file.read_bytes()
+    changed = content[:-2] + bytes([content[-2] ^ 1]) + content[-1:] if old is None else content.replace(old, new)
+    assert changed != content
+    same_stamp(file, lambda: file.write_bytes(changed))
+    second = hub.resolve(source)
+    assert second != first
+    same_stamp(file, lambda: file.write_bytes(content))
+    assert hub.resolve(source) == first
+
+
+def test_the_same_content_at_another_time_is_the_same(tmp_path):
+    source = write_sentence_transformers(tmp_path / "source")
+    first = hub.resolve(source)
+    for file in source.rglob("*"):
+        os.utime(file, (315532800, 315532800))
+    assert hub.resolve(source) == first
+
+
+def test_what_a_conversion_does_not_read_is_not_looked_at(tmp_path):
+    """Such as the states of a training, which may be many and large."""
+    source = write_sentence_transformers(tmp_path / "source")
+    write_bert(source / "checkpoint-500")
+    (source / "pytorch_model.bin").write_bytes(b"what safetensors come before")
+    assert not [file for file in read_files(source) if "checkpoint-500" in str(file) or file.suffix == ".bin"]
+    (source / "model.safetensors").rename(source / "part.safetensors")
+    index = {"weight_map": {"x": "part.safetensors", "y": "below/other.safetensors"}}
+    write_json(source / "model.safetensors.index.json", index)
+    write_json(source / "below" / "other.safetensors", "")
+    assert {"part.safetensors", "other.safetensors"} <= {file.name for file in read_files(source)}
+
+
+def test_a_model_that_changes_while_it_is_converted(tmp_path, monkeypatch):
+    source = write_bert(tmp_path / "source")
+    convert = hub._convert
+
+    def slow(*positional, **options):
+        write_bert(source, seed=1)
+        return convert(*positional, **options)
+
+    monkeypatch.setattr(hub, "_convert", slow)
+    with pytest.raises(ConversionError, match="was changed while"):
+        hub.resolve(source)
+    monkeypatch.setattr(hub, "_convert", convert)
+    write_bert(source)
+    weights = tsjax.load(source).encode("the")
+    assert (weights == tsjax.load(write_bert(tmp_path / "other")).encode("the")).all()

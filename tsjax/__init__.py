@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tsjax.cross_encoder import CrossEncoder
     from tsjax.embedder import Embedder
     from tsjax.errors import (
+        AssumptionWarning,
         CheckpointError,
         ConfigError,
         ConversionError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AssumptionWarning",
     "CheckpointError",
     "ConfigError",
     "ConversionError",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import jax
     from numpy.typing import NDArray
 
+    from tsjax.checkpoint import Kind
     from tsjax.settings import Dtype
     from tsjax.similarity import Similarity
     from tsjax.temperature import TemperatureLike
@@ -34,6 +35,8 @@ def load(
     ignore_config_fields: Collection[str] = (),
     task: str | None = None,
     position_stride: int | None = None,
+    ignore_weights: Collection[str] = (),
+    kind: Kind | None = None,
     temperature: TemperatureLike | None = None,
     dtype: Dtype = "float32",
     max_seq_length: int | None = None,
@@ -48,7 +51,7 @@ def load(
     """Load a model.
 
     It is an `Embedder`; a `RoutedEmbedder` for a model with a Router, of several encoders; or for a sequence
-    classification model, such as a reranker, a `CrossEncoder`.
+    classification model without pooling, such as a reranker, a `CrossEncoder`, unless ``kind`` says otherwise.
 
     Args:
         model: a directory (a converted checkpoint, or one of Hugging Face or sentence-transformers, which is converted
@@ -59,6 +62,10 @@ def load(
         task: which of a checkpoint's task adapters to merge, such as jina-embeddings-v3's; None for none.
         position_stride: rows of the position table from one token to the next, in texts that are short enough; None
             for what the model is known for, usually 1.
+        ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``: for a checkpoint that has
+            more than its encoder. Heads of transformers' own classes are left out of an embedder anyway.
+        kind: ``embedder`` uses the encoder of a classifier, too, and averages its tokens where nothing says how to
+            pool; ``cross_encoder`` uses its head.
         temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
         dtype: what the encoder computes in: float32, bfloat16 or float16. Vectors are float32 in any case.
         max_seq_length: tokens at which texts are cut; None for the model's own.
@@ -75,6 +82,10 @@ def load(
         ModelNotFoundError: the name leads to nothing.
         ConversionError, CheckpointError: what it leads to cannot be used.
         InputError: an option that cannot be used.
+        OutputError: the cache directory cannot be written.
+
+    Warns:
+        AssumptionWarning: files could not be looked at, so that something about the model is a guess.
     """
     directory = hub.resolve(
         model,
@@ -83,7 +94,10 @@ def load(
         ignore_config_fields=ignore_config_fields,
         task=task,
         position_stride=position_stride,
+        ignore_weights=ignore_weights,
+        kind=kind,
     )
+    hub.warn_assumed(directory, stacklevel=3)
     options: dict[str, Any] = {
         "temperature": temperature,
         "dtype": dtype,
@@ -143,7 +157,7 @@ class _Kept:
     def get(self) -> Embedder | RoutedEmbedder:
         with self._lock:
             if self._embedder is None:
-                self._embedder = load(self._name)
+                self._embedder = load(self._name, kind="embedder")
             return self._embedder
 
 

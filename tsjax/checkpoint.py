@@ -57,6 +57,7 @@ class Metadata:
         token_types: whether a cross-encoder is told which of a pair's texts a token belongs to.
         family: which architecture it was converted from; what `tsjax export` goes back to.
         source: where the weights came from, for people to read.
+        assumed: what its conversion took for granted, in sentences for people to read; empty as a rule.
     """
 
     model: ModelConfig
@@ -73,6 +74,7 @@ class Metadata:
     pooler: bool = False
     family: str = ""
     source: str = ""
+    assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         encoder = self.model.encoder
@@ -103,6 +105,7 @@ class Metadata:
             "token_types": self.token_types,
             "pooler": self.pooler,
             "family": self.family,
+            **({"assumed": list(self.assumed)} if self.assumed else {}),
         }
 
     @classmethod
@@ -111,6 +114,7 @@ class Metadata:
         values = {name: value for name, value in data.items() if name != "format"}
         values["model"] = ModelConfig.from_json(values["model"])
         values["temperature"] = Temperature.from_json(values["temperature"])
+        values["assumed"] = tuple(values.get("assumed", ()))
         return cls(**values)
 
 
@@ -293,8 +297,8 @@ def _verify(header: Header, name: str) -> None:
 
 
 def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """SHA-256 of all that decides the vectors, so not of ``source``."""
-    decisive = {name: value for name, value in content.items() if name != "source"}
+    """SHA-256 of all that decides the vectors, so not of ``source`` and ``assumed``."""
+    decisive = {name: value for name, value in content.items() if name not in ("source", "assumed")}
     canonical = json.dumps([decisive, dict(files)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

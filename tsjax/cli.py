@@ -11,14 +11,20 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsjax import __version__
 from tsjax.commands import batch, bench, collapse, convert, doctor, embed, export, info, learn, search, sweep
-from tsjax.errors import TsjaxError
+from tsjax.errors import AssumptionWarning, TsjaxError
+from tsjax.files import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+
+# The options that name what a command writes.
+_OUTPUTS = ("output", "destination", "save", "json")
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -52,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        _expand_outputs(options)
         command: Callable[[argparse.Namespace], int | None] = options.command
-        status = command(options) or 0
+        with _one_line_warnings():
+            status = command(options) or 0
         if sys.stdout is not None:
             sys.stdout.flush()
     except TsjaxError as error:
@@ -71,6 +79,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("tsjax: interrupted", file=sys.stderr)
         return interrupt.status if isinstance(interrupt, _Interrupted) else 128 + signal.SIGINT
     return status
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Print what is assumed of a model as one line, like all that we say."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, AssumptionWarning):
+                print(f"tsjax: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def _expand_outputs(options: argparse.Namespace) -> None:
+    """Put the home directory in the place of ``~``, which a shell leaves as it is in ``--output=~/vectors``."""
+    for name in _OUTPUTS:
+        if isinstance(given := getattr(options, name, None), str):
+            setattr(options, name, str(expanded(given)))
 
 
 def _silence_stdout() -> None:

@@ -19,7 +19,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from tsjax.errors import InputError, OutputError
-from tsjax.files import explaining
+from tsjax.files import expanded, explaining
 from tsjax.hub import cache_directory
 
 # JAX keeps nothing that compiled in less than a second, and has no bound; most of our programs take less.
@@ -89,7 +89,7 @@ def _tell_jax(name: str, value: object) -> None:
 def _local(directory: str | os.PathLike[str]) -> Path:
     if not isinstance(directory, str | os.PathLike) or "://" in (text := os.fspath(directory)) or "\0" in text:
         raise InputError(f"compiled programs are kept in a directory on a local file system, not in {directory!r}")
-    return Path(os.path.expanduser(text))
+    return expanded(text)
 
 
 def _processor() -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from tsjax import checkpoint
 from tsjax.engine import Engine, Statistics
 from tsjax.errors import CheckpointError, InputError, TruncationWarning
+from tsjax.prompts import name_for
 from tsjax.quantization import Precision, check_precision, quantize_embeddings
 from tsjax.settings import Dtype, Settings, check_unused, positive
 from tsjax.similarity import Similarity, normalize, similarity, similarity_pairwise
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 # the last ones' padding does not matter, and yet little memory as tokens.
 _CHARACTERS_A_TOKEN = 64
 _LEAST_CHARACTERS = 1_000_000
-
-# Names that models have for the prompt of a task, the first of which counts.
-_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +254,10 @@ class Embedder(Settings):
         *positional: Any,
         **options: Any,
     ) -> Any:
-        """`encode` with the prompt named ``query``, unless a prompt is given; the model's default where it has none."""
+        """`encode` with the prompt named ``query``, unless a prompt is given.
+
+        As in sentence-transformers, that prompt is empty where the model has none, and the default prompt is not used.
+        """
         name = self._name_for("query", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="query", **options)
 
@@ -268,7 +269,11 @@ class Embedder(Settings):
         *positional: Any,
         **options: Any,
     ) -> Any:
-        """`encode` with the prompt named ``document``, else ``passage``, else ``corpus``, unless a prompt is given."""
+        """`encode` with the prompt named ``document``, unless a prompt is given.
+
+        As in sentence-transformers, that prompt is empty where the model has none: a prompt named ``passage`` or
+        ``corpus`` is used only if ``document`` was taken out of `prompts`, or with ``prompt_name="passage"``.
+        """
         name = self._name_for("document", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="document", **options)
 
@@ -404,7 +409,7 @@ class Embedder(Settings):
         """The first of the task's names that there is a prompt for, unless the call says what it wants."""
         if prompt_name is not None or prompt is not None:
             return prompt_name
-        return next((name for name in _PROMPT_NAMES[task] if name in self.prompts), None)
+        return name_for(task, self.prompts)
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:

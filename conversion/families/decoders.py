@@ -64,7 +64,7 @@ _CONSTANTS = {
     "up_bias": False,
     "down_bias": False,
 }
-_SPELLINGS = (Spelling(_rules, Names(prefixes=("model.",), ignored=("lm_head.*", "*inv_freq"))),)
+_SPELLINGS = (Spelling(_rules, Names(prefixes=("model.", "transformer."), ignored=("lm_head.*", "*inv_freq"))),)
 
 
 def _eurobert(fields: Fields) -> dict[str, Any]:

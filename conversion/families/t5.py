@@ -89,7 +89,8 @@ def _t5(name: str, model_type: str, model_class: str, default_projection: str) -
             Spelling(
                 _rules,
                 Names(
-                    ignored=("decoder.*", "lm_head.*"),
+                    prefixes=("transformer.",),
+                    ignored=("decoder.*", "lm_head.*", "qa_outputs.*"),
                     copies={"encoder.embed_tokens.weight": "shared.weight"},
                 ),
             ),

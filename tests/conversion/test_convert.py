@@ -327,7 +327,7 @@ def test_spoilt_modules_are_explained(tmp_path, spoil, message):
         ("config_sentence_transformers.json", {"truncate_dim": 37}, "truncate_dim is 37, of 36 dimensions"),
         ("sentence_bert_config.json", {"model_args": {"x": 1}}, "model_args"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompt 'query' is not text"),
-        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "'query' is not among the prompts"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "sts"}, "'sts' is not among the prompts"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "similarity 'maxsim' is unknown"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
     ],
@@ -373,3 +373,25 @@ def test_bin_files_without_torch_name_the_extra(source, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(MissingExtraError, match="pip install torch"):
         convert(source, tmp_path / "out")
+
+
+def test_an_instructor_leaves_its_prompt_out_of_the_pooling(tmp_path):
+    """Nothing in its files says so; sentence-transformers goes by its name."""
+    source = write_sentence_transformers(tmp_path / "st")
+    for number, (name, included) in enumerate(
+        {"hkunlp/instructor-large": False, "other/instructor-large": True}.items()
+    ):
+        header = convert(source, tmp_path / str(number), name=name)
+        assert header.metadata.model.pooling.include_prompt is included
+
+
+def test_null_prompts_are_empty(tmp_path):
+    source = write_sentence_transformers(
+        tmp_path / "st", options={"prompts": {"query": None, "topic": None}, "default_prompt_name": "topic"}
+    )
+    metadata = convert(source, tmp_path / "out").metadata
+    assert metadata.prompts == {"query": "", "topic": ""}
+    assert metadata.default_prompt_name == "topic"
+    write_json(source / "config_sentence_transformers.json", {"prompts": None, "default_prompt_name": "document"})
+    metadata = convert(source, tmp_path / "again").metadata
+    assert (metadata.prompts, metadata.default_prompt_name) == ({}, "document")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tsjax.commands.options import add_source_options, add_temperature, source
+from tsjax.commands.options import add_kind_option, add_source_options, add_temperature, source
 
 
 def add(commands: Any) -> None:
@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
     command.add_argument("model", metavar="MODEL", help="hub name or directory")
     command.add_argument("destination", metavar="DEST", help="the directory to make")
     add_source_options(command)
+    add_kind_option(command)
     add_temperature(command, "to fold into the weights (default: the one saved with the model, usually 1)")
 
 
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
         Path(options.destination),
         temperature=None if options.temperature is None else Temperature.of(options.temperature),
         **source(options),
+        kind=options.kind,
     )
     folded = "" if tau == Temperature() else f", temperature {tau} folded in"
     print(f"tsjax: wrote {options.destination}{folded}", file=sys.stderr)

@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.commands.options import add_source_options, source
+from tsjax.commands.options import add_kind_option, add_source_options, source
 from tsjax.errors import InputError
+from tsjax.prompts import ALWAYS, merged, unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tsjax.checkpoint import Header
+    from tsjax.checkpoint import Header, Metadata
     from tsjax.routed_checkpoint import RoutedHeader
 
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.hub import resolve
     from tsjax.routed_checkpoint import is_routed, read_routed_header
 
-    path = resolve(options.model, **source(options))
+    path = resolve(options.model, **source(options), kind=options.kind)
     routed = read_routed_header(path) if is_routed(path) else None
     headers = [read_header(path)] if routed is None else list(routed.headers.values())
     for header in headers:
@@ -48,7 +49,14 @@ def run(options: argparse.Namespace) -> None:
 def _content(header: Header) -> dict[str, Any]:
     from tsjax.checkpoint import parameter_count
 
-    return {**header.metadata.to_json(), "parameters": parameter_count(header), "fingerprint": header.fingerprint}
+    metadata = header.metadata
+    prompts = merged(metadata.prompts, {}, () if metadata.kind == "cross_encoder" else ALWAYS)
+    return {
+        **metadata.to_json(),
+        "unused_prompts": list(unused(prompts, metadata.default_prompt_name)),
+        "parameters": parameter_count(header),
+        "fingerprint": header.fingerprint,
+    }
 
 
 def _routed_content(routed: RoutedHeader) -> dict[str, Any]:
@@ -92,13 +100,29 @@ def _describe(header: Header) -> Iterator[tuple[str, str]]:
     else:
         yield "dimensions", str(metadata.truncate_dim or metadata.model.embedding_dimension)
         yield "similarity", metadata.similarity_fn_name
-    for name, prompt in metadata.prompts.items():
-        default = " (default)" if name == metadata.default_prompt_name else ""
-        yield f"prompt {name!r}", repr(prompt) + default
-    if not metadata.prompts:
-        yield "prompts", "none"
+    yield from _describe_prompts(metadata)
+    for sentence in metadata.assumed:
+        yield "assumed", sentence
     yield "temperature", str(metadata.temperature)
     yield "fingerprint", f"{header.fingerprint} (files verified)"
+
+
+def _describe_prompts(metadata: Metadata) -> Iterator[tuple[str, str]]:
+    """Each prompt, and which method uses it."""
+    default = metadata.default_prompt_name
+    if metadata.kind == "cross_encoder":
+        prompts = merged(metadata.prompts, {})
+        used = {default: ["predict"]}
+    else:
+        prompts = merged(metadata.prompts, {}, ALWAYS)
+        used = {name: [f"encode_{name}"] for name in ALWAYS}
+        used[default] = ["encode", *used.get(default, [])]
+    for name, prompt in prompts.items():
+        by = ", ".join(used.get(name, [])) or f"no method unless asked for: prompt_name={name!r}, --prompt-name {name}"
+        if prompt or name in metadata.prompts:
+            yield f"prompt {name!r}", f"{prompt!r} (used by {by})"
+    if not any(prompts.values()):
+        yield "prompts", "none"
 
 
 def add(commands: Any) -> None:
@@ -113,6 +137,7 @@ def add(commands: Any) -> None:
     command.add_argument("--families", action="store_true", help="the families that can be converted, and their parity")
     command.add_argument("--json", action="store_true", help="as JSON")
     add_source_options(command)
+    add_kind_option(command)
 
 
 def _print_families(*, as_json: bool) -> None:

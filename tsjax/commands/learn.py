@@ -198,6 +198,7 @@ def _compare(
 
     after = argparse.Namespace(**vars(options))
     after.model, after.task, after.position_stride = str(Path(options.output) / MODEL), None, None
+    after.ignore_weight = []
     return compare_learned(
         embedder,
         load_model(after).route(),

@@ -28,6 +28,7 @@ def source(options: argparse.Namespace) -> dict[str, Any]:
         "ignore_config_fields": options.ignore_config_field,
         "task": options.task,
         "position_stride": options.position_stride,
+        "ignore_weights": options.ignore_weight,
     }
 
 
@@ -36,6 +37,7 @@ def load_keywords(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": options.model,
         **source(options),
+        "kind": "embedder",
         "temperature": options.temperature,
         "dtype": options.dtype,
         "max_seq_length": options.max_seq_length,
@@ -48,12 +50,9 @@ def load_keywords(options: argparse.Namespace) -> dict[str, Any]:
 def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
     """The embedding model that the options ask for, with the programs that it compiles kept, or not."""
     from tsjax.api import load
-    from tsjax.cross_encoder import CrossEncoder
 
     _use_compile_cache(wanted=not options.no_compile_cache)
-    model: Embedder | RoutedEmbedder | CrossEncoder = load(**load_keywords(options))
-    if isinstance(model, CrossEncoder):
-        raise InputError(f"{options.model} scores pairs of texts and has no vectors; it has predict and rank in Python")
+    model: Embedder | RoutedEmbedder = load(**load_keywords(options))
     return model
 
 
@@ -81,12 +80,27 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         default=[],
         help="accept a field of config.json that tsjax does not know; may be repeated",
     )
+    command.add_argument(
+        "--ignore-weight",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="leave out the weights of these names, such as 'classifier.*'; may be repeated",
+    )
     command.add_argument("--task", metavar="NAME", help="merge the model's adapter for this task (default: none)")
     command.add_argument(
         "--position-stride",
         metavar="N",
         type=int,
         help="short texts use every N-th row of the position table (default: what the model is known for, usually 1)",
+    )
+
+
+def add_kind_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kind",
+        choices=("embedder", "cross_encoder"),
+        help="what to make of a sequence classification model (default: a cross-encoder, unless modules.json pools)",
     )
 
 

@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         "revision": found.get("revision"),
         "local_files_only": found.get("local_files_only", False),
         "ignore_config_field": found.get("ignore_config_fields", []),
+        "ignore_weight": found.get("ignore_weights", []),
         "task": found.get("task"),
         "position_stride": found.get("position_stride"),
         "temperature": Temperature.from_json(facts["query_temperature"]),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tsjax.errors import CheckpointError, InputError, OutputError
-from tsjax.files import explaining
+from tsjax.files import expanded, explaining
 from tsjax.jobs.job import Job
 from tsjax.jobs.plan import ShardKey, Worker
 from tsjax.jobs.record import Record, ShardFile, are, names_shard
@@ -51,7 +51,7 @@ class Output:
     """A job's directory."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = expanded(path)
         self.vectors = self.path / "vectors"
         self.records = self.path / "records"
         self._hidden = self.path / ".tsjax"

@@ -62,15 +62,12 @@ class Embed:
         **options: Any,
     ) -> None:
         from tsjax.api import load  # noqa: PLC0415  # JAX, which whoever only plans a pipeline does not need
-        from tsjax.cross_encoder import CrossEncoder  # noqa: PLC0415
 
         if prompt_type not in (None, "query", "document"):
             raise InputError(f"prompt_type {prompt_type!r} does not exist; it can be query or document")
         if bad_rows not in get_args(BadRows):
             raise InputError(f"bad_rows {bad_rows!r} does not exist; it can be {', '.join(get_args(BadRows))}")
-        embedder = load(model, **options)
-        if isinstance(embedder, CrossEncoder):
-            raise InputError(f"{model} scores pairs of texts and has no vectors")
+        embedder = load(model, **{"kind": "embedder", **options})
         self._text_column, self._output_column, self._bad_rows = text_column, output_column, bad_rows
         self._dimension = embedder.embedding_dimension
         self._encode = embedder.encode if prompt_type is None else getattr(embedder, f"encode_{prompt_type}")

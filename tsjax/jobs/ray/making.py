@@ -64,16 +64,13 @@ class ModelSource:
         """
         from tsjax.api import load  # noqa: PLC0415  # JAX, before which the process is settled
         from tsjax.compile_cache import enable_compile_cache  # noqa: PLC0415
-        from tsjax.cross_encoder import CrossEncoder  # noqa: PLC0415
 
         if self.compile_cache:
             with contextlib.suppress(TsjaxError):  # it is a convenience, and a node may have no place for it
                 enable_compile_cache()
         # A model's path as it was given is part of what a manifest knows it by.
         with contextlib.chdir(self.folder) if Path(self.folder).is_dir() else contextlib.nullcontext():
-            model = load(**self.keywords)
-        if isinstance(model, CrossEncoder):
-            raise InputError(f"{self.keywords.get('model')} scores pairs of texts and has no vectors")
+            model = load(**{"kind": "embedder", **self.keywords})
         return Model.of(model, self.task, self.prompt_name, self.prompt)
 
 

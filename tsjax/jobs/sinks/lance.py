@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tsjax.errors import InputError, MissingExtraError, OutputError, TsjaxError
+from tsjax.files import expanded
 from tsjax.jobs.rows import import_parquet
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def open_sink(address: str, job: Job) -> LanceSink:
         raise MissingExtraError(
             "--sink lancedb:// needs LanceDB; install it with: pip install 'tsjax[lancedb]'"
         ) from error
-    path = os.path.expanduser(folder)
+    path = folder if "://" in folder else str(expanded(folder))
     return LanceSink(_explained(address, lambda: lancedb.connect(path)), name, job, address)
 
 

@@ -1,0 +1,94 @@
+"""Which files of a checkpoint a conversion reads, and which of those that are not there would have said something."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from conversion.modules import MODEL_CONFIG, TRANSFORMER_CONFIGS, read_modules
+from conversion.router import read_router
+from conversion.source import read_json, subfolder
+from tsjax.errors import ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from conversion.modules import Module
+
+_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
+_ADAPTER = "adapter_config.json"
+
+# Files of a tokenizer that change what it does, and need not be there.
+_OF_TOKENIZERS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    "tokenizer.json",
+)
+
+
+def read_files(source: Path, ignore: Collection[str] = ()) -> tuple[Path, ...]:
+    """Return every file that a conversion of a directory may read, sorted; no other, since those may be many and large.
+
+    Args:
+        source: a directory in the format of Hugging Face or of sentence-transformers.
+        ignore: names of config fields that the user waves through.
+
+    Raises:
+        ConversionError: what says which folders are read is damaged.
+    """
+    folders = {source, *(module.path for module in _modules(source, ignore))}
+    folders |= {file.parent for file in source.glob(f"*/{_ADAPTER}")}
+    files = {file for folder in folders for file in _read_in(folder)}
+    for index in [file for file in files if file.name.endswith(".index.json")]:
+        files |= {file for file in _shards(index) if file.is_file()}
+    return tuple(sorted(files))
+
+
+def absent_files(source: Path, ignore: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the files that a conversion would heed but does not find, as paths below the directory.
+
+    Their absence says something: that pooling is the usual one, that there are no prompts, no other special tokens.
+
+    Args:
+        source: as for `read_files`.
+        ignore: likewise.
+
+    Raises:
+        ConversionError: likewise.
+    """
+    modules = _modules(source, ignore)
+    wanted = [source / _ADAPTER, source / "modules.json"]
+    encoders = [module.path for module in modules if module.kind == "Transformer"] or [source]
+    if modules:
+        wanted.append(source / MODEL_CONFIG)
+        # One of its names is enough.
+        wanted += [
+            folder / TRANSFORMER_CONFIGS[0]
+            for folder in encoders
+            if not any((folder / name).exists() for name in TRANSFORMER_CONFIGS)
+        ]
+        wanted += [module.path / "config.json" for module in modules if module.kind == "Normalize"]
+    wanted += [folder / name for folder in encoders for name in _OF_TOKENIZERS]
+    return tuple(dict.fromkeys(str(file.relative_to(source)) for file in wanted if not file.exists()))
+
+
+def _modules(source: Path, ignore: Collection[str]) -> tuple[Module, ...]:
+    modules = read_modules(source)
+    router = read_router(modules, ignore)
+    of_routes = () if router is None else (module for chain in router.chains for module in chain)
+    return tuple(dict.fromkeys([*modules, *of_routes]))
+
+
+def _read_in(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that matter; .bin files do not beside safetensors."""
+    safe = any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json"))
+    for file in folder.glob("*"):
+        if file.suffix in _SUFFIXES and file.is_file() and not (safe and file.suffix == ".bin"):
+            yield file
+
+
+def _shards(index: Path) -> Iterator[Path]:
+    """Yield the files that an index lists; what is wrong with it, the conversion says."""
+    with contextlib.suppress(ConversionError, AttributeError, TypeError):
+        for name in {str(shard) for shard in read_json(index)["weight_map"].values()}:
+            yield subfolder(index.parent, name, index)

@@ -1,0 +1,106 @@
+"""SHA-256 of files, and remembering it for large ones while nothing says that their content changed.
+
+A file's size and time of modification say little: both are one constant in images of buildpacks or Bazel, and anyone
+can set the latter. The time of the last change of its inode (ctime) cannot be set, so a digest is taken from memory
+while ctime, and all else that is cheap to look at, stays. It is computed each time where ctime says nothing: in an
+image where it is one constant, too (a whole second), and within seconds of a change, when another may have that time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from tsjax.errors import ConversionError
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Iterable
+    from pathlib import Path
+
+# Files of up to so many bytes are always read.
+_SMALL = 1 << 20
+
+# What is compared besides the facts: so many blocks of so many bytes, spread over the file.
+_BLOCKS, _BLOCK = 16, 4096
+
+# Nanoseconds after which another change of a file has another ctime, on every file system that has fractions.
+_SETTLED = 2 * 10**9
+_SECOND = 10**9
+
+
+def digests(files: Iterable[Path], memory: Path) -> list[str]:
+    """Return the SHA-256 of each file, as hexadecimal digits.
+
+    Args:
+        files: what to read.
+        memory: a directory for what is remembered; one that cannot be written costs time only.
+
+    Raises:
+        ConversionError: a file cannot be read.
+    """
+    return [_digest(file, memory) for file in files]
+
+
+def _digest(file: Path, memory: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size <= _SMALL:
+                return hashlib.sha256(stream.read()).hexdigest()
+            return _remembered(file, stream, memory)
+    except OSError as error:
+        raise ConversionError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _remembered(file: Path, stream: io.BufferedReader, memory: Path) -> str:
+    note = memory / f"{hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:32]}.json"
+    facts = _facts(stream)
+    credible = facts["ctime"] % _SECOND != 0
+    if credible:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            noted = json.loads(note.read_text(encoding="utf-8"))
+            if noted["facts"] == facts:
+                return str(noted["sha256"])
+    stream.seek(0)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    settled = time.time_ns() - max(facts["ctime"], facts["mtime"]) > _SETTLED
+    if credible and settled and _facts(stream) == facts:
+        with contextlib.suppress(OSError):
+            memory.mkdir(parents=True, exist_ok=True)
+            _write(note, {"file": str(file), "facts": facts, "sha256": digest})
+    return digest
+
+
+def _facts(stream: io.BufferedReader) -> dict[str, Any]:
+    """Return what is compared: cheap to look at, and other as a rule where the content is."""
+    found = os.fstat(stream.fileno())
+    last = max(found.st_size - _BLOCK, 0)
+    sample = hashlib.sha256()
+    for number in range(_BLOCKS):
+        stream.seek(last * number // (_BLOCKS - 1))
+        sample.update(stream.read(_BLOCK))
+    return {
+        "size": found.st_size,
+        "mtime": found.st_mtime_ns,
+        "ctime": found.st_ctime_ns,
+        "inode": found.st_ino,
+        "sample": sample.hexdigest(),
+    }
+
+
+def _write(note: Path, content: dict[str, Any]) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{note.name}.", dir=note.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        os.replace(name, note)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)  # noqa: PTH108
+        raise
