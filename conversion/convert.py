@@ -25,6 +25,7 @@ from tsjax.model.forward import weight_shapes
 from tsjax.options import INSTRUCTORS, Options
 from tsjax.routed_checkpoint import save_routed
 from tsjax.temperature import Temperature
+from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from conversion.modules import Module
     from conversion.rules import Rule
     from conversion.source import Tensors
+    from conversion.tokenizer import TokenizerSource
     from tsjax.checkpoint import FlatWeights, Header, Kind
     from tsjax.model.config import EncoderConfig
     from tsjax.routed_checkpoint import RoutedHeader
@@ -156,12 +158,16 @@ def _translate(
     pooler = stack.kind == "embedder" and family.has_pooler(tensors.read, spelling)
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
-    tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case)
-    said = stack.max_seq_length or tokenizer.model_max_length or encoder.max_length or _USUAL_LENGTH
+    tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case, chats=not modules, ignore=ignore)
+    # As in sentence-transformers: its own field, or else the least of the other two.
+    others = [length for length in (tokenizer.model_max_length, encoder.made_for_length) if length is not None]
+    said = stack.max_seq_length or min(others, default=_USUAL_LENGTH)
     try:
+        longest = min(said, encoder.max_length or said)
+        ids, token_types = _input(tokenizer, longest, encoder, pairs=stack.kind == "cross_encoder")
         metadata = Metadata(
             model=model,
-            max_seq_length=min(said, encoder.max_length or said),
+            max_seq_length=longest,
             pad_token_id=_pad_token_id(config, encoder, tokenizer.pad_token_id),
             prompts=stack.prompts,
             default_prompt_name=stack.default_prompt_name,
@@ -170,13 +176,12 @@ def _translate(
             temperature=temperature,
             kind=stack.kind,
             activation=stack.activation,
-            token_types=stack.kind == "cross_encoder" and tokenizer.token_types and encoder.type_vocab_size > 1,
+            token_types=token_types,
             family=family.name,
             pooler=pooler,
             assumed=assumed,
             source=name.encode(errors="backslashreplace").decode(),
         )
-        ids = TextTokenizer(tokenizer.json, metadata.max_seq_length).vocab_size
     except (ConfigError, CheckpointError, InputError) as error:
         raise ConversionError(f"{source}: {error}") from error
     if ids > encoder.vocab_size:
@@ -267,6 +272,25 @@ def _read(
     check_copies(tensors.read, names, tensors.where)
     wanted = {row.ours: shapes[row.ours] for packed in table.values() for row in packed if row.ours in shapes}
     return apply(rows, lambda name: tensors.read[name](), wanted, axes(encoder), tensors.where)
+
+
+def _input(tokenizer: TokenizerSource, max_length: int, encoder: EncoderConfig, *, pairs: bool) -> tuple[int, bool]:
+    """Return one more than the highest id that the tokenizer gives, and whether the encoder is told its segments.
+
+    Raises:
+        ConversionError: there are more segments than the encoder has.
+        CheckpointError: the tokenizer cannot tokenise.
+        InputError: ``max_length`` leaves no room for text.
+    """
+    reader = TextTokenizer(tokenizer.json, max_length)
+    segment = (PairTokenizer(tokenizer.json, max_length) if pairs else reader).highest_segment
+    used = tokenizer.token_types and encoder.type_vocab_size > 0 and segment > 0
+    if used and segment >= encoder.type_vocab_size:
+        raise ConversionError(
+            f"the post-processor of the tokenizer gives segment {segment}, but the encoder's token-type embedding has "
+            f"{encoder.type_vocab_size} rows"
+        )
+    return reader.vocab_size, used
 
 
 def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig, of_tokenizer: int | None) -> int:

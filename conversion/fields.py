@@ -28,13 +28,18 @@ class Fields:
 
     def __init__(self, data: Mapping[str, Any], file: str, ignore: Collection[str] = ()) -> None:
         self.file = file
-        self._data = data
+        self._data = dict(data)
         self._ignore = ignore
         # null means absent, in Hugging Face's files as here.
         self._left = {name for name, value in data.items() if value is not None}
 
     def __contains__(self, name: str) -> bool:
         return self._data.get(name) is not None
+
+    @property
+    def left(self) -> set[str]:
+        """The names of the fields that have not been read yet."""
+        return set(self._left)
 
     def take(self, name: str, default: Any = _REQUIRED, kind: type | tuple[type, ...] | None = None) -> Any:
         """The value of a field; ``default`` if it is absent or null.
@@ -49,7 +54,7 @@ class Fields:
                 raise ConversionError(f"{self.file}: field {name!r} is missing")
             return default
         if kind is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            raise ConversionError(f"{self.file}: field {name!r} is {value!r}, which is not what belongs there")
+            raise ConversionError(f"{self.file}: field {name!r} is {value!r:.60}, which is not what belongs there")
         return value
 
     def take_count(self, name: str, default: Any = _REQUIRED, most: int = _MOST, least: int = 1) -> Any:
@@ -58,6 +63,22 @@ class Fields:
         if value is not default and not least <= value <= most:
             raise ConversionError(f"{self.file}: field {name!r} is {value!r}, not a number of at least {least}")
         return value
+
+    def rename(self, alias: str, name: str) -> None:
+        """Read a field under another name too, which wins where both are given: transformers sets it last."""
+        if alias in self:
+            self._data[name] = self._data.pop(alias)
+            self._left = self._left - {alias} | {name}
+
+    def forbid_null(self, *names: str) -> None:
+        """Check that fields are absent or have a value, where null does not mean absent.
+
+        Raises:
+            ConversionError: one is null.
+        """
+        for name in names:
+            if name in self._data and self._data[name] is None:
+                raise ConversionError(f"{self.file}: field {name!r} is null; give it a value or leave it out")
 
     def require(self, name: str, *allowed: object) -> None:
         """Check that a field is absent, null, or one of the values under which it changes nothing.
@@ -69,7 +90,7 @@ class Fields:
         value = self._data.get(name)
         if value is not None and name not in self._ignore and not any(_same(value, one) for one in allowed):
             known = " or ".join(repr(one) for one in allowed) or "absent"
-            raise ConversionError(f"{self.file}: {name} = {value!r} is not supported; it must be {known}")
+            raise ConversionError(f"{self.file}: {name} = {value!r:.100} is not supported; it must be {known:.200}")
 
     def harmless(self, names: Iterable[str]) -> None:
         """Tick off fields that cannot change a vector."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tsjax.errors import ConversionError, MissingExtraError
+from tsjax.text.panics import reported_panics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,21 +119,36 @@ def _open(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 def _open_safetensors(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     try:
         file.open("rb").close()  # safetensors calls every failure a missing file
-        handle = safe_open(file, framework="numpy")  # held open by the readers below
-        names = list(handle.keys())  # type: ignore[no-untyped-call]  # safetensors is half typed
-    except (OSError, SafetensorError) as error:
-        raise ConversionError(f"{file} is damaged or incomplete: {error}") from error
+        with reported_panics():
+            handle = safe_open(file, framework="numpy")  # held open by the readers below
+            names = list(handle.keys())  # type: ignore[no-untyped-call]  # safetensors is half typed
+    except Exception as error:  # OSError, SafetensorError, and for a damaged header others
+        raise ConversionError(f"{file} is damaged or incomplete: {error!s:.300}") from error
 
     def reader(name: str) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
             try:
-                return handle.get_tensor(name)  # type: ignore[no-untyped-call]
-            except (OSError, SafetensorError, TypeError) as error:
-                raise ConversionError(f"{file}: weight {name!r} cannot be read: {error}") from error
+                with reported_panics():
+                    return handle.get_tensor(name)  # type: ignore[no-untyped-call]
+            except Exception as error:
+                # NumPy has no float8 and nothing smaller: an AttributeError, or another, by the version of safetensors.
+                kind = _stored_dtype(handle, name)
+                raise ConversionError(
+                    f"{file}: weight {name!r}, stored as {kind}, cannot be read ({error!s:.200}); tsjax reads float16, "
+                    "bfloat16, float32 and float64: save the model in one of them"
+                ) from error
 
         return read
 
     return {name: reader(name) for name in names}
+
+
+def _stored_dtype(handle: Any, name: str) -> str:
+    """The name of a tensor's dtype in its safetensors file."""
+    try:
+        return str(handle.get_slice(name).get_dtype())
+    except Exception:  # it is for a message about another error
+        return "an unknown dtype"
 
 
 def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:

@@ -1,10 +1,11 @@
 """The tokenizer of a foreign checkpoint as one tokenizer.json that says everything.
 
 Hugging Face spreads what a tokenizer does over tokenizer.json, tokenizer_config.json, special_tokens_map.json and
-added_tokens.json, and its class decides which of them wins. A plain BERT tokenizer is read here, without transformers:
-its class takes ``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` from tokenizer_config.json (true,
-follow the case, true where they are absent) and does not look at the normaliser in tokenizer.json. Whatever is not
-plain in every respect, or has no tokenizer.json, goes through transformers, once, at conversion.
+added_tokens.json, and its class decides which of them wins. A plain BERT tokenizer is read here, without transformers,
+as its class reads it: of tokenizer.json it takes the vocabulary and the added tokens, and builds the rest from
+``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` of tokenizer_config.json (true, follow the case,
+true where they are absent). Whatever is not plain in every respect, or has no tokenizer.json, goes through
+transformers, once, at conversion.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from conversion.fields import Fields
 from conversion.source import read_json_object
 from tsjax.errors import ConversionError, MissingExtraError
+from tsjax.text.panics import reported_panics
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 Json: TypeAlias = dict[str, Any]
@@ -35,6 +38,36 @@ _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 # The files that hold a vocabulary; those of one row only together.
 _VOCABULARIES = ((_WHOLE,), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in _SENTENCEPIECE))
 
+_CHAT = "chat_template"
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
+
+# The fields of tokenizer_config.json by what they hold. Those that decide about ids are read by transformers' class, or
+# below; the others are bookkeeping. Besides these there are the special tokens, which end in "_token".
+_KNOWN: dict[type | tuple[type, ...], str] = {
+    bool: """
+        add_bos_token add_eos_token add_prefix_space clean_text clean_up_tokenization_spaces
+        clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output do_basic_tokenize do_lower_case
+        fix_mistral_regex from_slow is_local keep_accents legacy local_files_only remove_space
+        spaces_between_special_tokens strip_accents tokenize_chinese_chars trim_offsets use_default_system_prompt
+        use_fast verbose
+    """,
+    str: """
+        _commit_hash backend errors full_tokenizer_file merges_file name_or_path processor_class special_tokens_map_file
+        tokenizer_class tokenizer_file tokenizer_type transformers_version truncation_strategy vocab_file
+        wordpieces_prefix
+    """,
+    int: "extra_ids max_length pad_to_multiple_of pad_token_type_id stride",
+    (int, float): "max_len model_max_length",
+    list: "additional_special_tokens chat_control_tokens fast_tokenizer_files files_loaded never_split",
+    dict: """
+        added_tokens_decoder max_model_input_sizes model_specific_special_tokens pretrained_vocab_files_map
+        response_schema sp_model_kwargs
+    """,
+    (dict, list): "auto_map extra_special_tokens",
+    (dict, list, str): "chat_template response_template",
+}
+
 
 class TokenizerSource(NamedTuple):
     """A tokenizer and what is said about it besides.
@@ -43,7 +76,7 @@ class TokenizerSource(NamedTuple):
         json: the content of tokenizer.json.
         model_max_length: the most tokens that a text may have; None if it does not say.
         pad_token_id: the id of the token that it names for padding; None if it names none.
-        token_types: whether the model is told which of a pair's two texts a token belongs to.
+        token_types: whether the model is told the segment of each token, as in a pair's first or second text.
     """
 
     json: str
@@ -52,13 +85,17 @@ class TokenizerSource(NamedTuple):
     token_types: bool
 
 
-def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> TokenizerSource:
+def read_tokenizer(
+    directory: Path, model_config: Json, *, lower_case: bool, chats: bool = False, ignore: Collection[str] = ()
+) -> TokenizerSource:
     """Read the tokenizer of a checkpoint.
 
     Args:
         directory: with tokenizer.json and tokenizer_config.json, or what transformers can read instead.
         model_config: config.json; names the class where tokenizer_config.json does not.
         lower_case: whether text is lower-cased first, on top of what the tokenizer does (sentence-transformers).
+        chats: whether sentence-transformers would write texts into a chat template, if there is one.
+        ignore: names of fields in tokenizer_config.json that the user accepts although tsjax does not know them.
 
     Raises:
         ConversionError: there is no tokenizer, it is damaged, or it does what tsjax does not.
@@ -66,29 +103,149 @@ def read_tokenizer(directory: Path, model_config: Json, *, lower_case: bool) -> 
     """
     file = directory / "tokenizer_config.json"
     config = read_json_object(file, optional=True)
-    # Most of its fields concern what tsjax does itself, or nothing; these would give other ids.
-    fields = Fields(config, str(file))
+    token_types = _check(Fields(config, str(file), ignore))
+    _check_tokens(config, file)
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        _check_tokens(read_json_object(directory / name, optional=True), directory / name)
+    if chats and _CHAT not in ignore:
+        _refuse_chat_templates(directory, config)
+    content = _plain_bert(directory, config, model_config)
+    if content is None:
+        content, of_class = _through_transformers(directory)
+    else:
+        of_class = True  # as BertTokenizer says
+    if lower_case:
+        content["normalizer"] = _lower_cased(content.get("normalizer"))
+    content["padding"] = content["truncation"] = None  # those of whoever saved it, not of the model
+    _check_template(_part(content, "post_processor"), directory / _WHOLE)
+    return TokenizerSource(
+        json.dumps(content, ensure_ascii=False),
+        _longest(config, str(file)),
+        _id_of(content, _text(config.get("pad_token"))),
+        of_class if token_types is None else token_types,
+    )
+
+
+def _check(fields: Fields) -> bool | None:
+    """Check each field of tokenizer_config.json; return whether it names token types, None if it does not say.
+
+    Raises:
+        ConversionError: a field is unknown, or of the wrong type, or has a value that would give other ids.
+    """
     fields.require("truncation_side", "right")
     # Padding is masked and always on the right here: on which side it was changes no vector.
     fields.require("padding_side", "right", "left")
     fields.require("split_special_tokens", False)
-    token_types = True  # as BertTokenizer says
-    content = _plain_bert(directory, config, model_config)
-    if content is None:
-        content, token_types = _through_transformers(directory)
-    if lower_case:
-        content["normalizer"] = _lower_cased(content.get("normalizer"))
-    content["padding"] = content["truncation"] = None  # those of whoever saved it, not of the model
-    longest = config.get("model_max_length")
-    # "No limit" is written as 10³⁰.
-    if not isinstance(longest, int | float) or isinstance(longest, bool) or not 0 < longest < 1e9:
-        longest = None
-    return TokenizerSource(
-        json.dumps(content, ensure_ascii=False),
-        None if longest is None else int(longest),
-        _id_of(content, _text(config.get("pad_token"))),
-        token_types,
-    )
+    fields.require("init_inputs", [])
+    for kind, names in _KNOWN.items():
+        for name in names.split():
+            fields.take(name, None, kind)
+    for name in sorted(name for name in fields.left if name.endswith("_token")):
+        fields.take(name, None, (dict, str))
+    names = fields.take("model_input_names", None, list)
+    fields.done()
+    if names is None:
+        return None
+    if "attention_mask" not in names:
+        raise ConversionError(
+            f"{fields.file}: model_input_names = {names!r:.100} has no attention_mask; padding would be read as text"
+        )
+    return "token_type_ids" in names
+
+
+def _check_tokens(config: Json, file: Path) -> None:
+    """Check the tokens that a file adds or names: a text, or an object of a text and flags that are known.
+
+    Transformers prints a flag that it does not know, and goes on without it.
+
+    Raises:
+        ConversionError: names the token.
+    """
+    more = [config.get(name) for name in (*_LISTS, "model_specific_special_tokens", "added_tokens_decoder")]
+    inner = [value for value in more if isinstance(value, dict | list)]
+    tokens = [token for value in inner for token in (value.values() if isinstance(value, dict) else value)]
+    tokens += [value for name, value in config.items() if name.endswith("_token") and isinstance(value, dict)]
+    for token in tokens:
+        _check_token(token, file)
+
+
+def _check_token(token: object, file: Path) -> None:
+    if isinstance(token, str):
+        return
+    flags = dict(token) if isinstance(token, dict) else {}
+    content = flags.pop("content", None)
+    flags.pop("__type", None)
+    flags.pop("id", None)
+    for flag, value in flags.items():
+        if flag not in _FLAGS or not isinstance(value, bool):
+            raise ConversionError(
+                f"{file}: the added token {content!r:.60} has {flag!r:.60} = {value!r:.60}; known are "
+                f"{', '.join(_FLAGS)}, which are true or false"
+            )
+    if not isinstance(content, str):
+        raise ConversionError(f"{file}: an added token is {token!r:.60}, not a text, or an object with a content")
+
+
+def _check_added(content: Json, file: Path) -> list[Json]:
+    """Return the added tokens of tokenizer.json, each known to have a text of its own and flags that are known.
+
+    Raises:
+        ConversionError: names the token that is damaged, or there twice.
+    """
+    added = content.get("added_tokens", [])
+    if not isinstance(added, list):
+        raise ConversionError(f"{file}: added_tokens is {added!r:.60}, not a list")
+    texts = set()
+    for token in added:
+        if not isinstance(token, dict) or isinstance(token.get("id"), bool) or not isinstance(token.get("id"), int):
+            raise ConversionError(f"{file}: an added token is {token!r:.60}, not an object with an id and a content")
+        _check_token(token, file)
+        if (text := token["content"]) in texts:
+            raise ConversionError(f"{file}: the token {text!r:.60} is added twice")
+        texts.add(text)
+    return added
+
+
+def _check_template(processor: Json, file: Path) -> None:
+    """Check that the special tokens in a post-processor have ids; the Rust tokenizer panics where one has none.
+
+    Raises:
+        ConversionError: names the one that has none.
+    """
+    for inner in processor.get("processors") or ():
+        _check_template(inner, file)
+    known = _part(processor, "special_tokens")
+    for step in (*(processor.get("single") or ()), *(processor.get("pair") or ())):
+        name = _part(step, "SpecialToken").get("id")
+        if name is not None and name not in known:
+            raise ConversionError(f"{file}: the post-processor adds the special token {name!r:.60}, which has no id")
+
+
+def _refuse_chat_templates(directory: Path, config: Json) -> None:
+    """Refuse the templates that sentence-transformers would write each text or pair into.
+
+    It does so where there is no modules.json, or where that asks for it.
+    """
+    files = (directory / f"{_CHAT}.jinja", *sorted((directory / "additional_chat_templates").glob("*.jinja")))
+    found = next((file for file in files if file.is_file()), None)
+    if found is None and config.get(_CHAT) is not None:
+        found = directory / "tokenizer_config.json"
+    if found is not None:
+        raise ConversionError(
+            f"{found}: there is a {_CHAT}, and no modules.json: sentence-transformers writes every text into it, which "
+            f"tsjax does not; pass --ignore-config-field {_CHAT} to embed the texts as they are"
+        )
+
+
+def _longest(config: Json, file: str) -> int | None:
+    """The most tokens of a text; ``max_len`` is the old name, which counts where the new one is not given at all."""
+    name = "model_max_length" if "model_max_length" in config else "max_len"
+    length = config.get(name)
+    if length is None or length >= 1e9:  # "no limit" is written as 10³⁰
+        return None
+    if not (length >= 1 and length == int(length)):
+        raise ConversionError(f"{file}: {name} = {length!r} is not a whole number of at least 1")
+    return int(length)
 
 
 def _id_of(content: Json, token: object) -> int | None:
@@ -105,38 +262,83 @@ def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | Non
     if not file.exists() or name not in _BERT_CLASSES or model_config.get("model_type") != "bert":
         return None
     content = read_json_object(file)
-    model, normalizer, template = (_part(content, key) for key in ("model", "normalizer", "post_processor"))
-    vocabulary = _part(model, "vocab")
-    added = [token for token in content.get("added_tokens") or [] if isinstance(token, dict)]
-    known = {token.get("content") for token in added}
-    extra = read_json_object(directory / "added_tokens.json", optional=True)
-    named = {**read_json_object(directory / "special_tokens_map.json", optional=True), **config}
-    flagged = [*_part(named, "added_tokens_decoder").values(), *(named.get(key) for key in _BERT_TOKENS)]
+    vocabulary = _part(_part(content, "model"), "vocab")
+    added = _check_added(content, file)
+    known = {token["content"]: token["id"] for token in added}
+    named = _named(directory, config)
+    given = {key: value for key, value in named.items() if key.endswith("_token")}
+    decoder = _part(config, "added_tokens_decoder")
+    flagged = [*decoder.values(), *given.values()]
     plain = (
-        model.get("type") == "WordPiece"
-        and model.get("unk_token") == "[UNK]"
-        and model.get("continuing_subword_prefix", "##") == "##"
-        and model.get("max_input_chars_per_word", 100) == 100
-        and normalizer.get("type") == "BertNormalizer"
-        and normalizer.get("clean_text") is True
-        and _part(content, "pre_tokenizer").get("type") == "BertPreTokenizer"
-        and _single(template) == ["[CLS]", "A", "[SEP]"]
-        and known >= set(_BERT_TOKENS.values())
-        and all(_as_added(token, added) for token in flagged)
-        and all(_text(named.get(key, token)) == token for key, token in _BERT_TOKENS.items())
-        and known >= _added(named) | set(extra)
+        _part(content, "model").get("type") == "WordPiece"
         and all(token in vocabulary for token in _BERT_TOKENS.values())
+        and all(vocabulary.get(token) == index for token, index in known.items())
+        and set(known) >= set(_BERT_TOKENS.values())
+        and all(_text(given.get(key, token)) == token for key, token in _BERT_TOKENS.items())
+        and all(_text(token) in known and _as_added(token, added) for token in flagged)
+        and set(known) >= _more(named)
+        # With a decoder, the class adds the tokens that are named there, and no others of tokenizer.json.
+        and ("added_tokens_decoder" not in config or {_text(token) for token in decoder.values()} == set(known))
+        and all(known.get(token) == index for token, index in _legacy(directory, config).items())
         and (_part(content, "truncation").get("direction") or "Right") == "Right"
-        and not config.get("fast_tokenizer_files")  # another tokenizer.json for each version of transformers
+        # Another tokenizer.json for each version of transformers; a class of the checkpoint's own.
+        and not config.get("fast_tokenizer_files")
+        and "auto_map" not in config
     )
-    if not plain:
-        return None
-    normalizer |= {
-        "lowercase": _flag(config, "do_lower_case", default=True),
-        "strip_accents": config.get("strip_accents"),
-        "handle_chinese_chars": _flag(config, "tokenize_chinese_chars", default=True),
+    return {**content, **_bert_parts(vocabulary, config)} if plain else None
+
+
+def _named(directory: Path, config: Json) -> Json:
+    """The special tokens by name, as transformers gathers them.
+
+    special_tokens_map.json is the older file. It wins over tokenizer_config.json, unless that lists all added tokens.
+    """
+    if "added_tokens_decoder" in config:
+        return config
+    return {**config, **read_json_object(directory / "special_tokens_map.json", optional=True)}
+
+
+def _legacy(directory: Path, config: Json) -> Json:
+    """The ids in added_tokens.json, which counts where tokenizer_config.json does not list the added tokens."""
+    return {} if "added_tokens_decoder" in config else read_json_object(directory / "added_tokens.json", optional=True)
+
+
+def _bert_parts(vocabulary: Mapping[str, object], config: Json) -> Json:
+    """The parts of tokenizer.json that BertTokenizer builds anew."""
+    first, last = (_BERT_TOKENS[name] for name in ("cls_token", "sep_token"))
+
+    def special(token: str, segment: int) -> Json:
+        return {"SpecialToken": {"id": token, "type_id": segment}}
+
+    def text(name: str, segment: int) -> Json:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special(first, 0), text("A", 0), special(last, 0)]
+    return {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": _flag(config, "tokenize_chinese_chars", default=True),
+            "strip_accents": config.get("strip_accents"),
+            "lowercase": _flag(config, "do_lower_case", default=True),
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, text("B", 1), special(last, 1)],
+            "special_tokens": {
+                token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]} for token in (first, last)
+            },
+        },
+        "model": {
+            "type": "WordPiece",
+            "unk_token": _BERT_TOKENS["unk_token"],
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocabulary,
+        },
     }
-    return content
 
 
 def _part(content: Json, key: str) -> Json:
@@ -155,25 +357,12 @@ def _as_added(token: object, added: list[Json]) -> bool:
     return not isinstance(token, dict) or any(token.items() <= one.items() for one in added)
 
 
-def _added(config: Json) -> set[object]:
-    """The tokens that a config adds to the vocabulary."""
-    decoder = _part(config, "added_tokens_decoder").values()
-    more = [config.get("additional_special_tokens"), config.get("extra_special_tokens")]
+def _more(config: Json) -> set[object]:
+    """The tokens that a config adds to the vocabulary under no name, or under one of its own."""
+    more = [config.get(name) for name in (*_LISTS, "model_specific_special_tokens")]
     listed = [token for value in more if isinstance(value, list) for token in value]
     named = [token for value in more if isinstance(value, dict) for token in value.values()]
-    return {str(_text(token)) for token in (*decoder, *listed, *named)}
-
-
-def _single(template: Json) -> list[object]:
-    """What a post-processor makes of one text, as names."""
-    if template.get("type") == "BertProcessing":
-        pairs = [template.get("cls"), template.get("sep")]
-        cls, sep = (pair[0] if isinstance(pair, list) and pair else None for pair in pairs)
-        return [cls, "A", sep]
-    steps = template.get("single")
-    if template.get("type") != "TemplateProcessing" or not isinstance(steps, list):
-        return []
-    return [_part(step, next(iter(step))).get("id") for step in steps if isinstance(step, dict) and step]
+    return {str(_text(token)) for token in (*listed, *named)}
 
 
 def _flag(config: Json, name: str, *, default: bool) -> bool:
@@ -188,6 +377,8 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
         ConversionError: transformers cannot read it, or what it read does what tsjax does not.
         MissingExtraError: packages are missing for the only file there is.
     """
+    if (directory / _WHOLE).is_file():
+        _check_added(read_json_object(directory / _WHOLE), directory / _WHOLE)
     found = [names for names in _VOCABULARIES if all((directory / name).is_file() for name in names)]
     if not found:
         # transformers would make a tokenizer without words, for which every text is [UNK].
@@ -203,9 +394,10 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
             "install them with: pip install sentencepiece protobuf"
         )
     try:
-        # Left open, the question whether to run the checkpoint's own code would be put to the user.
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        with reported_panics():
+            # Left open, the question whether to run the checkpoint's own code would be put to the user.
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+            content = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # many kinds, and all mean that there is no usable tokenizer
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConversionError(f"{directory} holds no tokenizer that transformers can read: {reason:.200}") from error

@@ -54,7 +54,7 @@ class Metadata:
         activation: what a cross-encoder applies to its logits, unless the user gives another.
         pooler: whether the file keeps the layer that the family puts on the first token. No vector depends on it, so
             that the network has none; it is kept for the way back.
-        token_types: whether a cross-encoder is told which of a pair's texts a token belongs to.
+        token_types: whether the encoder is told the segment of each token, such as which of a pair's texts it is of.
         family: which architecture it was converted from; what `tsjax export` goes back to.
         source: where the weights came from, for people to read.
         assumed: what its conversion took for granted, in sentences for people to read; empty as a rule.

@@ -17,13 +17,13 @@ import numpy as np
 from tsjax import checkpoint
 from tsjax.embedder import progress_bar
 from tsjax.engine import Engine, Statistics
-from tsjax.errors import CheckpointError, InputError, TruncationWarning
+from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
 from tsjax.model.activations import activate
 from tsjax.model.config import Activation
 from tsjax.settings import Dtype, ModelSettings, check_unused, positive
 from tsjax.text.batching import Shape
 from tsjax.text.pairs import PairTokenizer
-from tsjax.text.tokenizer import check_texts, listed
+from tsjax.text.tokenizer import check_texts, listed, without_tokens
 
 if TYPE_CHECKING:
     import os
@@ -171,7 +171,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
             float32 (n,) with one label, (n, labels) with several; without the first axis for one pair.
 
         Raises:
-            InputError: what is not pairs of strings, or an argument that cannot be used.
+            InputError: what is not pairs of strings, a pair without tokens, or an argument that cannot be used.
 
         Warns:
             TruncationWarning: some pairs were longer than `max_seq_length` and were cut.
@@ -186,6 +186,8 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         tokenized = tokenizer.encode([(before + first, second) for first, second in pairs])
         if not self.metadata.token_types:
             tokenized = tokenized._replace(type_ids=None)
+        if (empty := without_tokens(tokenized)).size:
+            raise NoTokensError(int(empty[0]), "pair")
         if cut := int(tokenized.truncated.sum()):
             warnings.warn(
                 f"{cut} of {len(pairs)} pairs were longer than max_seq_length = {tokenizer.max_length} tokens "

@@ -20,7 +20,7 @@ import numpy as np
 
 from tsjax import checkpoint
 from tsjax.engine import Engine, Statistics
-from tsjax.errors import CheckpointError, InputError, TruncationWarning
+from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
 from tsjax.prompts import name_for
 from tsjax.quantization import Precision, check_precision, quantize_embeddings
 from tsjax.settings import Dtype, Settings, check_unused, positive
@@ -104,7 +104,11 @@ class Embedder(Settings):
             raise CheckpointError(f"{header.path} holds a cross-encoder, which scores pairs: tsjax.load gives it")
         super().__init__(
             header,
-            TextTokenizer(checkpoint.read_tokenizer(header), header.metadata.max_seq_length),
+            TextTokenizer(
+                checkpoint.read_tokenizer(header),
+                header.metadata.max_seq_length,
+                token_types=header.metadata.token_types,
+            ),
             dtype,
             temperature=temperature,
             max_seq_length=max_seq_length,
@@ -213,7 +217,7 @@ class Embedder(Settings):
             float32 (n, D) in input order for several texts, (D,) for one text; (0, D) for none.
 
         Raises:
-            InputError: a text that is not a string, or an argument that cannot be used.
+            InputError: a text that is not a string or has no tokens, or an argument that cannot be used.
 
         Warns:
             TruncationWarning: some texts were longer than `max_seq_length` and were cut.
@@ -305,7 +309,11 @@ class Embedder(Settings):
             iterator, start = iter(inputs), 0
             while block := list(itertools.islice(iterator, size)):
                 check_texts(block, first_index=start)
-                yield self.encode(block, precision=precision, **options)
+                try:
+                    vectors = self.encode(block, precision=precision, **options)
+                except NoTokensError as error:
+                    raise NoTokensError(start + error.index) from None
+                yield vectors
                 start += len(block)
 
         return blocks()
@@ -327,7 +335,8 @@ class Embedder(Settings):
         Returns:
             seconds by shape; near 0 for one that was compiled before.
         """
-        return self._engine.warmup(self.max_seq_length, self._temperature, verbose=verbose)
+        typed = self.metadata.token_types
+        return self._engine.warmup(self.max_seq_length, self._temperature, typed=typed, verbose=verbose)
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
@@ -335,7 +344,7 @@ class Embedder(Settings):
         """One vector a text, in input order."""
         vectors = np.empty((len(texts), self._config.embedding_dimension), np.float32)
         order, blocks = self._blocks(texts)
-        for computed in self._compute(blocks, request, progress):
+        for computed in self._compute(blocks, request, progress, order):
             vectors[order[computed.indices]] = computed.embeddings
         return _finish(vectors, request)
 
@@ -345,7 +354,7 @@ class Embedder(Settings):
         """Everything there is to know of each text, in input order."""
         items: list[dict[str, NDArray[Any]]] = [{} for _ in texts]
         order, blocks = self._blocks(texts)
-        for computed in self._compute(blocks, request, progress, with_tokens=True):
+        for computed in self._compute(blocks, request, progress, order, with_tokens=True):
             assert computed.tokens is not None  # asked for
             vectors = _finish(computed.embeddings, request)
             for place, vector, ids, tokens in zip(
@@ -372,7 +381,13 @@ class Embedder(Settings):
         return order, pieces((texts[place] for place in order.tolist()), max(characters, _LEAST_CHARACTERS))
 
     def _compute(
-        self, blocks: Iterable[list[str]], request: _Request, progress: _Progress, *, with_tokens: bool = False
+        self,
+        blocks: Iterable[list[str]],
+        request: _Request,
+        progress: _Progress,
+        order: NDArray[np.intp],
+        *,
+        with_tokens: bool = False,
     ) -> Iterator[Computed]:
         """Tokenise block after block, each while the device works on the one before, and compute them."""
         tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
@@ -382,7 +397,7 @@ class Embedder(Settings):
         def tokenize(block: list[str]) -> Tokenized:
             return tokenizer.encode([request.prompt + text for text in block] if request.prompt else block)
 
-        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized:
+        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized, _named_as_given(order):
             for computed in self._engine.compute(
                 tokenized,
                 request.temperature,
@@ -410,6 +425,15 @@ class Embedder(Settings):
         if prompt_name is not None or prompt is not None:
             return prompt_name
         return name_for(task, self.prompts)
+
+
+@contextlib.contextmanager
+def _named_as_given(order: NDArray[np.intp]) -> Iterator[None]:
+    """Name a text without tokens by its place in the input, and not by that among the reordered texts."""
+    try:
+        yield
+    except NoTokensError as error:
+        raise NoTokensError(int(order[error.index])) from None
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:

@@ -24,7 +24,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from tsjax.checkpoint import read_network_weights
-from tsjax.errors import InputError
+from tsjax.errors import InputError, NoTokensError
+from tsjax.local_devices import local_devices
 from tsjax.model.attention import Kernel, kernel_for
 from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
 from tsjax.model.packing import Packing
@@ -33,7 +34,7 @@ from tsjax.settings import Dtype, positive
 from tsjax.text import ladders
 from tsjax.text.ahead import submit
 from tsjax.text.batching import Batch, Ladder, Packed, Shape, fill, pack, plan
-from tsjax.text.tokenizer import Tokenized
+from tsjax.text.tokenizer import Tokenized, without_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ class Engine:
         kernel: Kernel | None = None,
     ) -> None:
         self.config = config
-        self.devices = tuple(jax.local_devices() if devices is None else devices)
+        self.devices = tuple(local_devices() if devices is None else devices)
         first = self.devices[0]
         usual = _TOKEN_BUDGET.get(first.platform, TOKEN_BUDGET_ACCELERATOR)
         self.token_budget = usual if token_budget is None else token_budget
@@ -248,6 +249,7 @@ class Engine:
             progress: told the number of texts in each batch that is done.
 
         Raises:
+            NoTokensError: a text leaves nothing to pool.
             InputError: the vectors are not finite.
         """
         ladder = self.ladder(max_length)
@@ -266,6 +268,8 @@ class Engine:
         offset = 0
         try:
             for piece in pieces:
+                if (empty := without_tokens(piece, prompt_length)).size:
+                    raise NoTokensError(offset + int(empty[0]))
                 batches = list(plan(piece.lengths, ladder, max_texts))
                 few = len(batches) == 1 and math.prod(batches[0].shape) < _FEW and not waiting
                 for batch in batches:
@@ -326,8 +330,7 @@ class Engine:
         embeddings = np.concatenate([embeddings[row, : len(texts)] for row, texts in enumerate(batch.rows)])
         if not np.isfinite(embeddings).all():
             raise InputError(
-                "the vectors are not finite: the dtype cannot hold what the model computes at this temperature, "
-                "or pooling was left without tokens"
+                "the vectors are not finite: the dtype cannot hold what the model computes at this temperature"
             )
         truncated = int(tokenized.truncated[batch.indices].sum())
         with self._counting:
@@ -389,7 +392,7 @@ class Engine:
 
 def _checked_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> list[jax.Device]:
     """What a user may ask for as devices; a number takes the first of this process's."""
-    local = jax.local_devices()
+    local = local_devices()
     if devices is None:
         return local
     if isinstance(devices, int | np.integer):

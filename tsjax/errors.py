@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Why a text has no vector, in errors and in the rejected rows of jobs.
+NO_TOKENS = "has no tokens"
+
 
 class TsjaxError(Exception):
     """Base of every error that tsjax raises on purpose; the command line prints it as one line and exits with 2."""
@@ -9,6 +12,25 @@ class TsjaxError(Exception):
 
 class InputError(TsjaxError, ValueError):
     """An argument or a text that cannot be used."""
+
+
+class NoTokensError(InputError):
+    """A text of which pooling gets no token, so that it has no vector.
+
+    Args:
+        index: its place among the texts that were given.
+        what: ``text``, or ``pair``.
+    """
+
+    def __init__(self, index: int, what: str = "text") -> None:
+        super().__init__(
+            f"{what} {index} {NO_TOKENS} and so no vector: the tokenizer makes none of it, or pooling leaves out all "
+            "that there are; leave it out of the input"
+        )
+        self.index, self.what = index, what
+
+    def __reduce__(self) -> tuple[type[NoTokensError], tuple[int, str]]:
+        return type(self), (self.index, self.what)
 
 
 class ConfigError(TsjaxError, ValueError):

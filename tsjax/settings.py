@@ -109,14 +109,20 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens at which texts are cut, special ones included. Settable up to the positions that the model has."""
+        """Tokens at which texts are cut, special ones included. Settable.
+
+        A model with a table of positions has a limit, the table's; rotary positions, ALiBi and T5's biases have none.
+        """
         return self._tokenizer.max_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         longest = self._config.encoder.max_length
         if positive("max_seq_length", value) > (longest or value):
-            raise InputError(f"max_seq_length {value} is more than the {longest} positions that this model has")
+            raise InputError(
+                f"max_seq_length {value} is more than the {longest} tokens that this model's table of positions has "
+                "room for; give at most that"
+            )
         # A new object, not a changed one: other threads may be using the old.
         self._tokenizer = self._tokenizer.with_max_length(value)
 

@@ -97,7 +97,6 @@ EUROBERT = Family(
 
 
 def _qwen3(fields: Fields) -> dict[str, Any]:
-    fields.require("sliding_window")
     fields.require("layer_types", ["full_attention"] * fields.take_count("num_hidden_layers"))
     return take_rope(fields, 10_000.0)
 
@@ -118,7 +117,8 @@ QWEN3 = Family(
     read=_qwen3,
     write=write_rope,
     spellings=_SPELLINGS,
-    harmless=TRAINING | {"max_window_layers", "pad_token_id"},
+    # Without `use_sliding_window` the window has no effect.
+    harmless=TRAINING | {"max_window_layers", "pad_token_id", "sliding_window"},
     required={"use_sliding_window": (False,)},
 )
 
@@ -132,8 +132,8 @@ def _gemma(fields: Fields) -> dict[str, Any]:
     theta = float(fields.take("rope_theta", 1e6, (int, float)))
     local_theta = float(fields.take("rope_local_base_freq", 1e4, (int, float)))
     fields.require("rope_scaling")
-    pattern = fields.take_count("sliding_window_pattern", fields.take_count("_sliding_window_pattern", 6))
-    local = take_layer_types(fields, pattern, last=True)
+    # The name with an underscore is what transformers writes beside layer_types, and does not read.
+    local = take_layer_types(fields, fields.take_count("sliding_window_pattern", 6), last=True)
     scale = fields.take("query_pre_attn_scalar", 256, (int, float))
     if scale <= 0 or scale != round(scale):
         raise ConversionError(f"{fields.file}: query_pre_attn_scalar = {scale!r} is not a whole number above 0")
@@ -141,7 +141,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
     return {
         "local_layers": local,
         # Of the window of a bidirectional model, half to each side.
-        "local_window": fields.take_count("sliding_window", 512) // 2 if local else None,
+        "local_window": fields.take_count("sliding_window", 4096) // 2 if local else None,
         "attention_scale": float(scale) ** -0.5,
         "embedding_scale": float(width) ** 0.5,
         **take_two_ropes(fields, theta, local_theta),
@@ -180,6 +180,6 @@ GEMMA = Family(
     read=_gemma,
     write=_write_gemma,
     spellings=_SPELLINGS,
-    harmless=TRAINING | {"pad_token_id"},
+    harmless=TRAINING | {"_sliding_window_pattern", "pad_token_id"},
     required={"attn_logit_softcapping": (), "final_logit_softcapping": ()},
 )

@@ -42,6 +42,7 @@ DISTILBERT = Family(
         "max_position_embeddings": "max_positions",
         "activation": "activation",
     },
+    aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
     constants={"norm_eps": 1e-12},
     defaults={"max_position_embeddings": 512, "activation": "gelu"},
     spellings=(Spelling(_rules, Names(prefixes=("distilbert.",), ignored=("vocab_*", "embeddings.position_ids"))),),

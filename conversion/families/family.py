@@ -118,6 +118,7 @@ class Family:
         fields: fields of config.json that are fields of `EncoderConfig` under another name.
         spellings: how files name the weights. The first is the one to export to.
         constants: the fields of `EncoderConfig` that are the same in the whole family.
+        aliases: other names that transformers has for fields of config.json, and the names that they stand for.
         defaults: values of those of ``fields`` that may be absent.
         harmless: fields of this family that cannot change a vector, besides `HARMLESS`.
         required: fields of this family that must have one of these values, besides `REQUIRED`.
@@ -136,6 +137,7 @@ class Family:
     model_type: str
     fields: Mapping[str, str]
     spellings: tuple[Spelling, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
@@ -165,6 +167,8 @@ class Family:
         Raises:
             ConversionError: a field is missing, unknown, or has a value that cannot be run.
         """
+        for alias, name in self.aliases.items():
+            fields.rename(alias, name)
         fields.harmless({"model_type", *HARMLESS, *self.harmless})
         for name, allowed in {**REQUIRED, **self.required}.items():
             if name not in self.harmless:
@@ -237,31 +241,38 @@ def activation(name: str, file: str) -> Activation:
 
 
 def take_rope(fields: Fields, default_theta: float) -> dict[str, float]:
-    """The rotation that a config.json describes, in the old fields and in the new one.
+    """Return the rotation that a config.json describes, in the old fields and in the new one.
+
+    The precedence is that of transformers: a ``rope_scaling`` that says anything replaces ``rope_parameters``, and the
+    ``rope_theta`` beside them counts where the one that is used names no base.
 
     Raises:
         ConversionError: it is scaled in a way that is not known here.
     """
+    fields.require("partial_rotary_factor", 1)
     theta = fields.take("rope_theta", default_theta, (int, float))
-    scaling = fields.take("rope_scaling", {}, dict)
-    return rope({"rope_theta": theta, **scaling, **fields.take("rope_parameters", {}, dict)}, fields.file)
+    scaling, parameters = fields.take("rope_scaling", {}, dict), fields.take("rope_parameters", {}, dict)
+    return rope({"rope_theta": theta, **(scaling or parameters)}, fields.file)
 
 
 def rope(parameters: Mapping[str, Any], file: str) -> dict[str, float]:
-    """The fields of `EncoderConfig` for Hugging Face's parameters of a rotation.
+    """Return the fields of `EncoderConfig` for Hugging Face's parameters of a rotation.
+
+    ``type`` is the old name of ``rope_type``, which wins where both are given, as in transformers.
 
     Raises:
         ConversionError: as for `take_rope`.
     """
     left = {name: value for name, value in parameters.items() if value is not None}
     old_name = left.pop("type", "default")
-    kind, theta, factor = left.pop("rope_type", old_name), left.pop("rope_theta", None), left.pop("factor", 1.0)
+    kind, theta = left.pop("rope_type", old_name), left.pop("rope_theta", None)
+    factor = left.pop("factor", None if kind == "linear" else 1.0)
     if left.pop("partial_rotary_factor", 1.0) != 1:
         raise ConversionError(f"{file}: heads that are rotated in part are not supported")
     if kind not in ("default", "linear") or left:
-        raise ConversionError(f"{file}: rotary positions with {dict(parameters)!r} are not supported")
+        raise ConversionError(f"{file}: rotary positions with {dict(parameters)!r:.200} are not supported")
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (theta, factor)):
-        raise ConversionError(f"{file}: rope_theta = {theta!r} and factor = {factor!r} are not both numbers")
+        raise ConversionError(f"{file}: rope_theta = {theta!r:.60} and factor = {factor!r:.60} are not both numbers")
     return {"rope_theta": float(theta), "rope_factor": float(factor) if kind == "linear" else 1.0}
 
 

@@ -45,17 +45,20 @@ def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
 
 def _read(fields: Fields) -> dict[str, Any]:
     fields.require("rope_scaling")
+    # A null stood for the base of the other layers in transformers 4, and stops version 5.
+    fields.forbid_null("global_rope_theta", "local_rope_theta")
     local = take_layer_types(fields, fields.take_count("global_attn_every_n_layers", 3))
     theta = fields.take("global_rope_theta", 160_000.0, (int, float))
     local_theta = fields.take("local_rope_theta", 10_000.0, (int, float))
     mlp_bias = fields.take("mlp_bias", default=False, kind=bool)
+    # Half of it to each side; the other name, of that half, wins where both are given, as in transformers.
+    window = fields.take_count("sliding_window", fields.take_count("local_attention", 128) // 2)
     return {
         "local_layers": local,
-        # Half of it to each side.
-        "local_window": fields.take_count("local_attention", 128) // 2 if local else None,
+        "local_window": window if local else None,
         "up_bias": mlp_bias,
         "down_bias": mlp_bias,
-        **take_two_ropes(fields, float(theta), float(local_theta or theta)),
+        **take_two_ropes(fields, float(theta), float(local_theta)),
     }
 
 

@@ -218,7 +218,7 @@ def _ntk(fields: Fields) -> dict[str, Any]:
     scaling = fields.take("rope_scaling", {}, dict)
     theta = float(fields.take("rope_theta", 10_000.0, (int, float)))
     kind, factor = scaling.get("type"), scaling.get("factor", 1.0)
-    left = set(scaling) - {"type", "factor", "rope_type"}
+    left = set(scaling) - {"type", "factor", *(["rope_type"] if scaling.get("rope_type") == kind else [])}
     number = isinstance(factor, int | float) and not isinstance(factor, bool) and factor >= 1
     if scaling and (kind != "ntk" or left or not number):
         raise ConversionError(

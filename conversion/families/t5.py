@@ -66,6 +66,12 @@ def _t5(name: str, model_type: str, model_class: str, default_projection: str) -
             "relative_attention_max_distance": "relative_max_distance",
             "layer_norm_epsilon": "norm_eps",
         },
+        aliases={
+            "hidden_size": "d_model",
+            "num_attention_heads": "num_heads",
+            "num_hidden_layers": "num_layers",
+            "head_dim": "d_kv",
+        },
         defaults={
             "relative_attention_num_buckets": 32,
             "relative_attention_max_distance": 128,

@@ -55,7 +55,7 @@ def test_padding_and_truncation_are_dropped(directory):
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [(512, 512), (512.0, 512), (10**30, None), (1e30, None), (None, None), ("x", None)]
+    ("said", "expected"), [(512, 512), (512.0, 512), (10**30, None), (1e30, None), (None, None), (float("inf"), None)]
 )
 def test_the_longest_text(directory, said, expected):
     write_json(directory / "tokenizer_config.json", {"model_max_length": said})

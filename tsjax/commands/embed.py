@@ -19,7 +19,7 @@ from tsjax.commands.options import (
     load_model,
     on_terminal,
 )
-from tsjax.errors import InputError, TruncationWarning
+from tsjax.errors import InputError, NoTokensError, TruncationWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,15 +106,18 @@ def run(options: argparse.Namespace) -> None:
         warnings.simplefilter("ignore", TruncationWarning)  # the summary says how many
         while block := list(itertools.islice(texts, _BLOCK)):
             start = time.perf_counter()
-            vectors = encode(
-                block,
-                prompt_name=options.prompt_name,
-                prompt=options.prompt,
-                batch_size=options.batch_size,
-                precision=options.precision,
-                normalize_embeddings=options.normalize,
-                show_progress_bar=False,
-            )
+            try:
+                vectors = encode(
+                    block,
+                    prompt_name=options.prompt_name,
+                    prompt=options.prompt,
+                    batch_size=options.batch_size,
+                    precision=options.precision,
+                    normalize_embeddings=options.normalize,
+                    show_progress_bar=False,
+                )
+            except NoTokensError as error:
+                raise NoTokensError(done + error.index) from None
             seconds += time.perf_counter() - start
             writer.write(block, vectors)
             done += len(block)

@@ -89,7 +89,8 @@ def _describe(header: Header) -> Iterator[tuple[str, str]]:
     )
     yield "parameters", f"{parameter_count(header):,}"
     yield "vocabulary", f"{encoder.vocab_size:,} tokens"
-    yield "longest text", f"{metadata.max_seq_length} tokens (the positions allow {encoder.max_length or 'any'})"
+    allowed = f"{encoder.max_length}" if encoder.max_length else "any; set it with max_seq_length"
+    yield "longest text", f"{metadata.max_seq_length} tokens (the positions allow {allowed})"
     pooling = metadata.model.pooling
     yield "pooling", " + ".join(pooling.modes) + ("" if pooling.include_prompt else ", without the prompt")
     for head in metadata.model.heads:

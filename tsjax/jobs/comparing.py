@@ -63,10 +63,13 @@ class InputRows:
     Args:
         rows: of the input.
         rejected: file and row of those that the record says are rejected.
+        excused: those of them that may be rejected although they can be read.
     """
 
-    def __init__(self, rows: Iterator[Row | Rejection], rejected: set[tuple[str, int]]) -> None:
-        self._rows, self._rejected = rows, rejected
+    def __init__(
+        self, rows: Iterator[Row | Rejection], rejected: set[tuple[str, int]], excused: set[tuple[str, int]]
+    ) -> None:
+        self._rows, self._rejected, self._excused = rows, rejected, excused
         self._count = 0
         self._digest = RowsDigest()
         self._first: tuple[str, int] | None = None
@@ -89,7 +92,7 @@ class InputRows:
         self._found += listed
         if isinstance(row, Rejection) and not listed:
             self._forgotten = self._forgotten or place
-        elif isinstance(row, Row) and listed:
+        elif isinstance(row, Row) and listed and place not in self._excused:
             self._accused = self._accused or place
         return row
 

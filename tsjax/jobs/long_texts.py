@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tsjax.errors import InputError
-from tsjax.text.tokenizer import Tokenized, open_tokenizer
+from tsjax.errors import NO_TOKENS, InputError
+from tsjax.text.tokenizer import Tokenized, open_tokenizer, without_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,6 +79,24 @@ class Sequences(NamedTuple):
         """Whether every text is one sequence, whose own vector is wanted."""
         return self.spans is None and not self.rejected and not self.chunked
 
+    def among(self, texts: int, places: Sequence[int], rejected: Mapping[int, str]) -> Sequences:
+        """Return the same, of texts that were some of a block's.
+
+        Args:
+            texts: how many the block has.
+            places: of each text in the block.
+            rejected: why the others are not embedded, by their places in the block.
+        """
+        spans: list[tuple[Span, ...]] | None = None
+        if self.spans is not None:
+            by_place = dict(zip(places, self.spans, strict=True))
+            spans = [by_place.get(text, ()) for text in range(texts)]
+        return self._replace(
+            windows=[window._replace(text=places[window.text]) for window in self.windows],
+            spans=spans,
+            rejected={**{places[text]: reason for text, reason in self.rejected.items()}, **rejected},
+        )
+
 
 class Cutter:
     """Makes sequences of texts. Safe to use from many threads.
@@ -95,6 +113,8 @@ class Cutter:
         self._prompt, self._options = model.prompt, options
         self._tokenizer = tokenizer = model.embedder._tokenizer
         self._limit = tokenizer.max_length
+        leave_out = self._prompt and not model.embedder.metadata.model.pooling.include_prompt
+        self._left_out = tokenizer.prompt_length(self._prompt) if leave_out else 0
         self._whole = tokenizer if options.long_texts == "cut" else tokenizer.with_max_length(_NO_LIMIT)
         self._make = {"cut": self._cut, "reject": self._reject, "chunk": self._chunk, "late": self._late}[
             options.long_texts
@@ -134,7 +154,12 @@ class Cutter:
     def sequences(self, texts: Sequence[str]) -> Sequences:
         """What the model is given for these texts."""
         tokenized = self._whole.encode([self._prompt + text for text in texts] if self._prompt else texts)
-        return self._make(texts, tokenized)
+        empty = without_tokens(tokenized, self._left_out)
+        if not len(empty):
+            return self._make(texts, tokenized)
+        kept = np.setdiff1d(np.arange(len(texts)), empty).tolist()
+        made = self._make([texts[text] for text in kept], tokenized.take(kept))
+        return made.among(len(texts), kept, dict.fromkeys(empty.tolist(), NO_TOKENS))
 
     def _cut(self, texts: Sequence[str], tokenized: Tokenized) -> Sequences:
         windows = [Window(text, (), 1) for text in range(len(texts))]
@@ -148,32 +173,31 @@ class Cutter:
             for text, length in enumerate(lengths)
             if length > self._limit
         }
-        windows = [Window(text, (), 1) for text in range(len(lengths)) if text not in rejected]
-        ids = [tokenized.ids[window.text] for window in windows]
-        return Sequences(_tokenized(ids), windows, None, rejected, 0, 0)
+        kept = [text for text in range(len(lengths)) if text not in rejected]
+        return Sequences(tokenized.take(kept), [Window(text, (), 1) for text in kept], None, rejected, 0, 0)
 
     def _chunk(self, texts: Sequence[str], tokenized: Tokenized) -> Sequences:
         del texts
-        ids, windows, chunked = [], [], 0
-        for text, whole in enumerate(tokenized.ids):
-            if len(whole) <= self._limit:
-                ids.append(whole)
+        places, windows, chunked = [], [], 0
+        for text, length in enumerate(tokenized.lengths.tolist()):
+            if length <= self._limit:
+                places.append(np.arange(length))
                 windows.append(Window(text, (), 1))
                 continue
             chunked += 1
-            for start, end in self._windows(len(whole) - self._before - self._after):
-                ids.append(self._between(whole, start, end))
+            for start, end in self._windows(length - self._before - self._after):
+                places.append(self._between(length, start, end))
                 windows.append(Window(text, (), end - start))
-        return Sequences(_tokenized(ids), windows, None, {}, 0, chunked)
+        return Sequences(_gathered(tokenized, windows, places), windows, None, {}, 0, chunked)
 
     def _late(self, texts: Sequence[str], tokenized: Tokenized) -> Sequences:
-        ids, windows, chunked = [], [], 0
+        places, windows, chunked = [], [], 0
         spans: list[tuple[Span, ...]] = []
         size = self._options.late_chunk_tokens
-        for text, whole in enumerate(tokenized.ids):
-            length = len(whole) - self._before - self._after
-            if len(whole) <= self._limit and length <= size:
-                ids.append(whole)
+        for text, whole in enumerate(tokenized.lengths.tolist()):
+            length = whole - self._before - self._after
+            if whole <= self._limit and length <= size:
+                places.append(np.arange(whole))
                 windows.append(Window(text, (), 1))
                 spans.append((Span(0, 0, len(texts[text]), max(0, length)),))
                 continue
@@ -181,14 +205,14 @@ class Cutter:
             starts = range(0, length, size)
             spans.append(self._spans(texts[text], [(start, min(start + size, length)) for start in starts]))
             for (start, end), (first, last) in zip(self._windows(length), self._own(length), strict=True):
-                ids.append(self._between(whole, start, end))
+                places.append(self._between(whole, start, end))
                 place = self._before - start
                 parts = [
                     (chunk, max(first, chunk * size) + place, min(last, (chunk + 1) * size) + place)
                     for chunk in range(first // size, -(-last // size))
                 ]
                 windows.append(Window(text, tuple(parts), 1))
-        return Sequences(_tokenized(ids), windows, spans, {}, 0, chunked)
+        return Sequences(_gathered(tokenized, windows, places), windows, spans, {}, 0, chunked)
 
     def _windows(self, length: int) -> list[tuple[int, int]]:
         """The first token of each window of a text of so many, and the one after its last."""
@@ -201,10 +225,10 @@ class Cutter:
         borders = [(end + start) // 2 for (_, end), (start, _) in itertools.pairwise(windows)]
         return list(zip([0, *borders], [*borders, length], strict=True))
 
-    def _between(self, whole: NDArray[np.int32], start: int, end: int) -> NDArray[np.int32]:
-        """Some of a text's own tokens, with the prompt and the special ones."""
-        parts = [whole[: self._before], whole[self._before + start : self._before + end]]
-        return np.concatenate([*parts, whole[len(whole) - self._after :]])
+    def _between(self, whole: int, start: int, end: int) -> NDArray[np.intp]:
+        """Places of some of a text's own tokens, with the prompt and the special ones, in a text of so many tokens."""
+        own = np.arange(self._before + start, self._before + end)
+        return np.concatenate([np.arange(self._before), own, np.arange(whole - self._after, whole)])
 
     def _spans(self, text: str, chunks: list[tuple[int, int]]) -> tuple[Span, ...]:
         """Chunks of tokens as characters of the text."""
@@ -216,5 +240,14 @@ class Cutter:
         )
 
 
-def _tokenized(ids: list[NDArray[np.int32]]) -> Tokenized:
-    return Tokenized(ids, np.fromiter(map(len, ids), np.int32, len(ids)), np.zeros(len(ids), np.bool_))
+def _gathered(tokenized: Tokenized, windows: Sequence[Window], places: Sequence[NDArray[np.intp]]) -> Tokenized:
+    """The tokens of each window, by their places in its text."""
+    texts = [window.text for window in windows]
+
+    def gathered(values: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+        return [values[text][own] for text, own in zip(texts, places, strict=True)]
+
+    ids = gathered(tokenized.ids)
+    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+    types = None if tokenized.type_ids is None else gathered(tokenized.type_ids)
+    return Tokenized(ids, lengths, np.zeros(len(ids), np.bool_), types)

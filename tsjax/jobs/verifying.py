@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsjax.errors import CheckpointError, InputError, TsjaxError
+from tsjax.errors import NO_TOKENS, CheckpointError, InputError, TsjaxError
 from tsjax.jobs.columns import Columns
 from tsjax.jobs.comparing import Expected, Ids, InputRows, Unique
 from tsjax.jobs.inputs import find_sources
@@ -210,10 +210,13 @@ def _check_shard(
         elif found.sha256 != facts.sha256:
             verdict.add(f"{facts.name} was changed: its checksum is not that of its record")
     stored = output.read_record(record.key)
-    rejected = {(rejection.file, rejection.row) for rejection in (stored.rejected if stored is not None else ())}
+    listed = stored.rejected if stored is not None else ()
+    rejected = {(rejection.file, rejection.row) for rejection in listed}
+    # Whether a readable text has tokens cannot be seen without the model.
+    excused = {(rejection.file, rejection.row) for rejection in listed if rejection.reason == NO_TOKENS}
     name, input_rows = f"shard {record.key}", None
     if expected is not None:
-        input_rows = InputRows(expected.of(record.key), rejected)
+        input_rows = InputRows(expected.of(record.key), rejected, excused)
     ids = Ids(name, input_rows, rejected)
     rows = 0
     try:
@@ -230,7 +233,7 @@ def _check_shard(
         if rows != record.rows:
             verdict.add(f"{name} has {rows:,} rows, and its record says {record.rows:,}")
     if input_rows is not None:
-        # Of rows that can be read, a job rejects those alone that are too long, where it was told to.
+        # Of rows that can be read, a job rejects those without tokens, and where it was told to, those too long.
         by_length = job.facts["options"]["long_texts"] == "reject"
         input_rows.compare(name, record, verdict, may_reject=by_length)
 

@@ -200,7 +200,10 @@ class _Run:
             embedder.max_seq_length if recipe.train_length is None else positive("train_length", recipe.train_length)
         )
         if length > (longest or length):
-            raise InputError(f"train_length {length} is more than the {longest} positions that this model has")
+            raise InputError(
+                f"train_length {length} is more than the {longest} tokens that this model's table of positions has "
+                "room for"
+            )
         if embedder.temperature != Temperature():
             raise InputError(f"learning begins at τ = 1; the model has τ = {embedder.temperature}: load it with 1")
         if embedder.similarity_fn_name not in _SCALES:

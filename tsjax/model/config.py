@@ -96,7 +96,8 @@ class EncoderConfig(_Facts):
         num_layers: L.
         num_heads: N, query heads.
         intermediate_size: F, width of the feed-forward network.
-        max_positions: rows of the position table, or the longest input that the model is made for; ``None``: any.
+        max_positions: rows of the position table; where there is none, the longest input that the model is made for,
+            which is no limit; ``None``: unknown.
         head_size: H; ``None`` means D / N.
         num_key_value_heads: key and value heads; ``None`` means N, anything less is grouped-query attention.
         embedding_size: width of the embeddings, which a projection takes to D; ``None``: D, and no projection.
@@ -234,11 +235,19 @@ class EncoderConfig(_Facts):
         return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
-    def max_length(self) -> int | None:
-        """The longest input in tokens, special ones included; None for any."""
+    def made_for_length(self) -> int | None:
+        """The longest input in tokens that the model is made for, special ones included; None where it is unknown."""
         if self.max_positions is None or self.position_padding_id is None:
             return self.max_positions
         return self.max_positions - self.position_padding_id - 1
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest input in tokens that can be computed; None for any.
+
+        Only a table of positions ends. Rotary positions, ALiBi and biases by relative position go on for ever.
+        """
+        return self.made_for_length if self.absolute_positions else None
 
     @property
     def positions(self) -> str:

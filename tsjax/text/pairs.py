@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsjax.errors import CheckpointError
+from tsjax.text.panics import reported_panics
 from tsjax.text.tokenizer import Tokenized, encodings, open_tokenizer
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class PairTokenizer:
     def with_max_length(self, max_length: int) -> PairTokenizer:
         """The same tokenizer with another maximum length."""
         return self if max_length == self.max_length else PairTokenizer(self._json, max_length)
+
+    @property
+    def highest_segment(self) -> int:
+        """The highest segment that the post-processor gives to a token of a pair."""
+        before, between, after, kinds = self._frame
+        return max((*kinds, *(int(types.max(initial=0)) for _, types in (before, between, after))))
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> Tokenized:
         """Token ids and token types of each pair, in order."""
@@ -90,7 +97,11 @@ def _frame(
     tokenizer: Tokenizer,
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], list[NDArray[np.int32]], list[int]]:
     """The ids and types of the special tokens before, between and after two texts, and the types of the texts."""
-    encoding = tokenizer.encode("a", "a")
+    try:
+        with reported_panics():
+            encoding = tokenizer.encode("a", "a")
+    except Exception as error:  # the Rust side raises plain Exception
+        raise CheckpointError(f"the tokenizer cannot put a pair together: {error!s:.300}") from error
     of_text = [index for index, side in enumerate(encoding.sequence_ids) if side is not None]
     sides = [side for side in encoding.sequence_ids if side is not None]
     if set(sides) != {0, 1} or sides != sorted(sides):

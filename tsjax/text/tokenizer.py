@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from tsjax.errors import CheckpointError, InputError
+from tsjax.text.panics import reported_panics
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
@@ -38,13 +39,19 @@ class Tokenized(NamedTuple):
         ids: the token ids of each text, special ones included.
         lengths: how many each text has.
         truncated: whether it had more.
-        type_ids: the segment of each token, where texts come in pairs; None where all are in segment 0.
+        type_ids: the segment of each token; None where all are in segment 0.
     """
 
     ids: list[NDArray[np.int32]]
     lengths: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     type_ids: list[NDArray[np.int32]] | None = None
+
+    def take(self, places: Sequence[int]) -> Tokenized:
+        """Return some of the texts."""
+        ids = [self.ids[place] for place in places]
+        types = None if self.type_ids is None else [self.type_ids[place] for place in places]
+        return Tokenized(ids, self.lengths[places], self.truncated[places], types)
 
 
 class TextTokenizer:
@@ -53,24 +60,28 @@ class TextTokenizer:
     Args:
         tokenizer_json: the content of a tokenizer.json file.
         max_length: the most tokens a text may have, special ones included; what follows is cut and reported.
+        token_types: whether to give the segment of each token too, where the post-processor does not leave all in 0.
 
     Raises:
         CheckpointError: the JSON is not a tokenizer.
         InputError: ``max_length`` leaves no room for text.
     """
 
-    def __init__(self, tokenizer_json: str, max_length: int) -> None:
+    def __init__(self, tokenizer_json: str, max_length: int, *, token_types: bool = False) -> None:
         tokenizer, _ = open_tokenizer(tokenizer_json, max_length, pairs=False)
         # A tokenizer.json may carry the padding and truncation of whoever saved it.
         tokenizer.no_padding()
         tokenizer.enable_truncation(int(max_length))
         self._tokenizer = tokenizer
         self._json = tokenizer_json
+        self._token_types = token_types
         self.max_length = int(max_length)
 
     def with_max_length(self, max_length: int) -> TextTokenizer:
         """The same tokenizer with another maximum length."""
-        return self if max_length == self.max_length else TextTokenizer(self._json, max_length)
+        if max_length == self.max_length:
+            return self
+        return TextTokenizer(self._json, max_length, token_types=self._token_types)
 
     @property
     def vocab_size(self) -> int:
@@ -83,19 +94,26 @@ class TextTokenizer:
         return max(special, *self.vocabulary.values(), -1) + 1
 
     @property
+    def highest_segment(self) -> int:
+        """The highest segment that the post-processor gives to a token of a text."""
+        return max((max(encoding.type_ids, default=0) for encoding in encodings(self._tokenizer, ["", "a"])), default=0)
+
+    @property
     def vocabulary(self) -> dict[str, int]:
         """The id of every token, added ones included."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> Tokenized:
         """Token ids of each text, in order."""
-        ids, truncated = [], []
+        ids, types, truncated = [], [], []
         for encoding in encodings(self._tokenizer, texts):
             ids.append(np.array(encoding.ids, np.int32))
+            if self._token_types:
+                types.append(np.array(encoding.type_ids, np.int32))
             # Looking at what was cut off copies it all, so only where something can have been.
             truncated.append(len(encoding) >= self.max_length and bool(encoding.overflowing))
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-        return Tokenized(ids, lengths, np.array(truncated, np.bool_))
+        return Tokenized(ids, lengths, np.array(truncated, np.bool_), types if self._token_types else None)
 
     @property
     def special_tokens(self) -> int:
@@ -119,7 +137,7 @@ class TextTokenizer:
 
     def prompt_length(self, prompt: str) -> int:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
-        (encoding,) = self._tokenizer.encode_batch_fast([prompt])
+        (encoding,) = encodings(self._tokenizer, [prompt])
         return len(encoding.ids) - bool(encoding.special_tokens_mask[-1:] == [1])
 
 
@@ -131,16 +149,22 @@ def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tupl
         InputError: ``max_length`` leaves no room for text.
     """
     try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
+        with reported_panics():
+            tokenizer = Tokenizer.from_str(tokenizer_json)
+            special = tokenizer.num_special_tokens_to_add(is_pair=pairs)
     except Exception as error:  # the Rust side raises plain Exception
-        raise CheckpointError(f"tokenizer.json cannot be read: {error}") from error
-    special = tokenizer.num_special_tokens_to_add(is_pair=pairs)
+        raise CheckpointError(f"tokenizer.json cannot be read: {error!s:.300}") from error
     if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
         raise InputError(
             f"max_seq_length must be a whole number of at least {special + 1} tokens "
             f"({special} special ones and one of text), not {max_length!r}"
         )
     return tokenizer, special
+
+
+def without_tokens(tokenized: Tokenized, prompt_length: int = 0) -> NDArray[np.intp]:
+    """Return the places of the texts that leave pooling nothing, with so many leading tokens left out."""
+    return np.flatnonzero(tokenized.lengths <= prompt_length)
 
 
 def encodings(tokenizer: Tokenizer, texts: Iterable[str], *, add_special_tokens: bool = True) -> Iterator[Encoding]:
@@ -160,9 +184,10 @@ def _encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens:
     try:
         if postponed:
             gc.disable()
-        return tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        with reported_panics():
+            return tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
     except Exception as error:  # the Rust side raises plain Exception
-        raise CheckpointError(f"the tokenizer cannot encode: {error}") from error
+        raise CheckpointError(f"the tokenizer cannot encode: {error!s:.300}") from error
     finally:
         if postponed:
             gc.enable()

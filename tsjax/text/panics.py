@@ -1,0 +1,28 @@
+"""Panics of the Rust tokenizer as exceptions that can be caught."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class PanicError(Exception):
+    """The Rust tokenizer met what it has no error for."""
+
+
+@contextlib.contextmanager
+def reported_panics() -> Iterator[None]:
+    """Raise a `PanicError` where Rust code panics.
+
+    Python sees a panic as ``pyo3_runtime.PanicException``, which cannot be imported and is no `Exception`, so that it
+    passes every ``except Exception``, as an interrupt does.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise PanicError(f"the Rust code panics: {error}") from error
