@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsjax.evaluation.split import same_text
+from tsjax.evaluation.copies import same_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,10 @@ from conversion.convert import axes
 from conversion.families.bert import BERT
 from conversion.fields import Fields
 from conversion.rules import invert
-from tsjax.model.config import ModelConfig
+from tsjax.checkpoint import Metadata, save
+from tsjax.model.config import HeadConfig, ModelConfig, PoolingConfig
 from tsjax.model.forward import weight_shapes
+from tsjax.routed_checkpoint import RouterConfig, save_routed
 
 WORDS = (
     "the a of and to in is it was he for on are with as his they at be this from have or by one had not but what all"
@@ -137,4 +139,34 @@ def write_sentence_transformers(path, *, new_names=False, pooling=None, heads=()
         )
     write_json(path / "1_Pooling" / "config.json", pooling)
     write_json(path / "config_sentence_transformers.json", options or {})
+    return path
+
+
+def _ours(*, seed=0, kind="embedder", heads=(), mode="mean", **changes):
+    """What `tsjax.checkpoint.save` takes: metadata, random weights, a tokenizer."""
+    encoder = BERT.translate(Fields({**BERT_CONFIG, **changes}, "config.json"))
+    model = ModelConfig(encoder=encoder, pooling=PoolingConfig(modes=(mode,)), heads=heads)
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: (0.2 * rng.standard_normal(shape) + name.endswith("scale")).astype("f4")
+        for name, shape in weight_shapes(model).items()
+    }
+    scores = kind == "cross_encoder"
+    metadata = Metadata(model=model, max_seq_length=encoder.max_length, kind=kind, token_types=scores)
+    return metadata, weights, tokenizer_json()
+
+
+def write_cross_encoder(path, **changes):
+    """A checkpoint of ours that scores pairs, with one label."""
+    head = HeadConfig(kind="dense", in_features=SIZES["hidden_size"], out_features=1)
+    save(path, *_ours(kind="cross_encoder", heads=(head,), mode="cls", **changes))
+    return path
+
+
+def write_routed(path, **changes):
+    """A checkpoint of ours with an encoder for queries and a deeper one for documents and all else."""
+    tasks = {"query": "query", "document": "document"}
+    config = RouterConfig(routes={"query": "one", "document": "two"}, tasks=tasks, default_route="document")
+    parts = [_ours(seed=1, num_hidden_layers=1, **changes), _ours(seed=2, num_hidden_layers=2, **changes)]
+    save_routed(path, config, parts)
     return path

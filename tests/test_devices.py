@@ -38,6 +38,15 @@ for name, options in {"whole": {}, "shared out": {"shard_parameters": True}, "th
     tokens = embedder.encode(texts[:9], output_value="token_embeddings")
     theirs = one.encode(texts[:9], output_value="token_embeddings")
     report[name]["tokens"] = max(float(np.abs(a - b).max()) for a, b in zip(tokens, theirs))
+import pickle
+last = jax.devices()[-1]
+other = tsjax.load(model, devices=last)
+other.encode(texts)
+report["another device"] = other.statistics.compilations
+report["pickled"] = {}
+for name, devices in {"an object": last, "objects": jax.devices()[2:4], "a number": 2, "all": None}.items():
+    embedder = tsjax.load(model, devices=devices, token_budget=64)
+    report["pickled"][name] = pickle.loads(pickle.dumps(embedder)).devices == embedder.devices
 from tsjax.learning.pairs import Pairs
 from tsjax.learning.recipe import Recipe
 from tsjax.learning.training import learn
@@ -87,6 +96,14 @@ def test_several_devices_give_the_vectors_of_one(report, way):
 def test_parameters_that_are_shared_out_are_an_eighth_on_each(report):
     assert report["whole"]["held"] == 1
     assert report["shared out"]["held"] < 0.3  # the test's sizes are not all multiples of eight
+
+
+def test_a_program_that_is_compiled_for_another_device_is_counted(report):
+    assert report["another device"] > 0
+
+
+def test_a_pickled_embedder_has_the_same_devices(report):
+    assert all(report["pickled"].values())
 
 
 def test_several_devices_learn_what_one_learns(report):

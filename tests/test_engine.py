@@ -1,6 +1,7 @@
 """Batches in the engine's threads: who waits for whom, and what is left when something goes wrong."""
 
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -52,6 +53,30 @@ def test_threads_that_meet_a_new_shape_compile_it_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(embedder.encode, ["the cat"] * 8))
     assert embedder.statistics.compilations == before + 1
+
+
+def test_each_embedder_counts_the_programs_of_its_own_calls(tmp_path):
+    """Although programs are shared: what one has compiled, another of the same architecture finds."""
+    path = write_sentence_transformers(tmp_path / "model", num_hidden_layers=1, max_position_embeddings=73)
+    one, other = tsjax.load(path), tsjax.load(path)
+    one.encode("the cat")
+    assert (one.statistics.compilations, other.statistics.compilations) == (1, 0)
+    other.encode("the cat", temperature=0.5)
+    assert (one.statistics.compilations, other.statistics.compilations) == (1, 0)
+    other.encode("the cat", output_value="token_embeddings")
+    assert (one.statistics.compilations, other.statistics.compilations) == (1, 1)
+
+
+def test_each_embedder_counts_its_own_programs_when_several_compile_at_once(tmp_path):
+    """Architectures of their own, so that each program is one engine's."""
+    loaded = [
+        tsjax.load(write_sentence_transformers(tmp_path / str(n), num_hidden_layers=1, max_position_embeddings=n))
+        for n in (74, 75)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda call: call[0].encode(call[1]), itertools.product(loaded, (TEXTS[:3], "the cat"))))
+    for embedder in loaded:
+        assert embedder.statistics.compilations == len(embedder._engine._launched) > 0
 
 
 def test_a_short_query_does_not_wait_for_the_others(embedder):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tsjax import forks as forks  # sees every fork from here on
+
 if TYPE_CHECKING:
     from tsjax.api import embed, load
     from tsjax.compile_cache import enable_compile_cache
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         ConfigError,
         ConversionError,
         InputError,
+        LifecycleError,
         MissingExtraError,
         ModelNotFoundError,
         OutputError,
@@ -45,6 +48,7 @@ __all__ = [
     "CrossEncoder",
     "Embedder",
     "InputError",
+    "LifecycleError",
     "LogLength",
     "MissingExtraError",
     "ModelNotFoundError",

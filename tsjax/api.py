@@ -12,6 +12,7 @@ from tsjax.checkpoint import read_header
 from tsjax.cross_encoder import CrossEncoder
 from tsjax.embedder import Embedder
 from tsjax.errors import InputError
+from tsjax.forks import check_not_forked
 from tsjax.routed_checkpoint import is_routed
 from tsjax.router import RoutedEmbedder
 
@@ -83,10 +84,12 @@ def load(
         ConversionError, CheckpointError: what it leads to cannot be used.
         InputError: an option that cannot be used.
         OutputError: the cache directory cannot be written.
+        LifecycleError: JAX was in use when this process was forked.
 
     Warns:
         AssumptionWarning: files could not be looked at, so that something about the model is a guess.
     """
+    check_not_forked()
     directory = hub.resolve(
         model,
         revision=revision,
@@ -138,11 +141,16 @@ def embed(
 
     Returns:
         float32 (n, D) for several texts, (D,) for one.
+
+    Raises:
+        LifecycleError: JAX was in use when this process was forked.
+        Other errors as for `load` and `Embedder.encode`.
     """
+    check_not_forked()
     name = os.fspath(model) if isinstance(model, os.PathLike) else model
     if isinstance(name, str) and os.path.isdir(os.path.expanduser(name)):
         name = os.path.realpath(os.path.expanduser(name))
-    vectors: NDArray[Any] = _kept(name).get().encode(texts, temperature=temperature, **options)
+    vectors: NDArray[Any] = _kept(name, os.getpid()).get().encode(texts, temperature=temperature, **options)
     return vectors
 
 
@@ -162,5 +170,6 @@ class _Kept:
 
 
 @functools.lru_cache(maxsize=2)
-def _kept(name: str | None) -> _Kept:
+def _kept(name: str | None, process: int) -> _Kept:
+    # A process that was forked while another thread held the lock of its parent's gets a lock of its own.
     return _Kept(name)

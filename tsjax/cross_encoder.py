@@ -6,7 +6,8 @@ as one input, so its attention has the temperature too.
 
 from __future__ import annotations
 
-import warnings
+import contextlib
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -15,30 +16,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsjax import checkpoint
-from tsjax.embedder import progress_bar
+from tsjax.embedder import block_characters, progress_bar
 from tsjax.engine import Engine, Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
+from tsjax.lifecycle import Lifecycle
 from tsjax.model.activations import activate
 from tsjax.model.config import Activation
 from tsjax.settings import Dtype, ModelSettings, check_unused, positive
+from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import Shape
 from tsjax.text.pairs import PairTokenizer
-from tsjax.text.tokenizer import check_texts, listed, without_tokens
+from tsjax.text.tokenizer import check_texts, listed, ordered, pieces
+from tsjax.warn import warn
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from jaxtyping import Array
     from numpy.typing import NDArray
 
     from tsjax.temperature import Temperature, TemperatureLike
+    from tsjax.text.tokenizer import Tokenized
 
     Scoring: TypeAlias = Activation | Callable[[Array], Array]
 
 
-class CrossEncoder(ModelSettings[PairTokenizer]):
+class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
     """A model ready to score pairs; made by `tsjax.load`. Safe to use from many threads.
+
+    It is pickled, copied and closed as an `Embedder` is. An activation that is a function is pickled as functions are:
+    ``pickle`` takes those of a module's own, ``cloudpickle`` JAX's and lambdas, too; those with a name go by it.
 
     Args:
         directory: one that `tsjax convert` made of a sequence classification model.
@@ -56,6 +64,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
     Raises:
         CheckpointError: the directory is incomplete or damaged, or holds an embedding model.
         InputError: an option that cannot be used.
+        LifecycleError: JAX was in use when this process was forked.
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         shard_parameters: bool = False,
         activation: Scoring | None = None,
     ) -> None:
-        header = checkpoint.read_header(Path(directory))
+        header = checkpoint.read_header(Path(directory).absolute())
         if header.metadata.kind != "cross_encoder":
             raise CheckpointError(f"{header.path} holds an embedding model, not a cross-encoder")
         super().__init__(
@@ -86,6 +95,9 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         )
         self.activation = header.metadata.activation if activation is None else activation
         self._engine = Engine.load(header, dtype, token_budget, devices, shard_parameters=shard_parameters)
+
+    def _load(self, directory: str | os.PathLike[str], **options: Any) -> None:
+        CrossEncoder.__init__(self, directory, **options)
 
     def __repr__(self) -> str:
         encoder = self._config.encoder
@@ -152,8 +164,10 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
     ) -> Any:
         """Score pairs.
 
+        Pairs are read and tokenised some at a time, so that memory beyond the scores does not grow with their number.
+
         Args:
-            inputs: one pair of texts, or several.
+            inputs: one pair of texts, or several: any iterable that has an order, such as a generator.
             prompt_name: which of `prompts` to put before the first text of each pair.
             prompt: text to put there; wins over ``prompt_name``.
             batch_size: the most pairs in a batch, which is bounded by tokens anyway.
@@ -172,35 +186,20 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
 
         Raises:
             InputError: what is not pairs of strings, a pair without tokens, or an argument that cannot be used.
+            LifecycleError: the cross-encoder was closed, or JAX was in use when this process was forked.
 
         Warns:
             TruncationWarning: some pairs were longer than `max_seq_length` and were cut.
         """
+        self._engine.check_usable()
         check_unused(device=device, pool=pool, chunk_size=chunk_size)
         single, pairs = _pairs(inputs)
         before = self._prompt_text(prompt_name, prompt)
         used = self.activation if activation_fn is None else _checked(activation_fn)
         tau = self._temperature if temperature is None else self._checked_temperature(temperature)
         max_texts = None if batch_size is None else positive("batch_size", batch_size)
-        tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
-        tokenized = tokenizer.encode([(before + first, second) for first, second in pairs])
-        if not self.metadata.token_types:
-            tokenized = tokenized._replace(type_ids=None)
-        if (empty := without_tokens(tokenized)).size:
-            raise NoTokensError(int(empty[0]), "pair")
-        if cut := int(tokenized.truncated.sum()):
-            warnings.warn(
-                f"{cut} of {len(pairs)} pairs were longer than max_seq_length = {tokenizer.max_length} tokens "
-                "and were cut",
-                TruncationWarning,
-                stacklevel=2,
-            )
-        logits = np.empty((len(pairs), self.num_labels), np.float32)
-        with progress_bar(len(pairs), show_progress_bar) as progress:
-            for computed in self._engine.compute(
-                [tokenized], tau, max_length=tokenizer.max_length, max_texts=max_texts, progress=progress
-            ):
-                logits[computed.indices] = computed.embeddings
+        with progress_bar(1 if single else _count(inputs), show_progress_bar) as progress:
+            logits = self._logits(pairs, before, tau, max_texts, progress)
         scores = _scored(logits, used, softmax=apply_softmax and self.num_labels > 1)
         if self.num_labels == 1:
             scores = scores[:, 0]
@@ -210,10 +209,43 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
             result = scores if convert_to_numpy else list(jnp.asarray(scores))
         return result[0] if single else result
 
+    def _logits(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        prompt: str,
+        temperature: Temperature,
+        max_texts: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> NDArray[np.float32]:
+        """Return the logits of pairs in input order; block after block is tokenised while the device works."""
+        tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
+        logits = np.empty((1, self.num_labels), np.float32)
+        count, cut = 0, 0
+
+        def tokenize(block: list[tuple[str, str]]) -> Tokenized:
+            tokenized = tokenizer.encode([(prompt + first, second) for first, second in block])
+            return tokenized if self.metadata.token_types else tokenized._replace(type_ids=None)
+
+        blocks = pieces(pairs, block_characters(self._engine), _length)
+        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized, _of_pairs():
+            for computed in self._engine.compute(
+                tokenized, temperature, max_length=tokenizer.max_length, max_texts=max_texts, progress=progress
+            ):
+                while computed.indices.max() >= len(logits):
+                    logits = np.concatenate([logits, np.empty_like(logits)])
+                logits[computed.indices] = computed.embeddings
+                count, cut = count + len(computed.indices), cut + computed.truncated
+        if cut:
+            warn(
+                f"{cut} of {count} pairs were longer than max_seq_length = {tokenizer.max_length} tokens and were cut",
+                TruncationWarning,
+            )
+        return logits[:count]
+
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         top_k: int | None = None,
         return_documents: bool = False,
         *positional: Any,
@@ -223,7 +255,7 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
 
         Args:
             query: one text.
-            documents: several.
+            documents: several, read some at a time.
             top_k: give the best so many; None for all.
             return_documents: give the texts too.
             positional: further arguments of `predict`, from ``prompt_name`` on.
@@ -239,11 +271,11 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
             raise InputError(f"rank needs one score a pair; this model gives {self.num_labels}: use predict")
         count = None if top_k is None else positive("top_k", top_k)
         check_texts([query])
-        texts = check_texts(listed(documents))
-        scores = self.predict([(query, text) for text in texts], *positional, **options)
+        pairs = _Asked(query, documents, keep=return_documents)
+        scores = self.predict(pairs, *positional, **options)
         best = np.argsort(-np.asarray(scores), kind="stable")[:count]
         return [
-            {"corpus_id": int(i), "score": float(scores[i]), **({"text": texts[i]} if return_documents else {})}
+            {"corpus_id": int(i), "score": float(scores[i]), **({"text": pairs.kept[i]} if return_documents else {})}
             for i in best
         ]
 
@@ -260,20 +292,66 @@ class CrossEncoder(ModelSettings[PairTokenizer]):
         return self._engine.warmup(self.max_seq_length, self._temperature, typed=typed, verbose=verbose)
 
 
-def _pairs(inputs: Any) -> tuple[bool, list[tuple[str, str]]]:
-    """Whether one pair was given, and the pairs."""
+class _Asked:
+    """Pairs of a query and each document, made as they are read."""
+
+    def __init__(self, query: str, documents: Iterable[str], *, keep: bool) -> None:
+        if isinstance(documents, str):
+            raise InputError("rank takes several documents, not one string")
+        self._query, self._documents, self._keep = query, ordered(documents), keep
+        self.kept: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._documents)  # type: ignore[arg-type]  # a TypeError where they have no length, as it should be
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for index, text in enumerate(self._documents):
+            check_texts([text], first_index=index)
+            if self._keep:
+                self.kept.append(text)
+            yield self._query, text
+
+
+@contextlib.contextmanager
+def _of_pairs() -> Iterator[None]:
+    """Name a pair without tokens as such."""
+    try:
+        yield
+    except NoTokensError as error:
+        raise NoTokensError(error.index, "pair") from None
+
+
+def _pairs(inputs: Any) -> tuple[bool, Iterator[tuple[str, str]]]:
+    """Return whether one pair was given, and the pairs, which are read and checked one by one."""
     if isinstance(inputs, str):
         raise InputError("expected pairs of texts, not one string")
-    given = inputs.tolist() if isinstance(inputs, np.ndarray) else listed(inputs)
-    single = bool(given) and isinstance(given[0], str)
-    pairs = []
-    for index, pair in enumerate([given] if single else given):
-        texts = [pair] if isinstance(pair, str) else listed(pair)  # once: it may be an iterator
-        if len(texts) != 2:
-            raise InputError(f"pair {index} is {pair!r:.60}, not two texts")
-        pairs.append(texts)
-    flat = check_texts([text for pair in pairs for text in pair])
-    return single, list(zip(flat[::2], flat[1::2], strict=True))
+    given = iter(inputs if isinstance(inputs, np.ndarray) and inputs.ndim else ordered(inputs))
+    first = list(itertools.islice(given, 1))
+    given = itertools.chain(first, given)
+    single = bool(first) and isinstance(first[0], str)
+    return single, map(_pair, itertools.count(), [list(itertools.islice(given, 3))] if single else given)
+
+
+def _pair(index: int, given: Any) -> tuple[str, str]:
+    try:
+        texts = [given] if isinstance(given, str) else check_texts(listed(given))
+    except InputError as error:
+        raise InputError(f"pair {index}: {error}") from error
+    if len(texts) != 2:
+        raise InputError(f"pair {index} is {given!r:.60}, not two texts")
+    return texts[0], texts[1]
+
+
+def _length(pair: tuple[str, str]) -> int:
+    return len(pair[0]) + len(pair[1])
+
+
+def _count(inputs: Any) -> int | None:
+    """Return how many there are; None where only reading them tells."""
+    try:
+        return len(inputs)
+    except TypeError:
+        return None
 
 
 def _checked(activation: Scoring) -> Scoring:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from tsjax import checkpoint
 from tsjax.engine import Engine, Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
+from tsjax.lifecycle import Lifecycle
 from tsjax.prompts import name_for
 from tsjax.quantization import Precision, check_precision, quantize_embeddings
 from tsjax.settings import Dtype, Settings, check_unused, positive
@@ -29,6 +29,7 @@ from tsjax.temperature import Temperature
 from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import Shape
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
+from tsjax.warn import warn
 
 if TYPE_CHECKING:
     import os
@@ -62,8 +63,13 @@ class _Request(NamedTuple):
     normalize: bool
 
 
-class Embedder(Settings):
+class Embedder(Lifecycle, Settings):
     """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
+
+    It can be pickled, copied and closed (see `close`; ``with`` closes it at its end). A pickle holds the checkpoint's
+    directory and the settings; where it is loaded, the directory must exist and hold the same model. Devices that were
+    given as a number, or not at all, are chosen there in the same way, and JAX's devices are found by their ids.
+    ``copy.copy`` and ``copy.deepcopy`` share the parameters in memory. Statistics start at zero in both.
 
     Args:
         directory: one that `tsjax convert` made; `tsjax.load` takes any model, and the same keywords.
@@ -82,6 +88,7 @@ class Embedder(Settings):
     Raises:
         CheckpointError: the directory is incomplete or damaged.
         InputError: an option that cannot be used.
+        LifecycleError: JAX was in use when this process was forked.
     """
 
     def __init__(
@@ -99,7 +106,7 @@ class Embedder(Settings):
         devices: int | jax.Device | Sequence[jax.Device] | None = None,
         shard_parameters: bool = False,
     ) -> None:
-        header = checkpoint.read_header(Path(directory))
+        header = checkpoint.read_header(Path(directory).absolute())
         if header.metadata.kind != "embedder":
             raise CheckpointError(f"{header.path} holds a cross-encoder, which scores pairs: tsjax.load gives it")
         super().__init__(
@@ -118,6 +125,9 @@ class Embedder(Settings):
             similarity_fn_name=similarity_fn_name,
         )
         self._engine = Engine.load(header, dtype, token_budget, devices, shard_parameters=shard_parameters)
+
+    def _load(self, directory: str | os.PathLike[str], **options: Any) -> None:
+        Embedder.__init__(self, directory, **options)
 
     def __repr__(self) -> str:
         encoder = self._config.encoder
@@ -218,10 +228,12 @@ class Embedder(Settings):
 
         Raises:
             InputError: a text that is not a string or has no tokens, or an argument that cannot be used.
+            LifecycleError: the embedder was closed, or JAX was in use when this process was forked.
 
         Warns:
             TruncationWarning: some texts were longer than `max_seq_length` and were cut.
         """
+        self._engine.check_usable()
         if (inputs is None) == (sentences is None):
             raise InputError("give the texts: as inputs, or under their old name sentences, and not both")
         check_unused(device=device, pool=pool, chunk_size=chunk_size)
@@ -286,6 +298,8 @@ class Embedder(Settings):
     ) -> Iterator[NDArray[Any]]:
         """Embed any number of texts in constant memory: yields arrays of ``block_size`` vectors, in input order.
 
+        The settings are those at the time of the call, also for blocks that are computed after one is changed.
+
         Args:
             inputs: any iterable of texts; it is read one block at a time.
             block_size: texts in a block; within it, texts are sorted by length, so a small one costs speed.
@@ -294,7 +308,9 @@ class Embedder(Settings):
 
         Raises:
             InputError: as for `encode`.
+            LifecycleError: as for `encode`; also at the next block after the embedder was closed.
         """
+        self._engine.check_usable()
         check_precision(precision)
         if precision in ("int8", "uint8"):
             raise InputError(
@@ -304,13 +320,14 @@ class Embedder(Settings):
             what = "one string" if isinstance(inputs, str) else repr(inputs)
             raise InputError(f"stream takes several texts, not {what}")
         size = positive("block_size", block_size)
+        present = self._with_present_settings()
 
         def blocks() -> Iterator[NDArray[Any]]:
             iterator, start = iter(inputs), 0
             while block := list(itertools.islice(iterator, size)):
                 check_texts(block, first_index=start)
                 try:
-                    vectors = self.encode(block, precision=precision, **options)
+                    vectors = present.encode(block, precision=precision, **options)
                 except NoTokensError as error:
                     raise NoTokensError(start + error.index) from None
                 yield vectors
@@ -339,6 +356,12 @@ class Embedder(Settings):
         return self._engine.warmup(self.max_seq_length, self._temperature, typed=typed, verbose=verbose)
 
     # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _with_present_settings(self) -> Self:
+        """Return this embedder, its engine and statistics included, with settings that no setter reaches."""
+        present = object.__new__(type(self))
+        present.__dict__.update(self.__dict__, _prompts=dict(self._prompts))
+        return present
 
     def _embed(self, texts: Sequence[str], request: _Request, progress: _Progress) -> NDArray[np.float32]:
         """One vector a text, in input order."""
@@ -377,8 +400,7 @@ class Embedder(Settings):
             order = np.arange(len(texts))
         else:
             order = np.argsort([-len(text) for text in texts], kind="stable")
-        characters = _CHARACTERS_A_TOKEN * self.token_budget * len(self.devices)
-        return order, pieces((texts[place] for place in order.tolist()), max(characters, _LEAST_CHARACTERS))
+        return order, pieces((texts[place] for place in order.tolist()), block_characters(self._engine))
 
     def _compute(
         self,
@@ -410,10 +432,9 @@ class Embedder(Settings):
                 texts, cut = texts + len(computed.indices), cut + computed.truncated
                 yield computed
         if cut:
-            warnings.warn(
+            warn(
                 f"{cut} of {texts} texts were longer than max_seq_length = {tokenizer.max_length} tokens and were cut",
                 TruncationWarning,
-                stacklevel=4,  # the caller of encode
             )
 
     def _prompt_for(self, task: Literal["query", "document"]) -> str:
@@ -436,6 +457,11 @@ def _named_as_given(order: NDArray[np.intp]) -> Iterator[None]:
         raise NoTokensError(int(order[error.index])) from None
 
 
+def block_characters(engine: Engine) -> int:
+    """Return how many characters of texts should be planned together, about."""
+    return max(_CHARACTERS_A_TOKEN * engine.token_budget * len(engine.devices), _LEAST_CHARACTERS)
+
+
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:
     """Truncate, then normalise if asked: the order of sentence-transformers."""
     if request.truncate_dim is not None:
@@ -451,8 +477,11 @@ def _converted(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, shown: bool | None) -> Iterator[_Progress]:
-    """A bar that is told how many are done; None shows it if this module's logger is at level INFO or below."""
+def progress_bar(total: int | None, shown: bool | None) -> Iterator[_Progress]:
+    """A bar that is told how many are done; None shows it if this module's logger is at level INFO or below.
+
+    ``total`` is None where only reading the inputs tells.
+    """
     if not (logger.getEffectiveLevel() <= logging.INFO if shown is None else shown):
         yield None
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import functools
 import math
@@ -24,10 +25,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from tsjax.checkpoint import read_network_weights
-from tsjax.errors import InputError, NoTokensError
+from tsjax.errors import InputError, LifecycleError, NoTokensError
+from tsjax.forks import check_not_forked, is_forked, mark_used
 from tsjax.local_devices import local_devices
 from tsjax.model.attention import Kernel, kernel_for
-from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, trace_counts, unflatten, weight_shapes
+from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, traced_programs, unflatten, weight_shapes
 from tsjax.model.packing import Packing
 from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
 from tsjax.settings import Dtype, positive
@@ -83,8 +85,9 @@ class Statistics:
         truncated: texts that lost their end.
         computed_tokens: tokens that were computed, padding included.
         batches: calls of a compiled program.
-        compilations: programs compiled in this process for this architecture, by whichever embedder, or fetched from
-            the compilation cache; counted when JAX traces them.
+        compilations: programs of the network that JAX traced for calls of this embedder, to compile them or to fetch
+            them from the compilation cache. A program that another embedder of the same architecture had compiled in
+            this process before is shared and not counted.
     """
 
     texts: int = 0
@@ -155,16 +158,9 @@ class Engine:
         capability = getattr(first, "compute_capability", None)
         self.kernel: Kernel = kernel or kernel_for(first.platform, capability, config.encoder, dtype)
         self.shard_parameters = shard_parameters and len(self.devices) > 1
+        self.options: dict[str, Any] = {}  # of `load`, as they can be pickled
         self._pad_token_id = pad_token_id
-        self._statistics = Statistics()
-        self._counting = threading.Lock()
-        self._launching = _EXCHANGE if self.shard_parameters else threading.Lock()
-        self._launched: set[tuple[object, ...]] = set()
-        threads = _THREADS.get(first.platform, _THREADS_ACCELERATOR)
-        if first.platform == "cpu" and len(self.devices) > 1:
-            threads = 1  # a processor's devices share its cores
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tsjax-batch")
-        self._most_waiting = threads + 1  # one that a thread can take up when it is done
+        self._begin()
         if len(self.devices) == 1:
             self._mesh = None
             self._params = jax.device_put(params, first)
@@ -172,6 +168,46 @@ class Engine:
             self._mesh = mesh_of(self.devices)
             parts = partitions(params, len(self.devices), shared_out=self.shard_parameters)
             self._params = place(params, self._mesh, parts)
+
+    def _begin(self) -> None:
+        """Make what no two engines share: counts, locks and threads, which start when they are needed."""
+        self._closed = False
+        self._statistics = Statistics()
+        self._counting = threading.Lock()
+        self._launching = _EXCHANGE if self.shard_parameters else threading.Lock()
+        self._launched: set[tuple[object, ...]] = set()
+        threads = _THREADS.get(self.devices[0].platform, _THREADS_ACCELERATOR)
+        if self.devices[0].platform == "cpu" and len(self.devices) > 1:
+            threads = 1  # a processor's devices share its cores
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tsjax-batch")
+        self._most_waiting = threads + 1  # one that a thread can take up when it is done
+
+    def copy(self) -> Engine:
+        """Return an engine with the same parameters in memory, and with counts and threads of its own."""
+        other = copy.copy(self)
+        self.check_open()  # only now: another thread may have closed it meanwhile
+        other._begin()
+        return other
+
+    def close(self) -> None:
+        """End the threads and let go of the parameters; a second time does nothing.
+
+        Calls that have begun are finished first, by their callers' threads where necessary.
+        """
+        self._closed = True
+        self._params = {}
+        if not is_forked():  # a forked child has no threads of its parent's to wait for
+            self._pool.shutdown()
+
+    def check_open(self) -> None:
+        """Raise a LifecycleError if this engine was closed."""
+        if self._closed:
+            raise LifecycleError("this model was closed and computes nothing more; load it again with tsjax.load")
+
+    def check_usable(self) -> None:
+        """Raise a LifecycleError if this engine was closed, or if JAX cannot run in this process."""
+        check_not_forked()
+        self.check_open()
 
     @classmethod
     def load(
@@ -188,16 +224,18 @@ class Engine:
         Raises:
             CheckpointError: the weights are damaged, or not those of the architecture.
             InputError: a dtype, a budget or devices that cannot be used.
+            LifecycleError: JAX cannot run in this process.
         """
         if dtype not in get_args(Dtype):
             raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
         if token_budget is not None:
             positive("token_budget", token_budget)
+        mark_used()
         chosen = _checked_devices(devices)
         model = header.metadata.model
         weights = read_network_weights(header, weight_shapes(model))
         params = cast_params(unflatten(weights), jnp.dtype(dtype))
-        return cls(
+        engine = cls(
             model,
             params,
             header.metadata.pad_token_id,
@@ -206,12 +244,27 @@ class Engine:
             devices=chosen,
             shard_parameters=shard_parameters,
         )
+        asked = devices if devices is None or isinstance(devices, int | np.integer) else named(chosen)
+        engine.options = {
+            "dtype": dtype,
+            "token_budget": token_budget,
+            "devices": asked,
+            "shard_parameters": shard_parameters,
+        }
+        return engine
 
     @property
     def statistics(self) -> Statistics:
         """What was done so far, as a copy."""
+        return dataclasses.replace(self._statistics)
+
+    def _count(self, **more: int) -> None:
+        # A new object, so that `statistics` reads one whole state without the lock, which a fork may leave held.
         with self._counting:
-            return dataclasses.replace(self._statistics, compilations=sum(trace_counts(self.config).values()))
+            done = self._statistics
+            self._statistics = dataclasses.replace(
+                done, **{name: getattr(done, name) + count for name, count in more.items()}
+            )
 
     def bytes_per_device(self) -> dict[str, int]:
         """The parameters' bytes on each device, by the device's name."""
@@ -251,7 +304,10 @@ class Engine:
         Raises:
             NoTokensError: a text leaves nothing to pool.
             InputError: the vectors are not finite.
+            LifecycleError: the engine was closed, or JAX cannot run in this process.
         """
+        params = self._params  # first, and kept for all batches: another thread may close the engine
+        self.check_usable()
         ladder = self.ladder(max_length)
         waiting: collections.deque[Future[Computed]] = collections.deque()
 
@@ -274,7 +330,15 @@ class Engine:
                 few = len(batches) == 1 and math.prod(batches[0].shape) < _FEW and not waiting
                 for batch in batches:
                     run = functools.partial(
-                        self._run, piece, batch, ladder, prompt_length, temperature, offset, with_tokens=with_tokens
+                        self._run,
+                        params,
+                        piece,
+                        batch,
+                        ladder,
+                        prompt_length,
+                        temperature,
+                        offset,
+                        with_tokens=with_tokens,
                     )
                     future = None if few else submit(self._pool, run)
                     if future is None:
@@ -294,6 +358,8 @@ class Engine:
         self, max_length: int, temperature: Temperature, *, typed: bool = False, verbose: bool = False
     ) -> dict[Shape, float]:
         """Compile and run every shape once, with token types or without; gives (and prints) the seconds of each."""
+        params = self._params
+        self.check_usable()
         seconds = {}
         ladder = self.ladder(max_length)
         for shape in ladder.shapes:
@@ -305,7 +371,7 @@ class Engine:
             batch = Batch(tuple(np.arange(shape.rows)[:, None]), shape)
             tokenized = Tokenized(ids, lengths, cut, types)
             packed = pack(lengths, batch, ladder.slots(shape))
-            output = self._launch(tokenized, batch, packed, 0, temperature, with_tokens=False)
+            output = self._launch(params, tokenized, batch, packed, 0, temperature, with_tokens=False)
             output.embeddings.block_until_ready()
             seconds[shape] = time.perf_counter() - start
             if verbose:
@@ -314,6 +380,7 @@ class Engine:
 
     def _run(
         self,
+        params: Params,
         tokenized: Tokenized,
         batch: Batch,
         ladder: Ladder,
@@ -325,7 +392,7 @@ class Engine:
     ) -> Computed:
         """Compute a batch, check it, count it; ``offset`` is the place of its piece's first text."""
         packed = pack(tokenized.lengths, batch, ladder.slots(batch.shape))
-        output = self._launch(tokenized, batch, packed, prompt_length, temperature, with_tokens=with_tokens)
+        output = self._launch(params, tokenized, batch, packed, prompt_length, temperature, with_tokens=with_tokens)
         embeddings, tokens = jax.device_get(output)
         embeddings = np.concatenate([embeddings[row, : len(texts)] for row, texts in enumerate(batch.rows)])
         if not np.isfinite(embeddings).all():
@@ -333,12 +400,13 @@ class Engine:
                 "the vectors are not finite: the dtype cannot hold what the model computes at this temperature"
             )
         truncated = int(tokenized.truncated[batch.indices].sum())
-        with self._counting:
-            self._statistics.texts += len(embeddings)
-            self._statistics.tokens += int(packed.lengths.sum())
-            self._statistics.truncated += truncated
-            self._statistics.computed_tokens += batch.shape.rows * batch.shape.tokens
-            self._statistics.batches += 1
+        self._count(
+            texts=len(embeddings),
+            tokens=int(packed.lengths.sum()),
+            truncated=truncated,
+            computed_tokens=batch.shape.rows * batch.shape.tokens,
+            batches=1,
+        )
         if tokens is not None:
             places = [
                 (row, packed.starts[row, slot], packed.lengths[row, slot])
@@ -352,6 +420,7 @@ class Engine:
 
     def _launch(
         self,
+        params: Params,
         tokenized: Tokenized,
         batch: Batch,
         packed: Packed,
@@ -375,8 +444,9 @@ class Engine:
         with contextlib.nullcontext() if known else self._launching:
             if self._mesh is not None:
                 by_row = jax.device_put(by_row, NamedSharding(self._mesh, BY_ROWS))
+            before = traced_programs()
             output: Output = compiled_apply(
-                self._params,
+                params,
                 by_row[0],
                 per_head,
                 by_row[1],
@@ -385,9 +455,40 @@ class Engine:
                 with_tokens=with_tokens,
                 mesh=self._mesh,
                 shared_out=self.shard_parameters,
+                device=self.devices[0] if self._mesh is None else None,
             )
+            if compiled := traced_programs() - before:
+                self._count(compilations=compiled)
         self._launched.add(program)
         return output
+
+
+def named(devices: Sequence[jax.Device]) -> list[tuple[str, int]]:
+    """Return the platform and the id of each device, by which `find_devices` of another process finds it."""
+    return [(device.platform, device.id) for device in devices]
+
+
+def find_devices(names: Sequence[tuple[str, int]]) -> list[jax.Device]:
+    """Return the devices of this process that have these platforms and ids.
+
+    Raises:
+        InputError: this process has no such device.
+    """
+    mark_used()
+    found = []
+    for platform, number in names:
+        try:
+            local = jax.local_devices(backend=platform)
+        except RuntimeError:  # there is no such platform
+            local = []
+        device = next((device for device in local if device.id == number), None)
+        if device is None:
+            raise InputError(
+                f"the model was pickled with the device {platform}:{number}, which this process does not have; "
+                "load it with a number as devices, or with None, to pickle it for other machines"
+            )
+        found.append(device)
+    return found
 
 
 def _checked_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> list[jax.Device]:

@@ -57,6 +57,10 @@ class MissingExtraError(TsjaxError, ImportError):
     """A feature whose optional packages are not installed."""
 
 
+class LifecycleError(TsjaxError, RuntimeError):
+    """A model that cannot compute any more: it was closed, or its process was forked while JAX was in use."""
+
+
 class TruncationWarning(UserWarning):
     """Some texts were longer than ``max_seq_length`` tokens and lost their end."""
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,7 +24,7 @@ from tsjax.router import RoutedEmbedder
 
 try:
     import torch
-    from mteb.models.abs_encoder import get_prompt_name
+    from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     from mteb.types import PromptType
 except ImportError as error:
@@ -31,7 +32,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -43,10 +44,14 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 class Model:
     """What MTEB calls an encoder: an embedder, and the facts about it that MTEB keeps beside the scores.
 
-    Queries are embedded with `Embedder.encode_query`, documents with `Embedder.encode_document`, so with the prompts
-    and the temperatures of either, and all other texts with `Embedder.encode`. A prompt that is named as MTEB asks
-    (after a task or a type of tasks, such as ``SciFact-query`` or ``Classification``) takes the place of these. A
-    document is its title and text, joined by MTEB with a space.
+    The scores are those that MTEB's own wrapper of sentence-transformers (``SentenceTransformerEncoderWrapper``) gives
+    the same model, but for rounding. Queries are embedded with `Embedder.encode_query`, documents with
+    `Embedder.encode_document` and all other texts with `Embedder.encode`, each with the temperature of its kind. The
+    prompt before them is the first there is of those named ``TASK-KIND``, ``TASK``, ``TYPE-KIND``, ``TYPE`` and
+    ``KIND``, such as ``SciFact-query``, ``SciFact``, ``Retrieval-query``, ``Retrieval`` and ``query``; without any, a
+    query or document gets none, and another text the model's default prompt. As in that wrapper, prompts under other
+    names are not used, and neither are those of a task that is not in MTEB's registry: name the prompts of a task of
+    your own after its type. A document is its title and text, joined by MTEB with a space.
 
     Args:
         model: an embedder, or what `tsjax.load` takes.
@@ -58,6 +63,9 @@ class Model:
     Raises:
         InputError: a cross-encoder, options beside an embedder, or a temperature beside one of several routes.
         Other errors as `tsjax.load` raises them.
+
+    Warns:
+        UserWarning: the model has prompts that are not used, as said above.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Model:
             if not isinstance(self.embedder, Embedder | RoutedEmbedder):
                 raise InputError(f"{model} is a cross-encoder, which scores pairs and embeds no texts")
         self._name = name
+        self._prompts = _usable(self.embedder.prompts)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -110,7 +119,7 @@ class Model:
             framework=["JAX"],
             reference=f"https://huggingface.co/{source}" if from_hub else None,
             similarity_fn_name=ScoringFunction(self.embedder.similarity_fn_name),
-            use_instructions=any(self.embedder.prompts.values()),
+            use_instructions=any(self._prompts.values()),
             training_datasets=None,
             adapted_from=adapted,
         )
@@ -130,7 +139,7 @@ class Model:
 
         Args:
             inputs: batches, each with its texts under ``text``.
-            task_metadata: MTEB's facts about the task; only prompts depend on them.
+            task_metadata: MTEB's facts about the task; only the prompt depends on them.
             hf_split: not used.
             hf_subset: not used.
             prompt_type: what the texts are.
@@ -141,10 +150,10 @@ class Model:
             float32 (n, D) in the order of the texts.
         """
         texts = [text for batch in inputs for text in batch["text"]]
-        prompt = get_prompt_name(self.embedder.prompts, task_metadata, prompt_type)
+        name = get_prompt_name(self._prompts, task_metadata, prompt_type)
         by_type = {PromptType.query: self.embedder.encode_query, PromptType.document: self.embedder.encode_document}
         encode = self.embedder.encode if prompt_type is None else by_type[prompt_type]
-        return np.asarray(encode(texts, prompt_name=prompt, **options))
+        return np.asarray(encode(texts, prompt=None if name is None else self._prompts[name], **options))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """How alike each of the first is to each of the second: float32 (n, m)."""
@@ -153,6 +162,24 @@ class Model:
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """How alike each of the first is to the second of the same place: float32 (n,)."""
         return torch.from_numpy(self.embedder.similarity_pairwise(np.asarray(embeddings1), np.asarray(embeddings2)))
+
+
+def _usable(prompts: Mapping[str, str]) -> dict[str, str]:
+    """Return the prompts that MTEB's wrapper of sentence-transformers would use, by MTEB's own check of their names.
+
+    sentence-transformers fills in empty prompts for queries and documents, so these never fall back to others.
+    """
+    everything = {"query": "", "document": "", **prompts}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one a name; all of them are named once below
+        usable = AbsEncoder.validate_task_to_prompt_name(everything, raise_for_invalid_keys=False)[0]
+    if left := [name for name in everything if name not in usable]:
+        warnings.warn(
+            f"prompts that are not used: {', '.join(map(repr, left))}. MTEB uses those named query and document, or "
+            "after a task of its registry or a type of tasks, such as 'Retrieval-query'",
+            stacklevel=3,
+        )
+    return dict(usable)
 
 
 def _with_temperature(

@@ -6,6 +6,7 @@ and sets what is set on every one.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -67,7 +68,8 @@ class _Setting(Generic[Given, Kept]):
 class RoutedEmbedder:
     """An `Embedder` whose texts go to one of several encoders, by their task; made by `tsjax.load`.
 
-    It has what an `Embedder` has but its ``metadata``: those of ``routes`` have them.
+    It has what an `Embedder` has but its ``metadata``: those of ``routes`` have them. It is pickled, copied and closed
+    as they are.
 
     Args:
         directory: one that `tsjax convert` made of a model with a Router; `tsjax.load` takes any model.
@@ -95,6 +97,22 @@ class RoutedEmbedder:
     def __repr__(self) -> str:
         routes = ", ".join(f"{name!r}: {embedder!r}" for name, embedder in self._routes.items())
         return f"RoutedEmbedder({{{routes}}}, default_route={self._header.config.default_route!r})"
+
+    def close(self) -> None:
+        """`Embedder.close` of every route; ``with`` calls it at its end."""
+        for embedder in self._embedders:
+            embedder.close()
+
+    def __enter__(self) -> Self:
+        for embedder in self._embedders:
+            embedder.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # the routes' parameters are shared, and their settings are not
 
     @property
     def routes(self) -> Mapping[str, Embedder]:
@@ -160,17 +178,13 @@ class RoutedEmbedder:
     def statistics(self) -> Statistics:
         """What all routes have done so far, as a copy."""
         done = [embedder.statistics for embedder in self._embedders]
-        # Routes of the same architecture share their programs, and each counts them all.
-        programs = {
-            embedder.metadata.model: each.compilations for embedder, each in zip(self._embedders, done, strict=True)
-        }
         return Statistics(
             texts=sum(each.texts for each in done),
             tokens=sum(each.tokens for each in done),
             truncated=sum(each.truncated for each in done),
             computed_tokens=sum(each.computed_tokens for each in done),
             batches=sum(each.batches for each in done),
-            compilations=sum(programs.values()),
+            compilations=sum(each.compilations for each in done),
         )
 
     @property

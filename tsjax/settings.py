@@ -163,10 +163,11 @@ class ModelSettings(Generic[AnyTokenizer]):
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if not isinstance(name, str) or name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
+        prompts = self.prompts  # once: another thread may set others meanwhile
+        if not isinstance(name, str) or name not in prompts:
+            known = ", ".join(map(repr, prompts)) or "none"
             raise InputError(f"there is no prompt named {name!r}; this model has {known}")
-        return self.prompts[name]
+        return prompts[name]
 
 
 class Settings(ModelSettings[TextTokenizer]):

@@ -138,7 +138,9 @@ def test_bad_input_is_one_line_before_any_model_is_loaded(tmp_path, retrieval, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     write_lines(tmp_path / "one.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 1}])
-    write_lines(tmp_path / "pairs.jsonl", [{"sentence1": "a", "sentence2": "b", "score": i} for i in range(30)])
+    write_lines(
+        tmp_path / "pairs.jsonl", [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i} for i in range(30)]
+    )
     before = sorted(tmp_path.iterdir())
     # A model that there is not: whoever gets as far as loading it says so.
     assert main(*(retrieval if one == "DATA" else one for one in arguments), "--model", "./no-model") == 2

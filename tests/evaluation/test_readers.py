@@ -107,8 +107,9 @@ def test_pairs(tmp_path):
     assert task.documents == ("a", "b", "c")
     with pytest.raises(InputError, match="2 pairs cannot be split"):
         task.split(0)
-    # All but one pair are alike: some part has no order to compare with.
-    lonely = read_sts(write_lines(tmp_path / "pairs.jsonl", [pair(1)] * 20 + [pair(2)]))
+    # All but one pair have one score: some part has no order to compare with.
+    others = [pair(1 + (i == 20), sentence1=f"a {i}", sentence2=f"b {i}") for i in range(21)]
+    lonely = read_sts(write_lines(tmp_path / "pairs.jsonl", others))
     with pytest.raises(InputError, match="every pair of one part has the same score; choose another seed"):
         lonely.split(0)
 

@@ -282,7 +282,7 @@ def test_the_report_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_what_has_no_value_is_no_nan(tmp_path):
     """A bucket of one pair has no correlation."""
-    pairs = tuple((f"{i % 3} {i}", "1" + " x" * (500 if i == 7 else 3)) for i in range(20))
+    pairs = tuple((f"{i % 3} {i}", f"1 {i}" + " x" * (500 if i == 7 else 3)) for i in range(20))
     task = STS(pairs, tuple(float(i % 5) for i in range(20)))
     seed = next(seed for seed in range(9) if 7 in task.split(seed).held_out)
     result = sweep(FakeEmbedder(), task, GRID, seed=seed)

@@ -17,8 +17,8 @@ import tsjax
 from tsjax.cli import main
 from tsjax.errors import InputError
 from tsjax.evaluation import read_retrieval
-from tsjax.evaluation.split import same_text
-from tsjax.learning.corpora import read_corpus, scored_queries, split_all
+from tsjax.evaluation.copies import same_text
+from tsjax.learning.corpora import read_corpus, scored_texts, split_all
 from tsjax.temperature import Temperature
 
 
@@ -167,7 +167,7 @@ def test_what_is_scored_in_another_corpus_is_not_learned_from(place, tmp_path, c
     lines = [{"query": f" {q.upper()}", "positive": d} for q, d in zip(both.queries, both.documents, strict=True)]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     first, second = read_corpus(place / "corpus"), read_corpus(tmp_path / "all.jsonl")
-    scored = scored_queries([first, second], [], 0)
+    scored = scored_texts([first, second], [], 0)
     for corpus in (first, second):
         for part in corpus.split(0, 0.2, scored):
             assert part.queries
@@ -178,7 +178,7 @@ def test_what_is_scored_in_another_corpus_is_not_learned_from(place, tmp_path, c
     assert run(place, place / "corpus", tmp_path / "all.jsonl", "-o", tmp_path / "out") == 0
     assert "all: " in capsys.readouterr().err
     with pytest.raises(InputError, match="corpus: of 20 queries to learn from, 20 are held out in another corpus"):
-        first.split(0, 0.2, scored_queries([first], [second], 0))
+        first.split(0, 0.2, scored_texts([first], [second], 0))
 
 
 def test_an_unseen_corpus_may_be_of_one_query(place, tmp_path, capsys):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.evaluation.copies import same_text
 from tsjax.settings import check_seed, positive
 
 if TYPE_CHECKING:
@@ -143,13 +144,16 @@ def make_buckets(
     check_seed(seed)
     if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
         raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
-    once = list(dict.fromkeys(texts))
+    different: dict[str, str] = {}
+    for text in texts:
+        different.setdefault(same_text(text), text)
+    once = list(different.values())
     rng = np.random.default_rng(seed)
     chosen = [once[place] for place in rng.permutation(len(once)).tolist()]
     tokenized = tokenizer.encode([prompt + text for text in chosen])
     found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
     begin = rng.random(len(once))
-    # Texts may differ in what the tokenizer does not see, such as case; of longer ones, in what it was not shown.
+    # Texts may differ in what the tokenizer does not see, such as accents; of longer ones, in what it was not shown.
     first: dict[tuple[bytes, str], int] = {}
     for place, (ids, text) in enumerate(zip(tokenized.ids, chosen, strict=True)):
         first.setdefault((ids.tobytes(), text if tokenized.truncated[place] else ""), place)

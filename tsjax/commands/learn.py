@@ -131,7 +131,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     from tsjax.embedder import Embedder
     from tsjax.evaluation import grid
-    from tsjax.learning.corpora import read_corpus, scored_queries, split_all
+    from tsjax.learning.corpora import read_corpus, scored_texts, split_all
     from tsjax.learning.report import lines, save_model, write
     from tsjax.learning.state import RUN
     from tsjax.learning.training import learn, refit
@@ -145,11 +145,13 @@ def run(options: argparse.Namespace) -> None:
     corpora = [read_corpus(path, measure=options.measure, qrels=options.qrels) for path in options.data]
     unseen = [read_corpus(path, measure=options.measure) for path in options.unseen]
     _check_names([*corpora, *unseen])
-    scored = scored_queries(corpora, [] if options.no_compare else unseen, options.seed)
+    scored = scored_texts(corpora, [] if options.no_compare else unseen, options.seed)
     parts = split_all(corpora, options.seed, options.validation, scored)
     for corpus in corpora:
+        for note in corpus.task.sharing:
+            _say(f"{corpus.name}: {note}")
         if left := len(corpus.half(options.seed)) - len(corpus.half(options.seed, scored)):
-            _say(f"{corpus.name}: {left} queries are scored in another corpus, so they are not learned from")
+            _say(f"{corpus.name}: {left} queries share a text with another corpus's scored ones, and teach nothing")
     embedder = load_model(options)
     if not isinstance(embedder, Embedder):
         raise InputError("a model with several routes cannot learn; take one of them")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truncated:
-    """How many texts were cut at the model's length.
+    """How many different texts were cut at the model's length.
 
     Attributes:
         documents: of the documents, or of the texts where a task has one kind.
@@ -33,7 +33,7 @@ class Truncated:
 
 
 class Embedding:
-    """Embeds a task's texts at one temperature after another.
+    """Embeds a task's texts at one temperature after another, each different text once.
 
     Queries' vectors are kept for every temperature of theirs. Documents' are kept for one at a time, so that memory is
     bounded; `pairs` gives the temperatures in an order in which that suffices to embed nothing twice.
@@ -89,12 +89,14 @@ class Embedding:
         side: str,
         what: str,
     ) -> Float[np.ndarray, "n D"]:
-        self._report(f"embedding {len(texts):,} {what} at τ = {temperature}")
+        # Copies get the bits of one vector: computed in other batches, the last ones differ, and so would ranks.
+        number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        self._report(f"embedding {len(number):,} {what} at τ = {temperature}")
         before = self._embedder.statistics.truncated
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)  # counted and said in the report
-            vectors = np.asarray(encode(list(texts), temperature=temperature, show_progress_bar=self._show))
+            vectors = np.asarray(encode(list(number), temperature=temperature, show_progress_bar=self._show))
         self._cut[side] = self._embedder.statistics.truncated - before
         if not np.isfinite(vectors).all():
             raise InputError(f"at τ = {temperature} some vectors are not finite; leave this temperature out")
-        return vectors
+        return vectors if len(number) == len(texts) else vectors[[number[text] for text in texts]]

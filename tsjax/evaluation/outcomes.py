@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,12 +36,39 @@ class Outcome(Protocol):
 
     @property
     def texts(self) -> Int[np.ndarray, "items texts"] | None:
-        """The texts of each item, as numbers, where items share texts and so are not independent; else None."""
+        """The texts of each item, as numbers, where items share texts and so are not independent; else None.
+
+        A group of items that are kept together counts as one text.
+        """
+
+    def differing(self, other: Any) -> Bool[np.ndarray, " items"]:
+        """Return which items another outcome of the same task is about to score otherwise."""
 
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]
     ) -> Float[np.ndarray, " choices"]:
         """The score on each choice of items, which may hold an item more than once, and of runs."""
+
+    def repeated(
+        self,
+        items: Int[np.ndarray, " items"],
+        times: Int[np.ndarray, "choices items"],
+        runs: Int[np.ndarray, "choices runs"],
+    ) -> Float[np.ndarray, " choices"]:
+        """Return `statistic` on choices that hold each of some items so many times."""
+
+
+class _OneByOne:
+    """An outcome whose choices are computed one after the other."""
+
+    def repeated(
+        self: Any,
+        items: Int[np.ndarray, " items"],
+        times: Int[np.ndarray, "choices items"],
+        runs: Int[np.ndarray, "choices runs"],
+    ) -> Float[np.ndarray, " choices"]:
+        choices = zip(times, runs, strict=True)
+        return np.concatenate([self.statistic(np.repeat(items, often)[None], own[None]) for often, own in choices])
 
 
 def score(outcome: Outcome, items: Int[np.ndarray, " items"]) -> float:
@@ -55,7 +82,7 @@ class Means:
 
     Attributes:
         values: float (runs, items).
-        texts: the text of each item where several items have one, int (items, 1).
+        texts: the group of each item where several items are of one, int (items, 1); see `tsjax.evaluation.copies`.
     """
 
     values: Float[np.ndarray, "runs items"]
@@ -66,6 +93,9 @@ class Means:
     def runs(self) -> int:
         return len(self.values)
 
+    def differing(self, other: Means) -> Bool[np.ndarray, " items"]:
+        return np.asarray((self.values != other.values).any(axis=0))
+
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]
     ) -> Float[np.ndarray, " choices"]:
@@ -75,16 +105,25 @@ class Means:
             return self.values[0][items].mean(axis=1)
         return self.values[runs[:, :, None], items[:, None, :]].mean(axis=(1, 2))
 
+    def repeated(
+        self,
+        items: Int[np.ndarray, " items"],
+        times: Int[np.ndarray, "choices items"],
+        runs: Int[np.ndarray, "choices runs"],
+    ) -> Float[np.ndarray, " choices"]:
+        drawn = np.stack([np.bincount(own, minlength=self.runs) for own in runs]) / runs.shape[1]
+        return np.asarray((drawn @ self.values[:, items] * times).sum(axis=1) / times.sum(axis=1))
+
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(_OneByOne):
     """How well what a model says of each item follows what people say: Pearson's or Spearman's correlation.
 
     Attributes:
         predicted: the model's value of each item, float (items,).
         wanted: people's.
         ranked: Spearman's, which is Pearson's of the ranks; else Pearson's.
-        texts: the two texts of each item where items share them, int (items, 2).
+        texts: where items share texts, the group of each, int (items, 1), or its two texts, int (items, 2).
 
     The score is 0 where one of the two is constant: it then follows nothing. Of fewer than three items it is NaN.
     """
@@ -92,12 +131,15 @@ class Correlation:
     predicted: Float[np.ndarray, " items"]
     wanted: Float[np.ndarray, " items"]
     ranked: bool
-    texts: Int[np.ndarray, "items 2"] | None = None
+    texts: Int[np.ndarray, "items texts"] | None = None
     runs: int = 1
 
     @property
     def costly(self) -> bool:
         return self.texts is not None
+
+    def differing(self, other: Correlation) -> Bool[np.ndarray, " items"]:
+        return self.predicted != other.predicted
 
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]
@@ -117,13 +159,14 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(_OneByOne):
     """A label or a cluster for each item, and a measure of all of them together: macro F1, V-measure.
 
     Attributes:
         wanted: the true label of each item, int (items,).
         predicted: what each run says, int (runs, items).
         measure: of true and predicted labels, as scikit-learn has them.
+        texts: as for `Means`.
 
     The score of no items, or of items of one label, is NaN.
     """
@@ -132,11 +175,14 @@ class Labels:
     predicted: Int[np.ndarray, "runs items"]
     measure: Callable[[NDArray[np.intp], NDArray[np.intp]], float]
     costly: bool = True
-    texts: None = None
+    texts: Int[np.ndarray, "items 1"] | None = None
 
     @property
     def runs(self) -> int:
         return len(self.predicted)
+
+    def differing(self, other: Labels) -> Bool[np.ndarray, " items"]:
+        return np.asarray((self.predicted != other.predicted).any(axis=0))
 
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]

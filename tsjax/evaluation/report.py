@@ -67,8 +67,9 @@ def notes(result: SweepResult) -> Iterator[str]:
             subject = f"1 of the {what} was" if count == 1 else f"{count:,} {what} were"
             yield f"{subject} longer than {result.max_seq_length} tokens and lost the rest"
     yield from result.notes
-    if result.held_out_items < _FEW:
-        yield f"only {result.held_out_items} held-out {result.unit}: do not rely on the interval"
+    if result.held_out_independent < _FEW:
+        fewer = "independent " if result.held_out_independent < result.held_out_items else ""
+        yield f"only {result.held_out_independent} {fewer}held-out {result.unit}: do not rely on the interval"
 
 
 def content(result: SweepResult) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def content(result: SweepResult) -> dict[str, Any]:
         "seed": result.seed,
         "validation_items": result.validation_items,
         "held_out_items": result.held_out_items,
+        "held_out_independent": result.held_out_independent,
         "confidence": CONFIDENCE,
         "candidates": [
             {

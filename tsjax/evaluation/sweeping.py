@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tsjax.errors import InputError
-from tsjax.evaluation.bootstrap import Interval, paired_difference
+from tsjax.evaluation.bootstrap import Interval, independent, paired_difference
 from tsjax.evaluation.candidates import BASELINE, Candidate, grid
 from tsjax.evaluation.embedding import Embedding, Truncated
 from tsjax.evaluation.lengths import buckets, item_lengths
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tsjax.evaluation.tasks import Encoder, Task
     from tsjax.temperature import TemperatureLike
 
-_LEAST_IN_BUCKET = 10  # items; of fewer, an interval says nothing
+_LEAST_IN_BUCKET = 10  # independent items; of fewer, an interval says nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class InBucket:
         items: how many there are.
         baseline: their score at τ = 1; NaN where it has no meaning for so few.
         best: their score at the other temperature.
-        gain: the difference; None for fewer than ten items.
+        gain: the difference; None for fewer than ten independent items.
     """
 
     start: int
@@ -76,6 +76,7 @@ class SweepResult:
         seed: of the split and of the bootstrap.
         validation_items: how many items τ was chosen on.
         held_out_items: how many items the scores were reported on.
+        held_out_independent: how many independent items those are worth; fewer where they share texts.
         scored: every candidate; the first is τ = 1.
         best: the candidate that did best on the validation part.
         by_length: the held-out items by length.
@@ -90,6 +91,7 @@ class SweepResult:
     seed: int
     validation_items: int
     held_out_items: int
+    held_out_independent: int
     scored: tuple[Scored, ...]
     best: Scored
     by_length: tuple[InBucket, ...]
@@ -152,12 +154,13 @@ def sweep(
         seed=seed,
         validation_items=len(split.validation),
         held_out_items=len(split.held_out),
+        held_out_independent=int(independent(outcomes[0], split.held_out)),
         scored=scored,
         best=scored[best],
         by_length=_by_length(task, embedder, outcomes[best], outcomes[0], split.held_out, seed),
         truncated=embedding.truncated,
         max_seq_length=embedder.max_seq_length,
-        notes=tuple(task.notes),
+        notes=(*task.notes, *task.sharing),
     )
 
 
@@ -231,7 +234,13 @@ def choose(candidates: Sequence[Candidate], validation: Sequence[float]) -> int:
     """The place of the candidate with the highest score on the validation part, all that a choice may see.
 
     Of those that score the same, the one nearest to τ = 1 is chosen, which changes the model least.
+
+    Raises:
+        InputError: a score is no number, so that nothing can be compared with it.
     """
+    for candidate, value in zip(candidates, validation, strict=True):
+        if not math.isfinite(value):
+            raise InputError(f"{candidate} has no score on the validation part ({value}), so nothing can be chosen")
 
     def worth(place: int) -> tuple[float, float, bool]:
         candidate = candidates[place]
@@ -261,9 +270,9 @@ def _by_length(
     rows = []
     for bucket in buckets(item_lengths(task, embedder), items):
         before, after = score(baseline, bucket.items), score(best, bucket.items)
-        known = len(bucket.items) >= _LEAST_IN_BUCKET and math.isfinite(after - before)
+        known = independent(best, bucket.items) >= _LEAST_IN_BUCKET and math.isfinite(after - before)
         gain = paired_difference(best, baseline, bucket.items, seed=seed) if known else None
-        if gain is not None and not math.isfinite(gain.low):  # many questions, but of one text
+        if gain is not None and not math.isfinite(gain.low):  # no draw has a value
             gain = None
         rows.append(InBucket(bucket.start, bucket.end, len(bucket.items), before, after, gain))
     return tuple(rows)

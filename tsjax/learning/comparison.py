@@ -13,7 +13,7 @@ from tsjax.evaluation.embedding import Embedding
 from tsjax.evaluation.outcomes import score
 from tsjax.evaluation.split import whole
 from tsjax.evaluation.sweeping import choose, with_baseline
-from tsjax.learning.corpora import scored_queries
+from tsjax.learning.corpora import scored_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +76,7 @@ def compare_learned(
     """
     candidates = with_baseline(candidates)
 
-    scored = scored_queries(corpora, unseen, seed)
+    scored = scored_texts(corpora, unseen, seed)
 
     def outcomes(encoder: Embedder, corpus: Corpus, some: Sequence[Candidate | None]) -> list[Outcome]:
         temperatures = [encoder.temperature if one is None else one.temperature for one in some]

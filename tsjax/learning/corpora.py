@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.evaluation.copies import groups
 from tsjax.evaluation.readers import Row, read_retrieval, rows_of
-from tsjax.evaluation.split import same_text
 from tsjax.evaluation.tasks import Retrieval
 from tsjax.learning.pairs import Pairs
 
@@ -37,28 +37,36 @@ class Corpus:
     negatives: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def half(self, seed: int, scored: Collection[str] = ()) -> NDArray[np.intp]:
-        """The places of the queries to learn from: of the half that `sweep` chooses τ on, but none of those texts.
+        """Return the places of the queries to learn from: the half that `sweep` chooses τ on, but none of those texts.
 
         Args:
             seed: of the halves.
-            scored: texts of queries, by `same_text`, that temperatures are to be scored on; see `scored_queries`.
+            scored: texts, by `same_text`, that temperatures are to be scored on; see `scored_texts`.
 
         Raises:
             InputError: there are too few queries.
         """
         half = self.task.split(seed).validation  # which checks the seed
-        kept = [place for place in half.tolist() if same_text(self.task.queries[place]) not in scored]
+        kept = self._without(half, scored)
         if len(kept) < min(2, len(half)):
             raise InputError(
                 f"{self.name}: of {len(half)} queries to learn from, {len(half) - len(kept)} are held out in another "
-                "corpus or are in one that is to be unseen, which leaves too few"
+                "corpus or are in one that is to be unseen, by their text or by one that answers them, which leaves "
+                "too few; leave that corpus out, or compare nothing (--no-compare)"
             )
-        return np.array(kept, np.intp)
+        return kept
+
+    def _without(self, places: NDArray[np.intp], texts: Collection[str]) -> NDArray[np.intp]:
+        """Return the places of those queries that share no text with the texts."""
+        apart = frozenset(texts).isdisjoint
+        return np.array([place for place in places.tolist() if apart(self.task.shared_texts[place])], np.intp)
 
     def split(self, seed: int, validation: float = 0.2, scored: Collection[str] = ()) -> tuple[Pairs, Pairs | None]:
         """What is learned from and what validates, of the queries of `half`.
 
-        Those that `sweep` holds out with the same seed are in neither. Queries of one text are all in the same.
+        Those that `sweep` holds out with the same seed are in neither. Queries that share texts, of their own or of
+        what answers them, are all in the same (see `Retrieval`). Hard negatives may be any texts: they are like the
+        rest of the corpus, all of which is searched for every query.
 
         Args:
             seed: of the halves, and of what validates.
@@ -80,14 +88,12 @@ class Corpus:
         chosen = np.random.default_rng(seed).permutation(self.half(seed, scored))
         if not validation:
             return chosen, np.zeros(0, np.intp)
-        alike: dict[str, list[int]] = {}
-        for place in chosen.tolist():
-            alike.setdefault(same_text(self.task.queries[place]), []).append(place)
-        groups = iter(alike.values())
+        group = groups(self.task.shared_texts[place] for place in chosen.tolist())
+        alike = iter([chosen[group == one].tolist() for one in range(1 + group.max(initial=-1))])
         validating: list[int] = []
         while len(validating) < max(2, round(validation * len(chosen))):
-            validating += next(groups)
-        learning = [place for group in groups for place in group]
+            validating += next(alike)
+        learning = [place for together in alike for place in together]
         if len(learning) < 2:
             raise InputError(
                 f"{self.name} has {self.task.items} queries: half are held out, {len(validating)} of the other "
@@ -107,14 +113,17 @@ class Corpus:
         )
 
 
-def scored_queries(corpora: Sequence[Corpus], unseen: Sequence[Corpus], seed: int) -> set[str]:
-    """The texts, by `same_text`, of the queries that `compare_learned` scores: those held out, and all unseen ones.
+def scored_texts(corpora: Sequence[Corpus], unseen: Sequence[Corpus], seed: int) -> set[str]:
+    """Return the texts, by `same_text`, that `compare_learned` scores on: of the held-out and of all unseen queries.
 
-    Corpora may overlap, and what is held out in one must not be learned from in another.
+    They are the queries' own and those that answer them. Corpora may overlap, and what is held out in one must not be
+    learned from in another.
     """
     held_out = [(corpus, corpus.task.split(seed).held_out.tolist()) for corpus in corpora]
     everything = [(corpus, range(corpus.task.items)) for corpus in unseen]
-    return {same_text(corpus.task.queries[place]) for corpus, places in held_out + everything for place in places}
+    return {
+        text for corpus, places in held_out + everything for place in places for text in corpus.task.shared_texts[place]
+    }
 
 
 def split_all(
@@ -127,14 +136,15 @@ def split_all(
     """
     places = [corpus._places(seed, validation, scored) for corpus in corpora]
     validates = {
-        same_text(corpus.task.queries[place])
+        text
         for corpus, (_, validating) in zip(corpora, places, strict=True)
         for place in validating.tolist()
+        for text in corpus.task.shared_texts[place]
     }
     parts: list[tuple[Pairs, Pairs | None]] = []
     for corpus, (learning, validating) in zip(corpora, places, strict=True):
-        kept = [place for place in learning.tolist() if same_text(corpus.task.queries[place]) not in validates]
-        parts.append((corpus._pairs(np.array(kept, np.intp)), corpus._pairs(validating) if validation else None))
+        kept = corpus._without(learning, validates)
+        parts.append((corpus._pairs(kept), corpus._pairs(validating) if validation else None))
     return parts
 
 
@@ -160,6 +170,9 @@ def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels:
     for row in rows_of(source):
         query = row.text("anchor" if "anchor" in row.values and "query" not in row.values else "query")
         positive = row.text("positive")
+        for name, text in (("query", query), ("positive", positive)):
+            if not text.strip():
+                raise InputError(f"{row.place}: the {name} has no text; leave the line out")
         relevant.setdefault(query, {})[documents.setdefault(positive, len(documents))] = 1
         for negative in _negatives(row):
             documents.setdefault(negative, len(documents))

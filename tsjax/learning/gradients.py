@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
+from tsjax.forks import check_not_forked
 from tsjax.learning.learned import Learned, length_terms, per_text
 from tsjax.model.attention import Kernel
 from tsjax.model.compiling import jit
@@ -100,6 +101,7 @@ class Network:
         devices: Sequence[jax.Device],
         dtype: str = "float32",
     ) -> None:
+        check_not_forked()
         self._config, self._recipe, self._pad, self._dtype = config, recipe, pad_token_id, dtype
         self._mesh = mesh_of(devices)
         self._by_rows, self._whole = NamedSharding(self._mesh, BY_ROWS), NamedSharding(self._mesh, WHOLE)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.evaluation.split import same_text
+from tsjax.evaluation.copies import same_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class Pairs:
         negatives: of each, texts that look like answers and are none (hard negatives).
 
     Raises:
-        InputError: fewer than two pairs, or parts of different lengths.
+        InputError: fewer than two different documents, or parts of different lengths.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Pairs:
             object.__setattr__(self, "negatives", ((),) * len(self.queries))
         if not len(self.queries) == len(self.documents) == len(self.negatives):
             raise InputError(f"{self.name}: queries, documents and negatives must be equally many")
-        if len(set(self.documents)) < 2:
+        if (different := len(set(self._keys[1]))) < 2:
             raise InputError(
-                f"{self.name} has {len(set(self.documents))} different texts that answer a query; learning needs at "
+                f"{self.name} has {different} different texts that answer a query; learning needs at "
                 "least two, since one's answer is the other's negative"
             )
 
@@ -69,22 +69,36 @@ class Pairs:
         return [self.queries[i] for i in chosen], [*(self.documents[i] for i in chosen), *hard]
 
     def excluded(self, chosen: Sequence[int] | NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which of `texts`' documents are no negatives of a query, although not its own: bool (queries, documents)."""
-        queries, documents = self.texts(chosen)
+        """Return which of `texts`' documents are no negatives of a query, although not its own.
+
+        These are texts that are equal, by `same_text`, to the query or to a text that answers it.
+
+        Returns:
+            bool (queries, documents).
+        """
+        queries, answers, negatives = self._keys
+        documents = [*(answers[i] for i in chosen), *itertools.chain.from_iterable(negatives[i] for i in chosen)]
         number = {document: i for i, document in enumerate(dict.fromkeys(documents))}
         columns = np.array([number[document] for document in documents])
-        excluded = np.zeros((len(queries), len(documents)), np.bool_)
-        for row, query in enumerate(queries):
-            excluded[row] = np.isin(columns, [number.get(answer, -1) for answer in self._answers[same_text(query)]])
+        excluded = np.zeros((len(chosen), len(documents)), np.bool_)
+        for row, pair in enumerate(chosen):
+            query = queries[pair]
+            excluded[row] = np.isin(columns, [number.get(text, -1) for text in (query, *self._answers[query])])
             excluded[row, row] = False
         return excluded
+
+    @functools.cached_property
+    def _keys(self) -> tuple[list[str], list[str], list[list[str]]]:
+        """The queries, documents and negatives by `same_text`."""
+        queries, documents = ([same_text(text) for text in texts] for texts in (self.queries, self.documents))
+        return queries, documents, [[same_text(text) for text in hard] for hard in self.negatives]
 
     @functools.cached_property
     def _answers(self) -> dict[str, set[str]]:
         """The texts that answer each query, by `same_text`."""
         answers = defaultdict(set)
-        for query, document in zip(self.queries, self.documents, strict=True):
-            answers[same_text(query)].add(document)
+        for query, document in zip(*self._keys[:2], strict=True):
+            answers[query].add(document)
         return dict(answers)
 
 

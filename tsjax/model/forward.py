@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -242,23 +241,25 @@ def _without_layers(params: Params) -> Params:
     return {**params, "encoder": {**params["encoder"], "layers": None}}
 
 
-# How often each (config, batch shape, with tokens) was traced. JAX traces once for each program that it compiles, but
-# for one that it compiles again for another device.
-_traces: Counter[tuple[ModelConfig, tuple[int, int], bool]] = Counter()
-_traces_lock = threading.Lock()
+class _Traced(threading.local):
+    """How many programs the calling thread has traced."""
+
+    programs = 0
 
 
-def trace_counts(config: ModelConfig) -> dict[tuple[int, int], int]:
-    """How many programs were compiled for this config in this process, by batch shape (rows, tokens)."""
-    counts: Counter[tuple[int, int]] = Counter()
-    with _traces_lock:
-        for (traced, shape, _), times in _traces.items():
-            if traced == config:
-                counts[shape] += times
-    return dict(counts)
+_traced = _Traced()
 
 
-@functools.partial(jit, static_argnames=("config", "kernel", "with_tokens", "mesh", "shared_out"))
+def traced_programs() -> int:
+    """Return how many programs of `compiled_apply` were traced in the calling thread so far.
+
+    JAX traces a program in the thread whose call needs it, once for each program that it compiles or fetches from the
+    compilation cache. The difference around a call is what that call compiled, whatever other threads do.
+    """
+    return _traced.programs
+
+
+@functools.partial(jit, static_argnames=("config", "kernel", "with_tokens", "mesh", "shared_out", "device"))
 def compiled_apply(
     params: Params,
     inputs: Inputs,
@@ -270,6 +271,7 @@ def compiled_apply(
     with_tokens: bool = False,
     mesh: Mesh | None = None,
     shared_out: bool = False,
+    device: jax.Device | None = None,
 ) -> Output:
     """`apply_packed`, compiled; the temperature is a value in it, never part of the program.
 
@@ -283,10 +285,11 @@ def compiled_apply(
         with_tokens: whether to give the vectors of tokens too.
         mesh: the devices that the rows are spread over; None for one device.
         shared_out: whether they share the parameters out among them.
+        device: the one device, where ``mesh`` is None. JAX compiles a program for each device and traces only what
+            differs in an argument, so this one makes `traced_programs` count them all.
     """
-    with _traces_lock:
-        rows, tokens = inputs.input_ids.shape
-        _traces[config, (rows, tokens), with_tokens] += 1
+    del device
+    _traced.programs += 1
 
     def run(params: Params, inputs: Inputs, temperature: Float[Array, "L N"], factors: Float[Array, "R K"]) -> Output:
         output = apply_packed(config, params, inputs, temperature[:, None, None, :] * factors[None, :, :, None], kernel)

@@ -10,7 +10,7 @@ import gc
 import os
 import threading
 from collections.abc import Iterable, Mapping, Set
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -20,10 +20,11 @@ from tsjax.text.panics import reported_panics
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+Item = TypeVar("Item")
 
 # What one call of the Rust tokenizer gets. No signal interrupts a call, so it should take a tenth of a second at most,
 # on all cores; and what it gives takes some 50 bytes a character, so there is a bound however many cores there are.
@@ -193,12 +194,19 @@ def _encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens:
             gc.enable()
 
 
-def pieces(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """Consecutive texts of about so many characters together; a text that is longer comes with those before it."""
-    piece, size = [], 0
-    for text in texts:
-        piece.append(text)
-        size += len(text) + _CHARACTERS_PER_TEXT
+def pieces(items: Iterable[Item], characters: int, length: Callable[[Item], int] = len) -> Iterator[list[Item]]:  # type: ignore[assignment]
+    """Yield consecutive texts of about so many characters together; a longer text comes with those before it.
+
+    Args:
+        items: texts, or what holds several each, such as pairs.
+        characters: in a piece, about.
+        length: characters of an item.
+    """
+    piece: list[Item] = []
+    size = 0
+    for item in items:
+        piece.append(item)
+        size += length(item) + _CHARACTERS_PER_TEXT
         if size >= characters:
             yield piece
             piece, size = [], 0
@@ -207,7 +215,12 @@ def pieces(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 
 def listed(inputs: object) -> list[Any]:
-    """The texts of any iterable that has an order, as a list, not checked yet.
+    """The texts of any iterable that has an order, as a list, not checked yet; errors are those of `ordered`."""
+    return list(ordered(inputs))
+
+
+def ordered(inputs: object) -> Iterable[Any]:
+    """Return what was given, checked to be an iterable that has an order; nothing is read from it.
 
     Raises:
         InputError: it is not iterable, has no order, or is a table or an array of other than one axis.
@@ -218,7 +231,7 @@ def listed(inputs: object) -> list[Any]:
         raise InputError("expected texts, not a table; give one of its columns")
     if isinstance(inputs, Mapping | Set | bytes | np.ndarray) or not isinstance(inputs, Iterable):
         raise InputError(f"expected a string or several in order, not {type(inputs).__name__}")
-    return list(inputs)
+    return inputs
 
 
 def check_texts(texts: Sequence[object], first_index: int = 0) -> list[str]:

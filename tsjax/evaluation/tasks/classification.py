@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsjax.evaluation.copies import repeats
 from tsjax.evaluation.outcomes import Labels, Means
 from tsjax.evaluation.split import Split, by_label
 from tsjax.evaluation.tasks.labelled import Labelled
@@ -27,7 +28,7 @@ class Classification(Labelled):
 
     Attributes:
         measure: accuracy, or macro-F1 (the mean of the labels' F1), of scikit-learn.
-        samples_per_label: training texts of each label in a run; all there are, if fewer.
+        samples_per_label: different training texts of each label in a run; all there are, if fewer.
         experiments: runs, each with a training sample of its own; the score is their mean.
     """
 
@@ -42,7 +43,7 @@ class Classification(Labelled):
 
     def split(self, seed: int) -> Split:
         """Thirds by label: training, validation, held-out."""
-        return by_label(self.labels, seed=seed, with_training=True)
+        return by_label(self.labels, seed=seed, with_training=True, texts=self.texts)
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Outcome:
         """Which texts each run's classifier gets right; it has seen none of them."""
@@ -59,17 +60,19 @@ class Classification(Labelled):
                 classifier.fit(vectors.documents[sample], self.codes[sample])
                 predicted[run, asked] = classifier.predict(vectors.documents[asked])
         if self.measure == "accuracy":
-            return Means((predicted == self.codes).astype(np.float64))
+            return Means((predicted == self.codes).astype(np.float64), self.drawn)
 
         def macro_f1(wanted: NDArray[np.intp], found: NDArray[np.intp]) -> float:
             # A label that is neither there nor predicted has no F1; scikit-learn leaves it out.
             return float(metrics.f1_score(wanted, found, average="macro", zero_division=0))
 
-        return Labels(self.codes, predicted, macro_f1)
+        return Labels(self.codes, predicted, macro_f1, texts=self.drawn)
 
     def _sample(self, training: NDArray[np.intp], run: int) -> NDArray[np.intp]:
-        """Some training texts of each label, the same ones for every candidate."""
-        rng = np.random.default_rng(run)
-        order = rng.permutation(training)
-        own = [order[self.codes[order] == label][: self.samples_per_label] for label in np.unique(self.codes)]
-        return np.concatenate(own)
+        """Return some different training texts of each label, the same ones for every candidate."""
+        order = np.random.default_rng(run).permutation(training)
+        chosen = []
+        for label in np.unique(self.codes):
+            own = order[self.codes[order] == label]
+            chosen.append(own[~repeats(self.texts[own])][: self.samples_per_label])
+        return np.concatenate(chosen)

@@ -44,7 +44,7 @@ class Clustering(Labelled):
 
     def split(self, seed: int) -> Split:
         """Halves by label, each of them clustered by itself."""
-        return dataclasses.replace(by_label(self.labels, seed=seed, with_training=False), apart=True)
+        return dataclasses.replace(by_label(self.labels, seed=seed, with_training=False, texts=self.texts), apart=True)
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Labels:
         """The cluster of each text, the two parts clustered each by itself."""
@@ -63,4 +63,4 @@ class Clustering(Labelled):
         def v_measure(wanted: NDArray[np.intp], found: NDArray[np.intp]) -> float:
             return float(metrics.v_measure_score(wanted, found))
 
-        return Labels(self.codes, predicted, v_measure)
+        return Labels(self.codes, predicted, v_measure, texts=self.drawn)

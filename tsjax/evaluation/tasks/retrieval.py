@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.evaluation.copies import entangled, groups, repeats, same_text
 from tsjax.evaluation.outcomes import Means
 from tsjax.evaluation.ranking import top
-from tsjax.evaluation.split import Split, halves, same_text
+from tsjax.evaluation.split import Split, halves_of_groups
 from tsjax.reporting.lab import lab
 
 if TYPE_CHECKING:
@@ -40,17 +41,23 @@ _SHOWN = {"RR": "MRR", "AP": "MAP"}
 class Retrieval:
     """Queries, documents, and which document is relevant to which query.
 
+    Equal texts are one text. Documents of exactly the same text are searched as one, which is relevant where any of
+    them is, with the highest grade. Queries that have the same text (see `tsjax.evaluation.copies.same_text`), or share
+    a relevant one, directly or through other queries, are in one part of every split and are drawn together in every
+    interval; where nearly all hang together in this way, only those of the same text are.
+
     Attributes:
         documents: the corpus; all of it is searched, for every query.
         queries: one or more relevant documents each.
         relevant: for each query, the grade of each relevant document by its place in ``documents``, at least 1.
         measure: MRR@k, nDCG@k, R@k, P@k, MAP@k or Success@k, as ir-measures defines them (RR, nDCG, R, P, AP, Success).
         notes: what whoever reads the scores should know of the data.
-        itself: for each query, the place of the document that it is, which is not searched for it, or -1; empty for
-            none. BEIR's own evaluation leaves these out, too.
+        itself: for each query, the place of the document that it is, which is not searched for it unless it is
+            relevant, or -1; empty for none. BEIR's own evaluation leaves these out, too.
 
     Raises:
-        InputError: fewer than two documents, a query without a relevant document, or an unknown measure.
+        InputError: fewer than two different documents, a query without text or without a relevant document, or an
+            unknown measure.
     """
 
     documents: tuple[str, ...]
@@ -67,13 +74,15 @@ class Retrieval:
         object.__setattr__(self, "measure", f"{_SHOWN.get(name, name)}@{cutoff}")
         if not self.documents:
             raise InputError("the corpus is empty; there is nothing to find")
-        if len(self.documents) == 1:
+        if len(set(self.documents)) == 1:
             raise InputError("a corpus of one document cannot be ranked; every model finds that one first")
         if len(self.queries) != len(self.relevant):
             raise InputError(
                 f"{len(self.queries)} queries and the relevant documents of {len(self.relevant)} do not pair"
             )
         for query, grades in enumerate(self.relevant):
+            if not self.queries[query].strip():
+                raise InputError(f"query {query} has no text; leave it out")
             if not grades:
                 raise InputError(f"query {query} has no relevant document; leave it out")
             for place, grade in grades.items():
@@ -88,29 +97,68 @@ class Retrieval:
         return len(self.queries)
 
     def split(self, seed: int) -> Split:
-        """Halves of the queries, those of one text together; each is tried on the whole corpus."""
-        own = self._texts
-        split = halves(len(np.unique(own)), seed=seed, least=2, what="different queries")
-        validation, held_out = (np.flatnonzero(np.isin(own, part)) for part in (split.validation, split.held_out))
-        return Split(validation, held_out, split.training)
+        """Halves of the queries, those that share texts together; each is tried on the whole corpus."""
+        return halves_of_groups(self._groups, seed=seed, least=2, what="different queries")
 
     @functools.cached_property
-    def _texts(self) -> Int[np.ndarray, " queries"]:
-        """The number of each query's text; alike for queries of one text."""
-        texts = [same_text(query) for query in self.queries]
-        number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        return np.array([number[text] for text in texts])
+    def shared_texts(self) -> tuple[frozenset[str], ...]:
+        """Of each query, the texts by `same_text` that no other part may have: its own, and those relevant to it.
+
+        Its own alone, where queries share relevant texts so much that they make no two parts.
+        """
+        queries = [frozenset([same_text(query)]) for query in self.queries]
+        # A document may be relevant to many queries.
+        texts = {place: same_text(self.documents[place]) for place in {p for grades in self.relevant for p in grades}}
+        everything = [
+            own.union(texts[place] for place in grades) for own, grades in zip(queries, self.relevant, strict=True)
+        ]
+        return tuple(queries if entangled(groups(everything)) else everything)
+
+    @functools.cached_property
+    def _groups(self) -> Int[np.ndarray, " queries"]:
+        return groups(self.shared_texts)
+
+    @functools.cached_property
+    def sharing(self) -> tuple[str, ...]:
+        """How many documents and queries are copies, and how many share texts."""
+        said = []
+        if copies := len(self.documents) - len(set(self.documents)):
+            said.append(
+                f"{copies:,} of the {len(self.documents):,} documents repeat another; such are searched as one, which "
+                "is relevant where any of them is"
+            )
+        if together := int(repeats(self._groups).sum()):
+            said.append(
+                f"{self.items:,} questions make {self.items - together:,} groups that share no text, of a question or "
+                "of what is relevant to it; a group is in one part and is drawn whole"
+            )
+        relevant = [place for grades in self.relevant for place in grades]
+        if all(len(own) == 1 for own in self.shared_texts) and len(set(relevant)) < len(relevant):
+            said.append("questions share relevant documents so much that both parts know the same ones")
+        return tuple(said)
+
+    @functools.cached_property
+    def _first(self) -> Int[np.ndarray, " documents"]:
+        """Of each document, the first of exactly the same text."""
+        first: dict[str, int] = {}
+        return np.array([first.setdefault(text, place) for place, text in enumerate(self.documents)])
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Means:
         """The measure of every query."""
         del split  # nothing is learnt, so every query can be ranked
         name, cutoff = _parsed(self.measure)
-        ranked = top(vectors.queries, vectors.documents, cutoff + bool(self.itself), embedder.similarity).tolist()
-        for row, own in zip(ranked, self.itself, strict=False):
-            if own in row:
-                row.remove(own)
+        different = np.unique(self._first)
+        documents = vectors.documents if len(different) == len(self._first) else vectors.documents[different]
+        ranked = different[top(vectors.queries, documents, cutoff + bool(self.itself), embedder.similarity)].tolist()
+        wanted: dict[str, dict[str, int]] = {str(query): {} for query in range(self.items)}
+        for own, grades in zip(wanted.values(), self.relevant, strict=True):
+            for place, grade in grades.items():
+                document = str(self._first[place])
+                own[document] = max(int(grade), own.get(document, 0))
+        for row, own, itself in zip(ranked, wanted.values(), self.itself, strict=False):
+            if itself >= 0 and (first := int(self._first[itself])) in row and str(first) not in own:
+                row.remove(first)
         measures = lab("ir_measures")
-        wanted = {str(query): {str(d): int(g) for d, g in grades.items()} for query, grades in enumerate(self.relevant)}
         # Ranks in place of similarities, so that the order is ours also where similarities are equal: the evaluator
         # would order those by the documents' names.
         run = {
@@ -120,8 +168,7 @@ class Retrieval:
         values = np.zeros((1, self.items))
         for found in measures.iter_calc([measures.parse_measure(f"{name}@{cutoff}")], wanted, run):
             values[0, int(found.query_id)] = found.value
-        texts = self._texts
-        return Means(values, texts[:, None] if len(np.unique(texts)) < len(texts) else None)
+        return Means(values, self._groups[:, None] if repeats(self._groups).any() else None)
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
         """Tokens of the relevant document; the mean of those with the highest grade, where there are several."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.evaluation.copies import entangled, groups, repeats, same_text
 from tsjax.evaluation.outcomes import Correlation
-from tsjax.evaluation.split import Split, halves
+from tsjax.evaluation.split import Split, halves, halves_of_groups
 from tsjax.evaluation.tasks.task import chosen_measure
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from tsjax.evaluation.tasks.task import CountTokens, Encoder, Vectors
 
@@ -25,6 +26,11 @@ _LEAST = 5  # pairs in a part: resampled, fewer are too often all the same
 @dataclass(frozen=True)
 class STS:
     """Pairs of texts and how alike people find them.
+
+    Equal texts (see `tsjax.evaluation.copies.same_text`) are one text, and no text is in both parts of a split. Pairs
+    that share texts, directly or through other pairs, are in one part and are drawn together in every interval. Where
+    nearly all pairs hang together in this way, as all pairs of some texts do, the texts are split in halves instead,
+    pairs with a text in either half are in no part, and intervals are drawn from texts.
 
     Attributes:
         pairs: two texts each.
@@ -66,27 +72,48 @@ class STS:
     def items(self) -> int:
         return len(self.pairs)
 
-    @cached_property
-    def notes(self) -> tuple[str, ...]:
-        """Whether texts recur so much that pairs are no longer independent."""
-        if not self._shared:
-            return ()
-        return (
-            f"{len(self.documents):,} texts make up the {len(self.pairs):,} pairs, so pairs are not independent "
-            "of each other; intervals are drawn from texts, and both parts know the same texts",
-        )
-
     @property
-    def _shared(self) -> bool:
-        return 2 * len(self.pairs) > 1.5 * len(self.documents)
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @cached_property
+    def sharing(self) -> tuple[str, ...]:
+        """Whether pairs share texts, and what follows."""
+        made = f"{1 + self._texts.max():,} different texts make up the {self.items:,} pairs"
+        if entangled(self._groups):
+            return (
+                f"{made}, so the texts are split in halves, pairs with a text in either half are in no part, and "
+                "intervals are drawn from texts",
+            )
+        if together := int(repeats(self._groups).sum()):
+            return (
+                f"{made}, and {self.items - together:,} groups of pairs share no text; a group is in one part and is "
+                "drawn whole",
+            )
+        return ()
+
+    @cached_property
+    def _texts(self) -> Int[np.ndarray, "items 2"]:
+        """The numbers of each pair's texts."""
+        keys = {text: same_text(text) for text in self.documents}
+        number = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+        return np.array([[number[keys[text]] for text in pair] for pair in self.pairs])
+
+    @cached_property
+    def _groups(self) -> Int[np.ndarray, " items"]:
+        return groups([str(text) for text in pair] for pair in self._texts.tolist())
 
     def split(self, seed: int) -> Split:
-        """Halves of the pairs.
+        """Halves of the pairs that share no text.
 
         Raises:
             InputError: there are too few, or all scores in one half are the same.
         """
-        split = halves(self.items, seed=seed, least=_LEAST, what="pairs")
+        if entangled(self._groups):
+            split = self._split_texts(seed)
+        else:
+            what = "groups of pairs that share no text" if repeats(self._groups).any() else "pairs"
+            split = halves_of_groups(self._groups, seed=seed, least=_LEAST, what=what)
         for part in (split.validation, split.held_out):
             if len({self.scores[place] for place in part}) == 1:
                 raise InputError(
@@ -94,13 +121,30 @@ class STS:
                 )
         return split
 
+    def _split_texts(self, seed: int) -> Split:
+        """Pairs of texts of either half, and those between the halves."""
+        of_texts = halves(1 + self._texts.max(), seed=seed, least=1, what="different texts")
+        inside = np.isin(self._texts, of_texts.held_out).sum(axis=1)
+        parts = [np.flatnonzero(inside == count) for count in (0, 2, 1)]
+        if min(map(len, parts[:2])) < _LEAST:
+            raise InputError(
+                f"{self.items} pairs cannot be split so that no text is in both parts: with seed {seed} the halves of "
+                f"their {1 + self._texts.max()} different texts have {len(parts[0])} and {len(parts[1])} pairs, and "
+                f"need at least {_LEAST} each; add pairs of other texts"
+            )
+        return Split(parts[0], parts[1], of_texts.training, between=parts[2])
+
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Correlation:
         """The similarity of every pair, beside people's."""
         del split  # nothing is learnt
         places = {text: place for place, text in enumerate(self.documents)}
         left, right = (vectors.documents[[places[pair[side]] for pair in self.pairs]] for side in (0, 1))
         predicted = np.asarray(embedder.similarity_pairwise(left, right), np.float64)
-        texts = np.array([[places[text] for text in pair] for pair in self.pairs]) if self._shared else None
+        texts = None
+        if entangled(self._groups):
+            texts = self._texts
+        elif repeats(self._groups).any():
+            texts = self._groups[:, None]
         wanted = np.asarray(self.scores, np.float64)
         return Correlation(predicted, wanted, ranked=self.measure == "Spearman", texts=texts)
 

@@ -86,6 +86,10 @@ class Task(Protocol):
     def notes(self) -> Sequence[str]:
         """What whoever reads the scores should know of the data, in sentences."""
 
+    @property
+    def sharing(self) -> Sequence[str]:
+        """Which items share texts, and what follows for the split and the interval, in sentences."""
+
     def split(self, seed: int) -> Split:
         """The items in parts."""
 
