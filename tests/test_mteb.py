@@ -1,6 +1,7 @@
 """tsjax.mteb under MTEB's own evaluation: the scores are those computed directly, and nothing overwrites another."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -12,14 +13,21 @@ import torch
 from checkpoints import write_sentence_transformers
 from mteb.mocks.mock_tasks import (
     LegacyMockClusteringFastTask,
+    MockBitextMiningTask,
     MockClassificationTask,
+    MockInstructionReranking,
+    MockInstructionRetrieval,
     MockPairClassificationTask,
     MockRerankingTask,
+    MockRetrievalDialogTask,
     MockSTSTask,
     MockSummarizationTask,
 )
 from mteb.models import EncoderProtocol
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from mteb.types import PromptType
 from mteb_tasks import passages, retrieval_task
+from sentence_transformers import SentenceTransformer
 
 import tsjax
 from tsjax.errors import InputError
@@ -64,23 +72,113 @@ def test_retrieval_scores_are_those_computed_directly(checkpoint):
     assert got["mrr_at_10"] == pytest.approx(mrr, abs=6e-6)
 
 
+# Names after a task of the registry, one that is not there, types, kinds of texts, and one that nobody asks for.
+SEVERAL = {
+    "query": "to find ",
+    "passage": "on ",
+    "NFCorpus-query": "by ",
+    "NFCorpus": "or ",
+    "Mine-query": "his ",
+    "Mine": "had ",
+    "Retrieval-document": "from ",
+    "Retrieval": "at ",
+    "STS": "not ",
+    "Classification-document": "was ",
+    "BitextMining-query": "one ",
+}
+
+
+def both(place, **options):
+    """A model here, and in MTEB's own wrapper of sentence-transformers."""
+    folder = write_sentence_transformers(place / "model", options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about prompts, as a test of its own sees
+        original = SentenceTransformer(str(folder), device="cpu")
+        return Model(folder), SentenceTransformerEncoderWrapper(original)
+
+
+class Batches(list):
+    """Batches as a data loader has them, whose data set has texts alone."""
+
+    class dataset:
+        features = ("text",)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prompts": {"passage": "on "}, "default_prompt_name": "passage"},
+        {"prompts": {"document": "about ", "corpus": "by "}, "default_prompt_name": "corpus"},
+        {"prompts": {"query": "", "Retrieval": "at "}, "default_prompt_name": "query"},
+        {"prompts": SEVERAL, "default_prompt_name": "query"},
+    ],
+)
+def test_texts_get_the_prompts_that_mtebs_own_wrapper_gives_them(tmp_path, options):
+    ours, theirs = both(tmp_path, **options)
+    found = set()
+    for name in ("NFCorpus", "Mine"):
+        for kind in ("Retrieval", "STS", "Classification", "BitextMining", "Clustering"):
+            for prompt_type in (None, PromptType.query, PromptType.document):
+
+                class Facts:
+                    pass
+
+                Facts.name, Facts.type = name, kind
+                about = {"task_metadata": Facts, "hf_split": "test", "hf_subset": "default", "prompt_type": prompt_type}
+                batches = Batches([{"text": ["the of", "a to and"]}, {"text": ["in"]}])
+                one, other = (model.encode(batches, show_progress_bar=False, **about) for model in (ours, theirs))
+                np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+                found.add(one.round(3).tobytes())
+    assert len(found) == {5: 1, 11: 9}.get(len(options.get("prompts", ())), len(found))
+
+
+@pytest.mark.parametrize("name", ["NFCorpus", "Mine"])
+@pytest.mark.filterwarnings("ignore:prompts that are not used:UserWarning")
+def test_scores_are_those_of_mtebs_own_wrapper(tmp_path, name):
+    models = both(tmp_path, prompts=SEVERAL)
+    task = retrieval_task(*passages(count=25), name=name)
+    one, other = (evaluate(model, task) for model in models)
+    assert one["main_score"] == pytest.approx(other["main_score"], abs=1e-5)
+    assert 0.02 < one["main_score"] < 0.98
+    assert one["mrr_at_10"] == pytest.approx(other["mrr_at_10"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "task",
     [
+        MockBitextMiningTask,
         MockClassificationTask,
         LegacyMockClusteringFastTask,
+        MockInstructionReranking,
+        MockInstructionRetrieval,
         MockPairClassificationTask,
         MockRerankingTask,
+        MockRetrievalDialogTask,
         MockSTSTask,
         MockSummarizationTask,
     ],
 )
 # MTEB's stand-in for classification has few texts, and a random model may not predict one of the labels.
 @pytest.mark.filterwarnings("ignore:Precision is ill-defined:sklearn.exceptions.UndefinedMetricWarning")
-def test_every_kind_of_task_runs(checkpoint, task):
-    task = task()
-    task.load_data()
-    assert np.isfinite(evaluate(Model(checkpoint), task)["main_score"])
+@pytest.mark.filterwarnings("ignore:prompts that are not used:UserWarning")
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # MTEB's, of a model's similarities
+def test_every_kind_of_task_scores_as_in_mtebs_own_wrapper(tmp_path, task):
+    models = both(tmp_path, prompts=SEVERAL)
+    scores = []
+    for model in models:
+        own = task()
+        own.load_data()
+        scores.append({key: value for key, value in evaluate(model, own).items() if isinstance(value, float)})
+    assert np.isfinite(scores[0]["main_score"])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4, nan_ok=True)
+
+
+def test_prompts_that_mteb_does_not_use_are_named_once(tmp_path):
+    folder = write_sentence_transformers(tmp_path / "model", options={"prompts": SEVERAL})
+    with pytest.warns(UserWarning, match="prompts that are not used: 'passage', 'Mine-query', 'Mine'") as said:
+        Model(folder)
+    assert len(said) == 1
 
 
 def test_results_of_two_temperatures_are_kept_apart_and_found_again(checkpoint, tmp_path):
@@ -127,10 +225,10 @@ def test_temperatures_that_are_no_number_have_names_of_their_own(checkpoint):
 
 
 def test_a_prompt_named_after_the_task_goes_first(checkpoint):
-    embedder = tsjax.load(checkpoint, prompts={"MockSTSTask": "alike "})
+    embedder = tsjax.load(checkpoint, prompts={"STSBenchmark": "alike "})
 
     class Facts:
-        name, type = "MockSTSTask", "STS"
+        name, type = "STSBenchmark", "STS"
 
     options = {"task_metadata": Facts, "hf_split": "test", "hf_subset": "default"}
     got = Model(embedder).encode([{"text": ["the"]}, {"text": ["a", "of"]}], **options)

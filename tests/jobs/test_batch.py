@@ -672,11 +672,11 @@ def test_verify_finds_a_damaged_array(model, corpus, tmp_path, damage, capsys):
 
 
 def test_a_job_without_any_vector_is_no_success(model, tmp_path, capsys):
-    (tmp_path / "a.jsonl").write_text('{"_id": "a", "text": "the"}\n{"_id": "b", "text": "of"}\n')
+    (tmp_path / "a.jsonl").write_text('{"id": null, "text": "the"}\n{"id": [1], "text": "of"}\n')
     command = ("batch", "--input", tmp_path / "a.jsonl", "--model", model, "--id-column", "id", "--output")
     error = error_of(capsys, *command, tmp_path / "out")
     assert "no row could be embedded: " in error
-    assert "a.jsonl, row 0: no id 'id'; " in error
+    assert "a.jsonl, row 0: the id 'id' is null; " in error
     assert f"{tmp_path}/out/rejected.jsonl lists them all" in error
     (tmp_path / "a.jsonl").write_text("")
     assert batch_jobs.run(*command, tmp_path / "empty") == 0  # nothing was asked for

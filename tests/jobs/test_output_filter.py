@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tsjax.errors import InputError
+from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.output_filter import OutputFilter
 from tsjax.jobs.records import Output
@@ -145,7 +146,7 @@ def test_what_only_looks_like_an_output_is_an_input(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x\n")
     leave_out = OutputFilter(Output(tmp_path / "own"))
-    found = find_sources([f"{tmp_path}/d*/**/*.txt", f"{tmp_path}/own/*.json"], "txt", leave_out=leave_out)
+    found = find_sources([f"{tmp_path}/d*/**/*.txt", f"{tmp_path}/own/*.json"], Reading("txt"), leave_out=leave_out)
     assert [source.name for source in found] == ["deep/vectors/c.txt", "own/manifest-of-mine.json"]
 
 

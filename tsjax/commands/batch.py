@@ -12,8 +12,10 @@ from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
     add_embedding_options,
+    add_reading_options,
     load_model,
     on_terminal,
+    reading,
     source,
 )
 from tsjax.errors import CheckpointError, InputError
@@ -74,13 +76,11 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="files or patterns ('corpus/*.parquet', 's3://bucket/*.jsonl.gz'): .parquet, .jsonl, .csv, .tsv, or one "
-        "text a line; also .gz and .zst",
+        help="files or patterns ('corpus/*.parquet', 's3://bucket/*.jsonl.gz'): .parquet, .arrow, .jsonl, .json, .csv, "
+        ".tsv, or one text a line; also .gz, .zst, .bz2 and .xz. Folders such as lang=en/ are columns",
     )
-    group.add_argument(
-        "--input-format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="instead of going by the suffix"
-    )
-    group.add_argument("--text-column", metavar="NAME", default="text", help="column of the text (default: text)")
+    add_reading_options(group)
+    group.add_argument("--text-column", metavar="NAME", help="column of the text (default: text)")
     group.add_argument(
         "--template", metavar="T", help=r"text of several columns instead: '{title}\n{body}'; null ones are left empty"
     )
@@ -177,6 +177,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.progress import Reporter
     from tsjax.jobs.records import Output
+    from tsjax.jobs.rows import check_columns
     from tsjax.jobs.running import JobRunner
     from tsjax.jobs.sinks.sink import open_sink
 
@@ -184,8 +185,9 @@ def run(options: argparse.Namespace) -> None:
     reporter = Reporter(as_json=options.json_log, terminal=on_terminal())
     worker = _worker(options.shard, reporter) if options.engine == "local" else None
     cut = bytes_per_shard(options.rows_per_shard) if options.bytes_per_shard is None else options.bytes_per_shard
+    columns = Columns(options.text_column or "text", options.template, options.id_column, tuple(options.keep))
     chosen = Options(
-        columns=Columns(options.text_column, options.template, options.id_column, tuple(options.keep)),
+        columns=columns,
         rows_per_shard=options.rows_per_shard,
         bytes_per_shard=cut,
         file_format=options.format,
@@ -199,7 +201,8 @@ def run(options: argparse.Namespace) -> None:
     )
     output = Output(options.output)
     leave_out = OutputFilter(output, lambda sentence: reporter.say("left_out", sentence))
-    sources = find_sources(options.input, options.input_format, leave_out=leave_out)
+    sources = find_sources(options.input, reading(options), columns=columns.needed, leave_out=leave_out)
+    check_columns(sources, columns, named=options.text_column is not None)
     plan = Plan.of(sources, options.rows_per_shard, cut)
     sinks: list[Sink] = []
     arguments: dict[str, Any] = {

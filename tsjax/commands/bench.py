@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from tsjax.commands.options import (
     add_device_options,
+    add_reading_options,
     add_source_options,
     add_temperature,
     load_model,
     placement,
+    reading,
     source,
 )
 from tsjax.errors import InputError
@@ -76,7 +78,8 @@ def add(commands: Any) -> None:
         "network alone), texts (those of --texts); default: 10,139,304,mixed, six shapes, and texts if there are any",
     )
     command.add_argument("--texts", metavar="FILE", help="a workload of your own, read as tsjax embed reads it")
-    command.add_argument("--column", metavar="NAME", default="text", help="key or column of the text (default: text)")
+    command.add_argument("--column", metavar="NAME", help="key or column of the text (default: text)")
+    add_reading_options(command)
     command.add_argument("--tokens", metavar="N", type=int, help="tokens of a pass over made texts")
     command.add_argument("--repeats", metavar="N", type=int, default=3, help="timed passes, at most (default: 3)")
     command.add_argument(
@@ -158,7 +161,7 @@ def _workloads(options: argparse.Namespace) -> list[str]:
 def _texts(options: argparse.Namespace) -> list[str]:
     from tsjax.jobs.texts import read_texts
 
-    texts = list(read_texts(options.texts, options.column))
+    texts = list(read_texts(options.texts, options.column, reading(options)))
     if not texts:
         raise InputError(f"{options.texts} holds no text")
     return texts

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
+    add_reading_options,
     add_source_options,
     comma_separated,
     load_model,
     parse_temperature,
+    reading,
 )
 from tsjax.errors import InputError
 
@@ -40,10 +42,8 @@ def add(commands: Any) -> None:
     )
     command.add_argument("-o", "--output", metavar="DIR", required=True, help="directory to make")
     command.add_argument("--overwrite", action="store_true", help="replace the directory if it exists")
-    command.add_argument("--column", metavar="NAME", default="text", help="key or column of the text (default: text)")
-    command.add_argument(
-        "--input-format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="instead of going by the suffix"
-    )
+    command.add_argument("--column", metavar="NAME", help="key or column of the text (default: text)")
+    add_reading_options(command)
     command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
     add_source_options(command)
     command.add_argument(
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.analysis.collapse import study_collapse
     from tsjax.analysis.report import is_report, lines, write_report
     from tsjax.files import check_absent, replacing
-    from tsjax.jobs.texts import check_readable, read_texts
+    from tsjax.jobs.texts import check_texts, read_texts
 
     output = Path(options.output)
     if options.overwrite and (output.exists() or output.is_symlink()) and not is_report(output):
@@ -92,8 +92,9 @@ def run(options: argparse.Namespace) -> None:
     check_absent(output, directory=True, overwrite=options.overwrite)
     if options.seed < 0:
         raise InputError(f"--seed must be at least 0, not {options.seed}")
-    check_readable(options.texts)
-    texts = list(read_texts(options.texts, options.column, options.input_format))
+    said = reading(options)
+    check_texts([options.texts], options.column, said)
+    texts = list(read_texts(options.texts, options.column, said))
     if not texts:
         raise InputError(f"{options.texts} holds no text")
     grid = options.temperature or [1.0, 0.9, 0.8]

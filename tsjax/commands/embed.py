@@ -16,8 +16,10 @@ from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
     add_embedding_options,
+    add_reading_options,
     load_model,
     on_terminal,
+    reading,
 )
 from tsjax.errors import InputError, NoTokensError, TruncationWarning
 
@@ -41,8 +43,8 @@ def add(commands: Any) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="one text a line (an empty line is an empty text), or .jsonl, .csv, .tsv, .parquet with --column; "
-        "- for standard input",
+        help="one text a line (an empty line is an empty text), or .jsonl, .json, .csv, .tsv, .parquet, .arrow with "
+        "--column, also compressed; - for standard input",
     )
     command.add_argument(
         "-o",
@@ -52,10 +54,8 @@ def add(commands: Any) -> None:
         help=".npy, .npz (array embeddings), .jsonl or .parquet (text, embedding); - for JSONL to standard output",
     )
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    command.add_argument("--column", metavar="NAME", default="text", help="key or column of the text (default: text)")
-    command.add_argument(
-        "--input-format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="instead of going by the suffix"
-    )
+    command.add_argument("--column", metavar="NAME", help="key or column of the text (default: text)")
+    add_reading_options(command)
     add_embedding_options(command)
     command.add_argument("--max-seq-length", metavar="N", type=int, help="cut texts at so many tokens")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     import numpy as np
 
     from tsjax.files import check_absent
-    from tsjax.jobs.texts import STDIN, check_readable, count_texts, read_texts
+    from tsjax.jobs.texts import STDIN, check_texts, count_texts, read_texts
     from tsjax.jobs.vectors import STDOUT, check_output, open_vectors
 
     check_output(options.output)
@@ -82,17 +82,15 @@ def run(options: argparse.Namespace) -> None:
         check_absent(Path(options.output), overwrite=options.overwrite)
     if options.files.count(STDIN) > 1:
         raise InputError("standard input can be read once only")
-    for file in options.files:
-        check_readable(file)
+    said = reading(options)
+    check_texts(options.files, options.column, said)
     embedder = load_model(options).route(options.prompt_type)
     total = None
     if on_terminal():
-        counts = [count_texts(file, options.input_format) for file in options.files]
+        counts = [count_texts(file, said) for file in options.files]
         total = None if None in counts else sum(count for count in counts if count is not None)
 
-    texts = itertools.chain.from_iterable(
-        read_texts(file, options.column, options.input_format) for file in options.files
-    )
+    texts = itertools.chain.from_iterable(read_texts(file, options.column, said) for file in options.files)
     binary = options.precision in ("binary", "ubinary")
     dimension = -(-embedder.embedding_dimension // 8) if binary else embedder.embedding_dimension
     dtype = np.dtype({"float32": "f4", "binary": "i1", "ubinary": "u1"}[options.precision])

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
+    add_reading_options,
     add_source_options,
     comma_separated,
     load_model,
     on_terminal,
+    reading,
 )
 from tsjax.errors import InputError
 
@@ -38,8 +40,8 @@ def add(commands: Any) -> None:
         "temperature, the best single one and the best law of length. The same command again goes on where a killed "
         "run stopped.",
         epilog="example: tsjax learn my-questions -o learned. The data are folders as BEIR has them (corpus.jsonl, "
-        "queries.jsonl, qrels/test.tsv), or JSONL files with query, positive and perhaps negative; with several, each "
-        "step takes one of them. The result is in learned/model.",
+        "queries.jsonl, qrels/test.tsv), or files with query, positive and perhaps negative (.jsonl, .json, .csv, "
+        ".tsv, .parquet, .arrow); with several, each step takes one of them. The result is in learned/model.",
     )
     command.set_defaults(command=run, truncate_dim=None, temperature=None)
     command.add_argument("data", metavar="DATA", nargs="+", help="what is learned from: folders, or files of pairs")
@@ -48,6 +50,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--unseen", metavar="DATA", action="append", default=[], help="compare on this, too; may be repeated"
     )
+    add_reading_options(command)
     what = command.add_argument_group("what learns")
     what.add_argument(
         "--form",
@@ -131,6 +134,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     from tsjax.embedder import Embedder
     from tsjax.evaluation import grid
+    from tsjax.jobs.formats import Reading
     from tsjax.learning.corpora import read_corpus, scored_texts, split_all
     from tsjax.learning.report import lines, save_model, write
     from tsjax.learning.state import RUN
@@ -142,8 +146,11 @@ def run(options: argparse.Namespace) -> None:
     candidates = () if options.no_compare else grid(options.compare, ("none", *options.compare_law))
     for package in ("matplotlib", *(() if options.no_compare else ("scipy", "ir_measures"))):
         lab(package)
-    corpora = [read_corpus(path, measure=options.measure, qrels=options.qrels) for path in options.data]
-    unseen = [read_corpus(path, measure=options.measure) for path in options.unseen]
+    said = reading(options)
+    if said != Reading() and all(Path(path).is_dir() for path in [*options.data, *options.unseen]):
+        raise InputError("how files are read is said of files of pairs; a folder as BEIR has it is JSON lines and TSV")
+    corpora = [read_corpus(path, measure=options.measure, qrels=options.qrels, reading=said) for path in options.data]
+    unseen = [read_corpus(path, measure=options.measure, reading=said) for path in options.unseen]
     _check_names([*corpora, *unseen])
     scored = scored_texts(corpora, [] if options.no_compare else unseen, options.seed)
     parts = split_all(corpora, options.seed, options.validation, scored)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tsjax.embedder import Embedder
+    from tsjax.jobs.formats import Reading
     from tsjax.router import RoutedEmbedder
     from tsjax.temperature import Temperature
 
@@ -118,6 +119,44 @@ def add_embedding_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
     command.add_argument("--truncate-dim", metavar="N", type=int, help="keep so many leading dimensions")
+
+
+def add_reading_options(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """How files become rows."""
+    from tsjax.jobs.formats import FORMATS
+
+    command.add_argument(
+        "--input-format",
+        choices=FORMATS,
+        help="instead of going by each file's name and first bytes; jsonl and json are both JSON lines or one array",
+    )
+    command.add_argument(
+        "--csv-quote",
+        metavar="C",
+        help='CSV and TSV: the quotation mark around cells, or none (default: " for CSV, none for TSV)',
+    )
+    command.add_argument(
+        "--csv-escape",
+        metavar="C",
+        help="CSV and TSV: the escape character; \\ with quotes as Spark writes it, with --csv-quote none as Hive does "
+        "(default: none, a quotation mark is doubled)",
+    )
+    command.add_argument(
+        "--csv-delimiter",
+        metavar="C",
+        help=r"CSV and TSV: between cells, such as ';', \t or \x01 (default: a comma for CSV, a tab for TSV)",
+    )
+
+
+def reading(options: argparse.Namespace) -> Reading:
+    """What `add_reading_options` asked for."""
+    from tsjax.jobs.formats import Reading
+
+    delimiter = options.csv_delimiter
+    if delimiter is not None and delimiter.startswith("\\") and len(delimiter) > 1:
+        with contextlib.suppress(ValueError):
+            delimiter = delimiter.encode().decode("unicode_escape")
+    return Reading(options.input_format, delimiter, options.csv_quote, options.csv_escape)
 
 
 def comma_separated(kind: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any, ...]]:

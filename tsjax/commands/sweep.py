@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tsjax.commands.options import (
     add_compile_cache_option,
     add_device_options,
+    add_reading_options,
     add_source_options,
     comma_separated,
     load_model,
     on_terminal,
+    reading,
     source,
 )
 from tsjax.errors import InputError
@@ -32,12 +34,14 @@ def add(commands: Any) -> None:
         description="Try temperatures on a task. τ is chosen on one part of the questions, pairs or texts, and its "
         "gain over τ = 1 reported on another, with a 95 % interval; the last line says what follows.",
         epilog="example: tsjax sweep retrieval my-questions --temperature 1,0.9,0.8,0.7 -o report --save tuned. "
-        "retrieval takes a folder as BEIR has it (corpus.jsonl, queries.jsonl, qrels/test.tsv); sts a JSONL file with "
-        "sentence1, sentence2 and score; classification and clustering one with text and label.",
+        "retrieval takes a folder as BEIR has it (corpus.jsonl, queries.jsonl, qrels/test.tsv); sts a file with "
+        "sentence1, sentence2 and score; classification and clustering one with text and label (.jsonl, .json, .csv, "
+        ".tsv, .parquet, .arrow).",
     )
     command.set_defaults(command=run)
     command.add_argument("kind", metavar="TASK", choices=_TASKS, help=", ".join(_TASKS))
     command.add_argument("data", metavar="DATA", help="the task's folder or file")
+    add_reading_options(command)
     command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
     command.add_argument(
         "--temperature",
@@ -126,10 +130,16 @@ def run(options: argparse.Namespace) -> None:
 
 def _task(options: argparse.Namespace) -> Task:
     from tsjax.evaluation import read_classification, read_clustering, read_retrieval, read_sts
+    from tsjax.jobs.formats import Reading
 
-    chosen = {} if options.measure is None else {"measure": options.measure}
+    chosen: dict[str, Any] = {} if options.measure is None else {"measure": options.measure}
+    said = reading(options)
+    if options.kind != "retrieval":
+        chosen["reading"] = said
     match options.kind:
         case "retrieval":
+            if said != Reading():
+                raise InputError("a folder as BEIR has it is JSON lines and TSV; leave out how files are to be read")
             return read_retrieval(options.data, qrels=options.qrels, **chosen)
         case "sts":
             return read_sts(options.data, **chosen)

@@ -93,27 +93,20 @@ def paired_difference(
     difference = score(candidate, items) - score(baseline, items)
     assert candidate.runs == baseline.runs  # of the same task
 
-    def of_items(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
-        assert axis in (-1, drawn[0].ndim - 1)
-        some = np.atleast_2d(drawn[0])
-        runs = np.atleast_2d(drawn[1]) if len(drawn) > 1 else np.zeros((len(some), 1), np.intp)
-        return candidate.statistic(some, runs) - baseline.statistic(some, runs)
-
     drawn_from = _drawn_from(candidate, items)
 
-    def of_texts(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
-        assert drawn_from is not None  # only then
-        result = []
-        for place, choice in enumerate(np.atleast_2d(drawn[0])):
-            times = np.append(np.bincount(choice, minlength=1 + drawn_from.max()), 1)  # place -1: once
-            some = np.repeat(items, times[drawn_from].prod(axis=1))
-            result.append(of_items(some, *(runs[place] for runs in map(np.atleast_2d, drawn[1:])), axis=axis))
-        return np.concatenate(result)
+    def difference_of(*drawn: Int[np.ndarray, "choices _"], axis: int) -> Any:
+        assert axis in (-1, drawn[0].ndim - 1)
+        some, *runs = map(np.atleast_2d, drawn)
+        chosen = runs[0] if runs else np.zeros((len(some), 1), np.intp)
+        if drawn_from is None:
+            return candidate.statistic(some, chosen) - baseline.statistic(some, chosen)
+        often = np.stack([np.bincount(choice, minlength=len(samples[0])) for choice in some])
+        often = np.pad(often, ((0, 0), (0, 1)), constant_values=1)  # place -1: once
+        times = often[:, drawn_from].prod(axis=2)
+        return candidate.repeated(items, times, chosen) - baseline.repeated(items, times, chosen)
 
-    if drawn_from is None:
-        measured, samples = of_items, [items]
-    else:
-        measured, samples = of_texts, [np.arange(1 + drawn_from.max(initial=-1))]
+    samples = [items if drawn_from is None else np.arange(1 + drawn_from.max(initial=-1))]
     if candidate.runs > 1:
         samples.append(np.arange(candidate.runs))
     if min(map(len, samples)) < 2:
@@ -123,7 +116,7 @@ def paired_difference(
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
         resampled = stats.bootstrap(
             samples,
-            measured,
+            difference_of,
             n_resamples=_RESAMPLES_IF_COSTLY if candidate.costly else _RESAMPLES,
             batch=max(1, _NUMBERS_AT_ONCE // (len(items) * candidate.runs)),
             vectorized=True,

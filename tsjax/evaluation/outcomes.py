@@ -49,6 +49,27 @@ class Outcome(Protocol):
     ) -> Float[np.ndarray, " choices"]:
         """The score on each choice of items, which may hold an item more than once, and of runs."""
 
+    def repeated(
+        self,
+        items: Int[np.ndarray, " items"],
+        times: Int[np.ndarray, "choices items"],
+        runs: Int[np.ndarray, "choices runs"],
+    ) -> Float[np.ndarray, " choices"]:
+        """Return `statistic` on choices that hold each of some items so many times."""
+
+
+class _OneByOne:
+    """An outcome whose choices are computed one after the other."""
+
+    def repeated(
+        self: Any,
+        items: Int[np.ndarray, " items"],
+        times: Int[np.ndarray, "choices items"],
+        runs: Int[np.ndarray, "choices runs"],
+    ) -> Float[np.ndarray, " choices"]:
+        choices = zip(times, runs, strict=True)
+        return np.concatenate([self.statistic(np.repeat(items, often)[None], own[None]) for often, own in choices])
+
 
 def score(outcome: Outcome, items: Int[np.ndarray, " items"]) -> float:
     """The score on some items, over all runs; NaN where it has no meaning there (see the outcomes)."""
@@ -84,9 +105,18 @@ class Means:
             return self.values[0][items].mean(axis=1)
         return self.values[runs[:, :, None], items[:, None, :]].mean(axis=(1, 2))
 
+    def repeated(
+        self,
+        items: Int[np.ndarray, " items"],
+        times: Int[np.ndarray, "choices items"],
+        runs: Int[np.ndarray, "choices runs"],
+    ) -> Float[np.ndarray, " choices"]:
+        drawn = np.stack([np.bincount(own, minlength=self.runs) for own in runs]) / runs.shape[1]
+        return np.asarray((drawn @ self.values[:, items] * times).sum(axis=1) / times.sum(axis=1))
+
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(_OneByOne):
     """How well what a model says of each item follows what people say: Pearson's or Spearman's correlation.
 
     Attributes:
@@ -129,7 +159,7 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(_OneByOne):
     """A label or a cluster for each item, and a measure of all of them together: macro F1, V-measure.
 
     Attributes:

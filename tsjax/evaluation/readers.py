@@ -1,25 +1,28 @@
 """Tasks from files, strictly: whatever is wrong with them is said with the file and the line, before any work is done.
 
-Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are JSONL, one item a line.
+Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are files of any format that `tsjax.jobs.rows`
+reads, such as JSON lines, one item a row.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tsjax.errors import InputError
 from tsjax.evaluation.tasks import STS, Classification, Clustering, Retrieval
-from tsjax.jobs.texts import decoded_lines, open_binary
+from tsjax.jobs.columns import BadRowError
+from tsjax.jobs.formats import Reading
+from tsjax.jobs.rows import CellReader
+from tsjax.jobs.texts import open_file
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measure: str = "MRR@10") -> Retrieval:
@@ -73,26 +76,36 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
     )
 
 
-def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman") -> STS:
-    """Pairs of texts from a JSONL file with ``sentence1``, ``sentence2`` and ``score``; raises an InputError."""
+def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman", reading: Reading | None = None) -> STS:
+    """Pairs of texts from a file with ``sentence1``, ``sentence2`` and ``score``; raises an InputError.
+
+    Args:
+        file: JSON lines, one JSON array, CSV, TSV, Parquet or Arrow.
+        measure: see `STS`.
+        reading: how it is to be read; None goes by its name and its first bytes.
+    """
     pairs, scores = [], []
-    for row in rows_of(Path(file)):
+    for row in rows_of(Path(file), reading):
         pairs.append((row.text("sentence1"), row.text("sentence2")))
         scores.append(row.number("score"))
     with _naming(file):
         return STS(tuple(pairs), tuple(scores), measure)
 
 
-def read_classification(file: str | os.PathLike[str], *, measure: str = "accuracy") -> Classification:
-    """Texts with labels from a JSONL file with ``text`` and ``label``; raises an InputError."""
-    texts, labels = _labelled(Path(file))
+def read_classification(
+    file: str | os.PathLike[str], *, measure: str = "accuracy", reading: Reading | None = None
+) -> Classification:
+    """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
+    texts, labels = _labelled(Path(file), reading)
     with _naming(file):
         return Classification(texts, labels, measure)
 
 
-def read_clustering(file: str | os.PathLike[str], *, measure: str = "V-measure") -> Clustering:
-    """Texts with labels from a JSONL file with ``text`` and ``label``; raises an InputError."""
-    texts, labels = _labelled(Path(file))
+def read_clustering(
+    file: str | os.PathLike[str], *, measure: str = "V-measure", reading: Reading | None = None
+) -> Clustering:
+    """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
+    texts, labels = _labelled(Path(file), reading)
     with _naming(file):
         return Clustering(texts, labels, measure)
 
@@ -112,10 +125,17 @@ class _naming:  # noqa: N801  # used like a function
 
 
 class Row(NamedTuple):
-    """A line of a JSONL file."""
+    """A row of a file.
+
+    Attributes:
+        place: where it is, for people to read.
+        values: by the names of their columns.
+        texts_only: whether all values are text, also those that are numbers.
+    """
 
     place: str
-    values: dict[str, Any]
+    values: Mapping[str, Any]
+    texts_only: bool = False
 
     def get(self, key: str) -> Any:
         if key not in self.values:
@@ -140,26 +160,28 @@ class Row(NamedTuple):
 
     def number(self, key: str) -> float:
         value = self.get(key)
+        if self.texts_only and isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
         with contextlib.suppress(OverflowError):  # a whole number that no float can hold
             if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
                 return float(value)
         raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not a finite number")
 
 
-def rows_of(file: Path) -> Iterator[Row]:
-    """The lines of a JSONL file that are not blank; raises an InputError."""
-    with open_binary(str(file)) as stream:
-        for number, line in enumerate(decoded_lines(stream, str(file)), start=1):
-            if not line.strip():
-                continue  # a blank line is no row in JSONL
-            place = f"{file}, line {number}"
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{place}: not JSON: {error}") from error
-            if not isinstance(values, dict):
-                raise InputError(f"{place}: {values!r:.40} is no object with names")
-            yield Row(place, values)
+def rows_of(file: Path, reading: Reading | None = None) -> Iterator[Row]:
+    """The rows of a file in any format; an InputError where one cannot be read.
+
+    Args:
+        file: see `tsjax.jobs.texts.open_file`.
+        reading: how it is to be read; None goes by its name and its first bytes.
+    """
+    with contextlib.closing(open_file(str(file), None, reading)) as reader:
+        for cells in reader.cells():
+            where = f"row {reader.next_row - 1}" if reader.line is None else f"line {reader.line}"
+            if isinstance(cells, BadRowError):
+                raise InputError(f"{file}, {where}: {cells}")
+            yield Row(f"{file}, {where}", cells, reader.texts_only)
 
 
 def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
@@ -175,8 +197,8 @@ def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
     return texts
 
 
-def _labelled(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    rows = [(row.text("text"), row.name("label")) for row in rows_of(file)]
+def _labelled(file: Path, reading: Reading | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    rows = [(row.text("text"), row.name("label")) for row in rows_of(file, reading)]
     return tuple(text for text, _ in rows), tuple(label for _, label in rows)
 
 
@@ -184,37 +206,31 @@ def _qrels(file: Path, queries: set[str], documents: dict[str, int]) -> dict[str
     """The grade of each relevant document by its place, for each query that has one."""
     grades: dict[str, dict[int, int]] = {}
     seen = set()
-    with open_binary(str(file)) as stream:
-        for number, line in enumerate(decoded_lines(stream, str(file)), start=1):
-            cells = line.split("\t")
-            place = f"{file}, line {number}"
-            if number == 1:
-                _check_header(place, cells)
-                continue
-            if not line.strip():
-                continue
-            if len(cells) != 3:
-                raise InputError(f"{place}: {len(cells)} cells between tabs; there must be query, document and grade")
-            query, document, grade = cells
-            if query not in queries:
-                raise InputError(f"{place}: there is no query {query!r} in queries.jsonl")
-            if document not in documents:
-                raise InputError(f"{place}: there is no document {document!r} in corpus.jsonl")
-            if (query, document) in seen:
-                raise InputError(f"{place}: query {query!r} and document {document!r} are there already")
-            seen.add((query, document))
-            if (value := _grade(place, grade)) > 0:
-                grades.setdefault(query, {})[documents[document]] = value
+    _check_header(file)
+    for row in rows_of(file, Reading("tsv")):
+        place = row.place
+        query, document, grade = row.values.values()
+        if query not in queries:
+            raise InputError(f"{place}: there is no query {query!r} in queries.jsonl")
+        if document not in documents:
+            raise InputError(f"{place}: there is no document {document!r} in corpus.jsonl")
+        if (query, document) in seen:
+            raise InputError(f"{place}: query {query!r} and document {document!r} are there already")
+        seen.add((query, document))
+        if (value := _grade(place, grade)) > 0:
+            grades.setdefault(query, {})[documents[document]] = value
     return grades
 
 
-def _check_header(place: str, cells: list[str]) -> None:
-    """The first line names the columns; a grade in it is a file without a header, whose first line would be lost."""
-    try:
-        int(cells[-1])
-    except ValueError:
-        return
-    raise InputError(f"{place}: the first line must name the columns: query-id, corpus-id, score, with tabs between")
+def _check_header(file: Path) -> None:
+    """The first line names three columns; a grade in it is a file without a header, whose first line would be lost."""
+    with contextlib.closing(open_file(str(file), None, Reading("tsv"))) as reader:
+        assert isinstance(reader, CellReader)
+        header = reader.header
+    if header and (len(header) != 3 or header[-1].strip().lstrip("-").isdecimal()):
+        raise InputError(
+            f"{file}, line 1: the first line must name the columns: query-id, corpus-id, score, with tabs between"
+        )
 
 
 # The measures take time and memory by the greatest grade.

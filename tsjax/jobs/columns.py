@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import itertools
 import json
+import math
 import re
 import string
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +17,7 @@ from tsjax.errors import InputError
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
@@ -29,6 +34,8 @@ class Row(NamedTuple):
         id: what it is called.
         text: what is embedded.
         kept: the values of the columns that are kept, in their order.
+        line: the line it begins on, from 1; None where files have no lines.
+        lines: how many it has, by the line breaks in its cells.
     """
 
     file: str
@@ -36,6 +43,8 @@ class Row(NamedTuple):
     id: str
     text: str
     kept: tuple[Any, ...]
+    line: int | None = None
+    lines: int = 1
 
 
 class Rejection(NamedTuple):
@@ -44,7 +53,7 @@ class Rejection(NamedTuple):
     Attributes:
         file: the name of its file.
         row: its place among the file's rows, from 0.
-        line: the line it ends on, from 1; None where files have no lines.
+        line: the line it begins on, from 1, which alone is rejected; None where files have no lines.
         reason: what is wrong with it.
     """
 
@@ -72,8 +81,8 @@ class Columns:
         text: the column of the text.
         template: a text with columns in braces, ``"{title}\n{body}"``, instead of ``text``; ``\n``, ``\t`` and
             ``\\`` are a line's end, a tab and a backslash. A column that is null, or missing in a JSON line, counts
-            as empty, unless all are.
-        id: the column of the id; None for ``file:row``.
+            as empty, unless all are. Values that are not text are written as `cell_text` has them.
+        id: the column of the id, text or what `cell_text` makes text; None for ``file:row``.
         keep: columns that are written beside the vectors.
 
     Raises:
@@ -146,16 +155,21 @@ class Maker:
         self._columns, self._as_kept = columns, as_kept
         self._parts = None if columns.template is None else columns.parts
 
-    def row(self, file: str, row: int, cells: Mapping[str, Any]) -> Row:
-        """One row.
+    def row(self, file: str, row: int, cells: Mapping[str, Any], line: int | None = None, lines: int = 1) -> Row:
+        """One row; see `Row` for the arguments.
 
         Raises:
             BadRowError: no text, or one that is none; no id; text that no encoding has.
         """
         columns = self._columns
-        text = _text(cells, columns.text) if self._parts is None else self._filled(cells)
+        text = self.text(cells)
         name = f"{file}:{row}" if columns.id is None else _id(cells, columns.id)
-        return Row(file, row, name, text, tuple(self._kept(cells.get(column), column) for column in columns.keep))
+        kept = tuple([self._kept(cells.get(column), column) for column in columns.keep]) if columns.keep else ()
+        return Row(file, row, name, text, kept, line, lines)
+
+    def text(self, cells: Mapping[str, Any]) -> str:
+        """The text that is embedded; raises as `row`."""
+        return _text(cells, self._columns.text) if self._parts is None else self._filled(cells)
 
     def _kept(self, value: Any, column: str) -> Any:
         kept = self._as_kept(value)
@@ -167,7 +181,7 @@ class Maker:
         for literal, name in self._parts:
             filled.append(literal)
             if name is not None and cells.get(name) is not None:
-                filled.append(_text(cells, name))
+                filled.append(cell_text(cells[name], name))
                 some = True
         if not some:
             raise BadRowError(f"{', '.join(map(repr, self._columns.fields))} are all null")
@@ -178,20 +192,46 @@ def _text(cells: Mapping[str, Any], column: str) -> str:
     value = cells.get(column)
     if not isinstance(value, str):
         if column not in cells:
-            raise BadRowError(f"no {column!r}")
+            raise BadRowError(f"no {column!r}{known(cells)}")
         raise BadRowError(f"{column!r} is null" if value is None else f"{column!r} is {value!r:.40}, not text")
     return checked(value, column)
 
 
 def _id(cells: Mapping[str, Any], column: str) -> str:
     value = cells.get(column)
+    if value is None:
+        raise BadRowError(f"the id {column!r} is null" if column in cells else f"no id {column!r}{known(cells)}")
+    return cell_text(value, column)
+
+
+def known(names: Iterable[str]) -> str:
+    """What columns there are, for the end of a sentence that one is not."""
+    some = [repr(name) for name in itertools.islice(names, 9)]
+    return f", only {', '.join(some[:8])}{', …' if len(some) > 8 else ''}" if some else ""
+
+
+def cell_text(value: Any, column: str) -> str:
+    """A value in a template or an id as text: the same for the same value, whatever the file's format.
+
+    Text is as it is; whole numbers, finite floats and decimals as JSON writes them; booleans are ``true`` and
+    ``false``; dates, times and timestamps as ISO 8601.
+
+    Raises:
+        BadRowError: it is a list, an object, bytes, a duration, or a float that is not finite.
+    """
     if isinstance(value, str):
         return checked(value, column)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    if isinstance(value, decimal.Decimal) and value.is_finite():
+        return format(value, "f")
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
         return str(value)
-    if value is None:
-        raise BadRowError(f"the id {column!r} is null" if column in cells else f"no id {column!r}")
-    raise BadRowError(f"the id {column!r} is {value!r:.40}, neither text nor a whole number")
+    raise BadRowError(f"{column!r} is {value!r:.40}, which is neither text nor a number, a boolean, a date or a time")
 
 
 def checked(text: str, column: str) -> str:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from tsjax.files import explaining
+from tsjax.jobs.auditing import LineAudit
 from tsjax.jobs.columns import Rejection, Row
 from tsjax.jobs.digests import RowsDigest
 from tsjax.jobs.plan import GroupReader
@@ -29,9 +30,17 @@ _BUCKETS = 64
 
 
 class Expected:
-    """The ids that a group's shards should have, in order."""
+    """The ids that a group's shards should have, in order.
 
-    def __init__(self, plan: Plan, group: int, columns: Columns) -> None:
+    Args:
+        plan: of the job.
+        group: which.
+        columns: what is read.
+        verdict: told of lines that are in no row.
+    """
+
+    def __init__(self, plan: Plan, group: int, columns: Columns, verdict: Verdict) -> None:
+        self._audit = LineAudit(plan.groups[group], verdict)
         self._reader = GroupReader(plan.groups[group], columns)
         self._slices = self._reader.slices(plan.rows_per_shard, group, lambda _: True, plan.bytes_per_shard)
         self._group = group
@@ -41,19 +50,23 @@ class Expected:
         """The rows of a shard; those of missing ones before it are passed over."""
         while (shard := self._next or next(self._slices, None)) is not None and shard.key <= key:
             self._next = None
+            for row in shard.rows:
+                self._audit.see(row)
+                if shard.key == key:
+                    yield row
             if shard.key == key:
-                yield from shard.rows
                 return
-            for _ in shard.rows:
-                pass
         self._next = shard
 
     def finish(self, verdict: Verdict) -> None:
-        """Whether the input ends where the shards do."""
+        """Whether the input ends where the shards do, and each of its lines is in a row."""
         if not self._reader.at_end():
             verdict.add(f"group {self._group} of the input has more rows than the shards cover")
+        else:
+            self._audit.finish()
 
     def close(self) -> None:
+        self._audit.close()
         self._reader.close()
 
 

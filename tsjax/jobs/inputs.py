@@ -1,32 +1,33 @@
 """Which files a job reads, what they are known by, and how their bytes are opened.
 
-Local files, or those of any store that fsspec knows (``gs://``, ``s3://``, …); plain, .gz or .zst. What the bytes say
-is `tsjax.jobs.rows`' business.
+Local files, or those of any store that fsspec knows (``gs://``, ``s3://``, …); plain or compressed.
+`tsjax.jobs.formats` says what the bytes are, and `tsjax.jobs.rows` reads them.
 """
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import glob
 import gzip
 import hashlib
 import io
 import itertools
+import lzma
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, cast, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from tsjax.errors import InputError, MissingExtraError
-from tsjax.jobs.texts import InputFormat, format_of
+from tsjax.jobs.formats import HEAD, Compression, Content, Dialect, InputFormat, Reading, compression_of, recognise
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-Compression: TypeAlias = Literal["gzip", "zstd"]
-
-_COMPRESSED: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20
 
 # What of the content is hashed before any work, so that an input is known by its bytes: about `_HASHED_BYTES` of all
@@ -39,6 +40,10 @@ _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 _HASHING_THREADS, _HASHED_AT_ONCE = 8, 1 << 22
 # Of a .zst file at a time, all of which is unpacked at once: of repetitive text, much more.
 _PACKED_BUFFER = 1 << 15
+# The greatest window of zstd, that of --long=31; zstandard allows 128 MiB unless told.
+_MOST_WINDOW = 1 << 31
+# What Hive and Spark write for null in a path.
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Source:
         size: in bytes.
         version: what changes when its content may have changed: the time of its last change in nanoseconds, or a
             store's own mark. It tells that a file changes while it is read, and does not identify it.
+        encoding: of its text, where it is not UTF-8.
+        dialect: how its cells are written; None where it is neither CSV nor TSV.
+        partitions: columns that its path has (``lang=en/``), of those that are needed, with their values.
         digest: SHA-256 of its bytes as they are stored, or of samples of them.
         hashed_whole: whether the digest is of all bytes.
     """
@@ -63,13 +71,22 @@ class Source:
     compression: Compression | None
     size: int
     version: str
+    encoding: str | None = None
+    dialect: Dialect | None = None
+    partitions: tuple[tuple[str, str | None], ...] = ()
     digest: str = ""
     hashed_whole: bool = True
 
     def identity(self) -> dict[str, Any]:
         """What a manifest says of it: enough to see that it is another, wherever it lies, whenever it was written."""
-        hashed = "sha256" if self.hashed_whole else "samples_sha256"
-        return {"name": self.name, "format": self.format, "bytes": self.size, hashed: self.digest}
+        return {
+            "name": self.name,
+            "format": self.format,
+            "bytes": self.size,
+            "sha256" if self.hashed_whole else "samples_sha256": self.digest,
+            **({"dialect": self.dialect.to_json()} if self.dialect is not None else {}),
+            **({"partitions": dict(self.partitions)} if self.partitions else {}),
+        }
 
     def check_unchanged(self) -> None:
         """Raise an InputError if the file is no longer what it was when the job was planned."""
@@ -79,8 +96,9 @@ class Source:
 
 def find_sources(
     patterns: Sequence[str],
-    input_format: InputFormat | None = None,
+    reading: Reading | Sequence[Reading] = Reading(),  # noqa: B008  # which is frozen
     *,
+    columns: Collection[str] = (),
     leave_out: Callable[[str, list[str]], list[str]] = lambda pattern, urls: urls,
 ) -> tuple[Source, ...]:
     """The files that the patterns name: in the patterns' order, and sorted within each.
@@ -89,17 +107,16 @@ def find_sources(
 
     Args:
         patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
-        input_format: None goes by each file's suffix, before .gz or .zst: .jsonl, .ndjson, .csv, .tsv, .parquet, and
-            lines of text for any other.
+        reading: how the user says that they are to be read; or of each file by itself, in order.
+        columns: names of columns, for those that are in paths.
         leave_out: told a pattern and what it matches, gives the files that are meant; see `OutputFilter`.
 
     Raises:
         InputError: a pattern that no file matches, or one that is a folder; a file whose name is not UTF-8; two files
-            that would have one name.
+            that would have one name; a file that is in no format that is read, or whose format cannot be told; a
+            dialect for files of which none is delimited text.
         MissingExtraError: a URL without fsspec, or without the package of its store.
     """
-    if input_format is not None and input_format not in get_args(InputFormat):
-        raise InputError(f"input format {input_format!r} does not exist; it can be {', '.join(get_args(InputFormat))}")
     found: dict[str, str] = {}
     for pattern in patterns:
         if not pattern:
@@ -117,16 +134,126 @@ def find_sources(
     for url, name in zip(urls, names, strict=True):
         if (other := named.setdefault(name, url)) != url:
             raise InputError(f"{other} and {url} would both be called {name} in ids; name one of them otherwise")
+    readings = itertools.repeat(reading) if isinstance(reading, Reading) else itertools.chain(reading, _UNSAID)
     sources = []
-    for url, name in zip(urls, names, strict=True):
+    for url, name, said in zip(urls, names, readings, strict=False):
         size, version = _facts(url)
-        compression = _COMPRESSED.get(PurePosixPath(url).suffix.lower())
-        plain = url[: -len(PurePosixPath(url).suffix)] if compression else url
-        chosen = input_format or format_of(plain)
-        if chosen == "parquet" and compression:
-            raise InputError(f"{url}: Parquet is packed within; a packed Parquet file cannot be read in pieces")
-        sources.append(Source(name, url, chosen, compression, size, version))
+        with _beginning(url, size) as raw:
+            content = content_of(url, raw, said)
+        sources.append(source_of(name, url, content, said, columns, size=size, version=version))
+    if isinstance(reading, Reading):
+        check_dialect(reading, sources)
     return _with_digests(sources)
+
+
+_UNSAID = itertools.repeat(Reading())
+
+
+def source_of(
+    name: str,
+    url: str,
+    content: Content,
+    reading: Reading,
+    columns: Collection[str] = (),
+    *,
+    size: int = 0,
+    version: str = "",
+) -> Source:
+    """A file as a source.
+
+    Args:
+        name: what it is called in ids and rejections.
+        url: where it is.
+        content: what it holds.
+        reading: how the user says that it is to be read.
+        columns: names of columns, for those that are in its path.
+        size: in bytes.
+        version: see `Source`.
+
+    Raises:
+        InputError: the path gives a column two values, or one that is not UTF-8.
+    """
+    return Source(
+        name,
+        url,
+        content.format,
+        content.compression,
+        size,
+        version,
+        content.encoding,
+        reading.dialect(content.format),
+        _partitions(url, columns),
+    )
+
+
+def check_dialect(reading: Reading, sources: Sequence[Source]) -> None:
+    """Raise an InputError if a dialect is given, and no file is delimited text."""
+    if reading.has_dialect and sources and all(source.dialect is None for source in sources):
+        raise InputError(
+            f"a delimiter, quote or escape is given for delimited text (CSV, TSV), and {sources[0].url} is "
+            f"{sources[0].format}; leave it out, or say --input-format csv"
+        )
+
+
+def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
+    """What a file holds, by its name and its first bytes; leaves the file at its start.
+
+    Args:
+        name: its path or URL.
+        raw: it, at its start; it has to go back there.
+        reading: how the user says that it is to be read.
+
+    Raises:
+        InputError: it cannot be read; see `tsjax.jobs.formats.recognise`.
+        MissingExtraError: zstd without the package zstandard.
+    """
+    try:
+        head = raw.read(HEAD)
+        compression = compression_of(name, head)
+        raw.seek(0)
+        if compression is not None:
+            head = _head(unpacked(raw, compression))
+            raw.seek(0)
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+    return recognise(name, head, compression, reading.format)
+
+
+def _beginning(url: str, size: int) -> BinaryIO:
+    """A file, to look at its first bytes; of a store no more than those are asked for."""
+    if not is_url(url):
+        return open_raw(url)
+    try:
+        return io.BytesIO(_file_system(url).cat_file(url, start=0, end=min(HEAD, size)) if size else b"")
+    except OSError as error:
+        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+
+
+def _head(stream: BinaryIO) -> bytes:
+    """The first bytes of compressed data, so far as they can be unpacked: whoever reads it finds the damage."""
+    head = b""
+    try:
+        while len(head) < HEAD and (block := stream.read(min(1 << 12, HEAD - len(head)))):
+            head += block
+    except Exception:  # zlib, lzma and zstandard each have their own kinds
+        return head
+    return head
+
+
+def _partitions(url: str, columns: Collection[str]) -> tuple[tuple[str, str | None], ...]:
+    """The columns that a path has, as Hive and Spark write them: ``lang=en/``, percent-encoded."""
+    found: dict[str, str | None] = {}
+    for folder in absolute(url).split("/")[:-1] if columns else ():
+        key, equals, value = folder.partition("=")
+        try:
+            if not equals or (name := unquote(key, errors="strict")) not in columns:
+                continue
+            decoded = None if value == _NULL_PARTITION else unquote(value, errors="strict")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{url}: the folder {folder!r} is not percent-encoded UTF-8") from error
+        if found.setdefault(name, decoded) != decoded:
+            raise InputError(f"{url} has two values for the column {name!r} in its path")
+    return tuple(found.items())
 
 
 def is_url(path: str) -> bool:
@@ -154,25 +281,104 @@ def open_raw(url: str) -> BinaryIO:
         raise InputError(f"cannot read {url}: {error.strerror or error}") from error
 
 
-def unpacked(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
-    """The bytes of a file as they were before it was packed.
+def unpacked(raw: BinaryIO, compression: Compression | None, encoding: str | None = None) -> BinaryIO:
+    """The bytes of a file as they were before it was packed, text as UTF-8.
 
     Raises:
         MissingExtraError: zstd without the package zstandard.
     """
+    stream: Any = raw
     if compression == "gzip":
-        return cast("BinaryIO", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), _BUFFER))
-    if compression == "zstd":
+        stream = gzip.GzipFile(fileobj=raw)
+    elif compression == "bzip2":
+        stream = bz2.BZ2File(raw)
+    elif compression == "xz":
+        stream = lzma.LZMAFile(raw)  # noqa: SIM115  # read by the caller
+    elif compression == "zstd":
         try:
             import zstandard  # noqa: PLC0415  # an extra
         except ImportError as error:
             raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
-        frames = _ZstdFrames(raw, zstandard.ZstdDecompressor())
-        return cast("BinaryIO", io.BufferedReader(frames, _BUFFER))
-    if isinstance(raw, io.BufferedReader):
-        return raw
+        stream = _ZstdFrames(raw, zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW))
+    if encoding is not None:
+        stream = _AsUtf8(stream, encoding)
+    if isinstance(stream, io.BufferedReader):
+        return stream
     # A store's file finds each line by itself, many times as slowly.
-    return cast("BinaryIO", io.BufferedReader(cast("Any", raw), _BUFFER))
+    return cast("BinaryIO", io.BufferedReader(stream, _BUFFER))
+
+
+class _AsUtf8(io.RawIOBase):
+    """Text of another encoding as UTF-8. What cannot be decoded is a ValueError."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._stream, self._decoder = stream, codecs.getincrementaldecoder(encoding)()
+        self._decoded = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._decoded:
+            block = self._stream.read(_BUFFER)
+            self._decoded = memoryview(self._decoder.decode(block, final=not block).encode())
+            if not block:
+                break
+        size = min(len(buffer), len(self._decoded))
+        buffer[:size] = self._decoded[:size]
+        self._decoded = self._decoded[size:]
+        return size
+
+
+class Replayed(io.RawIOBase):
+    """A stream that is read once, and can go back to its start as long as it is looked at.
+
+    Args:
+        stream: such as a pipe, which is closed with it, or standard input, which is not.
+        closes: whether it is.
+    """
+
+    def __init__(self, stream: BinaryIO, *, closes: bool) -> None:
+        self._closes = closes
+        self._stream, self._seen, self._place, self._looking = stream, bytearray(), 0, True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._place < len(self._seen):
+            block = bytes(self._seen[self._place : self._place + len(buffer)])
+        else:
+            block = self._stream.read(len(buffer))
+            if self._looking:
+                self._seen += block
+        self._place += len(block)
+        buffer[: len(block)] = block
+        if not self._looking and self._place >= len(self._seen):
+            self._seen.clear()
+            self._place = 0
+        return len(block)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go back to the start."""
+        if offset or whence or not self._looking:
+            raise io.UnsupportedOperation("seek")
+        self._place = 0
+        return 0
+
+    def tell(self) -> int:
+        """Nothing that is known."""
+        return 0
+
+    def close(self) -> None:
+        if self._closes:
+            self._stream.close()
+        super().close()
+
+    def release(self) -> BinaryIO:
+        """The stream from its start, which is kept no longer."""
+        self._looking, self._place = False, 0
+        return cast("BinaryIO", self)
 
 
 class _ZstdFrames(io.RawIOBase):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.columns import Columns
     from tsjax.jobs.inputs import Source
-    from tsjax.jobs.rows import RowReader
+    from tsjax.jobs.reader import RowReader
 
 # Files are put together up to so many bytes.
 GROUP_BYTES = 64 << 20

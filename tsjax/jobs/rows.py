@@ -1,4 +1,4 @@
-"""The rows of a file, one after the other, and over some of them without looking: lines, JSONL, CSV, TSV, Parquet.
+"""The rows of a file, one after the other, and over some of them without looking, whatever its format.
 
 A row that cannot be embedded comes as a `Rejection` in its place; only a file that cannot be read is an error.
 """
@@ -6,335 +6,302 @@ A row that cannot be embedded comes as a `Rejection` in its place; only a file t
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import json
+import lzma
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tsjax.errors import InputError, MissingExtraError
-from tsjax.jobs.columns import BadRowError, Columns, Maker, Rejection, Row, as_text
-from tsjax.jobs.inputs import Source, open_raw, unpacked
-from tsjax.jobs.texts import LARGEST_CELL
+from tsjax.errors import InputError
+from tsjax.jobs.columns import BadRowError, Columns, known
+from tsjax.jobs.delimited import Delimited
+from tsjax.jobs.formats import JSON
+from tsjax.jobs.inputs import Source, is_url, open_raw, unpacked
+from tsjax.jobs.json_array import JsonArray
+from tsjax.jobs.reader import Found, RowReader
+from tsjax.jobs.tables import ArrowReader, ParquetReader, TableReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-# Rows of Parquet that are read at a time.
-_BATCH = 1024
-# Bytes of a column of Parquet that are read at a time.
-_PARQUET_BUFFER = 1 << 20
-
-
-class RowReader(Protocol):
-    """A file, read from its start. ``source`` says which; ``next_row`` is the place of the row that comes next."""
-
-    source: Source
-    next_row: int
-
-    def skip(self, rows: int) -> int:
-        """Pass over rows; gives how many there were."""
-
-    def read(self) -> Iterator[Row | Rejection]:
-        """The rows from here on, as they are asked for."""
-
-    def position(self) -> int:
-        """About how many of the file's bytes are read."""
-
-    def close(self) -> None:
-        """Close the file."""
+# Rows of JSON, which has no header, and bytes of files, that are looked at for the names of columns.
+_LOOK_ROWS, _LOOK_BYTES = 200_000, 1 << 28
+# Stores that are asked at once.
+_ASKED_AT_ONCE = 16
 
 
-def open_rows(source: Source, columns: Columns) -> RowReader:
+def open_rows(source: Source, columns: Columns | None, raw: BinaryIO | None = None) -> RowReader:
     """A reader at the first row of a file.
+
+    Args:
+        source: which.
+        columns: what is read of it; None for all that there is.
+        raw: its bytes, where it is open already.
 
     Raises:
         InputError: the file cannot be read, or lacks a column.
-        MissingExtraError: Parquet without pyarrow, .zst without zstandard, a URL without fsspec.
+        MissingExtraError: Parquet or Arrow without pyarrow, .zst without zstandard, a URL without fsspec.
     """
-    if source.format == "parquet":
-        return _ParquetReader(source, columns)
-    return {"txt": _LineReader, "jsonl": _JsonReader, "csv": _CellReader, "tsv": _CellReader}[source.format](
-        source, columns
-    )
+    opened = open_raw(source.url) if raw is None else raw
+    try:
+        return _READERS[source.format](source, columns, opened)
+    except BaseException:
+        opened.close()
+        raise
 
 
-class _LineReader:
+class _LineReader(RowReader):
     """One text a line, an empty line being an empty text. Only a line feed ends a line."""
 
-    def __init__(self, source: Source, columns: Columns) -> None:
-        self.source, self.next_row, self._line = source, 0, 0
-        self._columns, self._maker = columns, Maker(columns, as_text)
-        self._raw = open_raw(source.url)
-        with _closed_on_error(self._raw):
-            self._lines = self._guarded(unpacked(self._raw, source.compression))
-            self._check_columns()
+    def __init__(self, source: Source, columns: Columns | None, raw: BinaryIO) -> None:
+        super().__init__(source, columns, raw)
+        self._read_lines = 0
+        self._stream = unpacked(raw, source.compression, source.encoding)
+        self._text = "text" if columns is None else columns.text
+        self._begin()
 
-    def _check_columns(self) -> None:
-        if extra := [name for name in self._columns.needed if name != self._columns.text or self._columns.template]:
-            raise InputError(f"{self.source.url} is lines of text, which have no column {extra[0]!r}")
+    def _begin(self) -> None:
+        columns = self._columns or Columns()
+        # A template of the path's columns has to call the line something.
+        own = [name for name in columns.fields if name in self._partitions]
+        for name in columns.needed:
+            if name not in self._partitions and (
+                name != "text" or (columns.template is not None and not own) or name in (columns.id, *columns.keep)
+            ):
+                raise InputError(f"{self.source.url} is lines of text, which have no column {name!r}")
+        self._lines = self._guarded(self._stream)
 
-    def _guarded(self, stream: BinaryIO) -> Iterator[bytes]:
-        """The lines, with an error that names the file where they cannot be read."""
-        try:
+    def _guarded(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        """The lines, without a byte order mark."""
+        with self._explaining():
             for line in stream:
-                self._line += 1
-                yield line.removeprefix(b"\xef\xbb\xbf") if self._line == 1 else line
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise InputError(f"cannot read {self.source.url} beyond line {self._line}: {error}") from error
+                self._read_lines += 1
+                yield line.removeprefix(b"\xef\xbb\xbf") if self._read_lines == 1 else line
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say which file cannot be read, and how far it was."""
+        try:
+            yield
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+            raise InputError(f"cannot read {self.source.url} beyond line {self._read_lines}: {error}") from error
         except Exception as error:
             if type(error).__name__ != "ZstdError":
                 raise
-            raise InputError(f"cannot read {self.source.url} beyond line {self._line}: {error}") from error
-
-    def _records(self) -> Iterator[bytes]:
-        return self._lines
+            raise InputError(f"cannot read {self.source.url} beyond line {self._read_lines}: {error}") from error
 
     def skip(self, rows: int) -> int:
         skipped = sum(1 for _ in itertools.islice(self._records(), rows))
         self.next_row += skipped
         return skipped
 
-    def read(self) -> Iterator[Row | Rejection]:
-        for record in self._records():
-            row, self.next_row = self.next_row, self.next_row + 1
+    def _records(self) -> Iterator[Any]:
+        return self._lines
+
+    def _found(self) -> Iterator[Found]:
+        name = self._text
+        for line in self._records():
+            self.next_row += 1
+            self.line = self._read_lines
             try:
-                yield self._maker.row(self.source.name, row, self._cells(record))
+                yield {name: decoded(line).removesuffix("\n").removesuffix("\r")}
             except BadRowError as error:
-                yield Rejection(self.source.name, row, self._line, str(error))
+                yield error
 
-    def _cells(self, record: bytes) -> dict[str, Any]:
-        return {self._columns.text: decoded(record).removesuffix("\n").removesuffix("\r")}
-
-    def position(self) -> int:
-        return self._raw.tell()
-
-    def close(self) -> None:
-        self._raw.close()
+    def _with_partitions(self, cells: Found) -> Found:
+        # The line has no name, so the path does not contradict it.
+        return cells if isinstance(cells, BadRowError) else {**self._partitions, **cells}
 
 
 class _JsonReader(_LineReader):
     """One JSON object a line; a blank line is no row."""
 
-    def _check_columns(self) -> None:
-        pass  # each line has its own
+    def _begin(self) -> None:
+        self._lines = self._guarded(self._stream)
 
     def _records(self) -> Iterator[bytes]:
         return (line for line in self._lines if line.strip())
 
-    def _cells(self, record: bytes) -> dict[str, Any]:
-        line = decoded(record)
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadRowError(f"not JSON: {error}") from error
-        if isinstance(row, str) and self._columns.needed == (self._columns.text,):
-            return {self._columns.text: row}
-        if not isinstance(row, dict):
-            raise BadRowError("not a JSON object")
-        return row
-
-
-class _CellReader(_LineReader):
-    """CSV or TSV, with a header; a blank line is no row."""
-
-    def _check_columns(self) -> None:
-        csv.field_size_limit(LARGEST_CELL)
-        delimiter = "," if self.source.format == "csv" else "\t"
-        # Undecodable bytes are found in the cell that has them, if that is wanted at all.
-        lines = (line.decode("utf-8", "surrogateescape") for line in self._lines)
-        self._cells_of_rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        try:
-            self._header: list[str] = next(filter(None, self._cells_of_rows), [])
-        except csv.Error as error:
-            raise InputError(f"{self.source.url}, line {self._line}: {error}") from error
-        for name in self._columns.needed if self._header else ():
-            if (times := self._header.count(name)) != 1:
-                what = "no column" if not times else f"{times} columns"
-                raise InputError(f"{self.source.url} has {what} {name!r}; it has {', '.join(self._header)}")
-
-    def _rows(self) -> Iterator[list[str] | csv.Error]:
-        while True:
+    def _found(self) -> Iterator[Found]:
+        for line in self._records():
+            self.next_row += 1
+            self.line = self._read_lines
             try:
-                cells = next(self._cells_of_rows, None)
-            except csv.Error as error:
-                yield error
-                continue
-            if cells is None:
-                return
-            if cells:
-                yield cells
-
-    def skip(self, rows: int) -> int:
-        skipped = sum(1 for _ in itertools.islice(self._rows(), rows))
-        self.next_row += skipped
-        return skipped
-
-    def read(self) -> Iterator[Row | Rejection]:
-        header = self._header
-        for cells in self._rows():
-            row, self.next_row = self.next_row, self.next_row + 1
-            try:
-                if isinstance(cells, csv.Error):
-                    raise BadRowError(str(cells))
-                if len(cells) != len(header):
-                    raise BadRowError(
-                        f"the row has {len(cells)} cells and the header {len(header)}; a comma not in quotes?"
-                    )
-                yield self._maker.row(self.source.name, row, dict(zip(header, cells, strict=True)))
+                yield self._object(json.loads(decoded(line)))
             except BadRowError as error:
-                yield Rejection(self.source.name, row, self._line, str(error))
+                yield error
+            except (ValueError, RecursionError) as error:
+                yield BadRowError(f"not JSON: {error}")
+
+    def _object(self, value: Any) -> Found:
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, str) and self._columns is not None and self._columns.needed == ("text",):
+            return {"text": value}
+        if isinstance(value, BadRowError):
+            return value
+        return BadRowError(f"{value!r:.40} is not a JSON object")
+
+    def _with_partitions(self, cells: Found) -> Found:
+        return RowReader._with_partitions(self, cells)
 
 
-class _ParquetReader:
-    """Parquet, a batch of rows at a time; row groups that are passed over are not read."""
+class _JsonArrayReader(_JsonReader):
+    """One JSON array of objects."""
 
-    def __init__(self, source: Source, columns: Columns) -> None:
-        parquet = import_parquet(source.url)
-        self.source, self.next_row = source, 0
-        self._columns, self._maker = columns, Maker(columns)
-        self._raw = open_raw(source.url)
-        with _closed_on_error(self._raw):
-            self._open(parquet)
+    def _begin(self) -> None:
+        self._array = JsonArray(self._stream)
+        self._elements = self._array.elements()
 
-    def _open(self, parquet: Any) -> None:
-        source, columns = self.source, self._columns
+    def _records(self) -> Iterator[Any]:
+        with self._explaining():
+            for element in self._elements:
+                self._read_lines = self._array.line
+                yield element
+
+    def _found(self) -> Iterator[Found]:
+        for element in self._records():
+            self.next_row += 1
+            self.line = self._read_lines
+            yield self._object(element)
+
+
+class CellReader(_LineReader):
+    """CSV or TSV, with a header; a blank line is no row, unless there is one column only."""
+
+    texts_only = True
+
+    def _begin(self) -> None:
+        assert self.source.dialect is not None
+        self._lines = self._guarded(self._stream)
         try:
-            # By pieces of a row group's columns; else Arrow reads all of a row group before it gives the first batch.
-            self._file = parquet.ParquetFile(self._raw, pre_buffer=False, buffer_size=_PARQUET_BUFFER)
-        except Exception as error:  # pyarrow raises OSError and its own kinds for damage
-            raise InputError(f"{source.url} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-        names = self._file.schema_arrow.names
-        for name in columns.needed:
-            if names.count(name) != 1:
-                what = "no column" if name not in names else f"{names.count(name)} columns"
-                raise InputError(f"{source.url} has {what} {name!r}; it has {', '.join(names)}")
-        for name in columns.keep:
-            # Python's times have microseconds, and the rest would be lost without a word.
-            if "time64[ns]" in str(kind := self._file.schema_arrow.field(name).type):
-                raise InputError(
-                    f"{source.url} has {name!r} as {kind}; nanoseconds of time64[ns] cannot be kept: cast the column "
-                    "to time64[us] or int64, or do not keep it"
-                )
-        self._rows = int(self._file.metadata.num_rows)
-        # The row group that is being read, up to the row before `_batch_end`, and the batch that ends there.
-        self._batches: Iterator[Any] = iter(())
-        self._group, self._group_end, self._batch_start, self._batch_end = -1, 0, 0, 0
-        self._batch: Any = None
+            self._delimited = Delimited(self._lines, self.source.dialect)
+        except BadRowError as error:
+            raise InputError(f"{self.source.url}, line 1: {error}") from error
+        if header := self._delimited.header:
+            other = next((mark for mark in ",;\t|" if len(header) == 1 and mark in header[0]), None)
+            self._check_names(
+                header, f"are its cells separated by {other!r}? --csv-delimiter" if other else "name one of them"
+            )
+        self._all = self._checked()
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        return self._delimited.header
+
+    def _checked(self) -> Iterator[Any]:
+        """The records; at the end, an error if a line is in none."""
+        yield from self._delimited.records()
+        if (lost := self._delimited.line - self._delimited.accounted) != 0:
+            raise InputError(
+                f"{self.source.url} has {self._delimited.line:,} lines, and {lost:,} of them are in no row; "
+                "please report this file"
+            )
 
     def skip(self, rows: int) -> int:
-        skipped = min(rows, self._rows - self.next_row)
-        self.next_row += skipped
+        self._delimited.skipping = True
+        skipped = super().skip(rows)
+        self._delimited.skipping = False
         return skipped
 
-    def read(self) -> Iterator[Row | Rejection]:
-        names: list[str] = []
-        columns: list[list[Any]] = []
-        start = end = 0
-        while self.next_row < self._rows:
-            if not start <= self.next_row < end:
-                batch = self._batch_of_next_row()
-                start, end = self._batch_start, self._batch_end
-                names, columns = list(batch.schema.names), [_values(column) for column in batch.columns]
-            row, self.next_row = self.next_row, self.next_row + 1
-            yield self._row(row, names, [column[row - start] for column in columns])
+    def _records(self) -> Iterator[Any]:
+        return self._all
 
-    def _batch_of_next_row(self) -> Any:
-        """The batch that has the next row: on in the row group where it is there, so that each is read only once."""
-        while self._group_end <= self.next_row:
-            self._group, self._batch_end = self._group + 1, self._group_end
-            self._group_end += self._file.metadata.row_group(self._group).num_rows
-            self._batches = self._batches_of(self._group)
-        while self._batch_end <= self.next_row:
-            self._batch = next(self._batches, None)
-            if self._batch is None:
-                raise InputError(f"{self.source.url} has fewer rows than it says; it is damaged")
-            self._batch_start, self._batch_end = self._batch_end, self._batch_end + self._batch.num_rows
-        return self._batch
+    def _found(self) -> Iterator[Found]:
+        delimited = self._delimited
+        names = delimited.header if self._columns is None else self._columns.needed
+        wanted = [(name, delimited.header.index(name)) for name in names if name in delimited.header]
+        for cells in self._all:
+            self.next_row += 1
+            self.line, self.lines = delimited.start, delimited.breaks + 1
+            yield cells if isinstance(cells, BadRowError) else {name: cells[place] for name, place in wanted}
 
-    def _row(self, row: int, names: list[str], values: list[Any]) -> Row | Rejection:
-        try:
-            for name, value in zip(names, values, strict=True):
-                if isinstance(value, BadRowError):
-                    raise BadRowError(f"{name!r} {value}")
-            return self._maker.row(self.source.name, row, dict(zip(names, values, strict=True)))
-        except BadRowError as error:
-            return Rejection(self.source.name, row, None, str(error))
-
-    def _batches_of(self, group: int) -> Iterator[Any]:
-        batches = self._file.iter_batches(_BATCH, [group], columns=list(self._columns.needed), use_threads=False)
-        while True:
-            try:
-                batch = next(batches, None)
-            except Exception as error:  # pyarrow raises OSError and its own kinds for a damaged page
-                what = str(error).splitlines()[0]
-                raise InputError(f"{self.source.url} cannot be read as Parquet: {what}") from error
-            if batch is None:
-                return
-            yield batch
-
-    def kept_types(self) -> list[Any]:
-        """The Arrow types of the columns that are kept."""
-        return [self._file.schema_arrow.field(name).type for name in self._columns.keep]
-
-    def position(self) -> int:
-        return self.source.size * self.next_row // max(1, self._rows)
-
-    def close(self) -> None:
-        self._file.close()
-        self._raw.close()
+    def _with_partitions(self, cells: Found) -> Found:
+        return RowReader._with_partitions(self, cells)
 
 
-@contextlib.contextmanager
-def _closed_on_error(file: BinaryIO) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        file.close()
-        raise
+_READERS: dict[str, type[RowReader]] = {
+    "txt": _LineReader,
+    "jsonl": _JsonReader,
+    "json": _JsonArrayReader,
+    "csv": CellReader,
+    "tsv": CellReader,
+    "parquet": ParquetReader,
+    "arrow": ArrowReader,
+}
 
 
-def _values(column: Any) -> list[Any]:
-    """A column's values; as errors those that Python has not, such as text that is not UTF-8, or the year 12345."""
-    try:
-        return column.to_pylist()
-    except (ValueError, OverflowError):
-        return [_value(value) for value in column]
-
-
-def _value(value: Any) -> Any:
-    try:
-        return value.as_py()
-    except UnicodeDecodeError as error:
-        return BadRowError(f"is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
-    except (ValueError, OverflowError) as error:  # pyarrow's own kinds are ValueErrors
-        return BadRowError(f"cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
+def header_of(source: Source) -> list[str]:
+    """The names of the columns of delimited text; none where there is no header."""
+    with contextlib.closing(open_rows(source, None)) as reader:
+        assert isinstance(reader, CellReader)
+        return reader.header
 
 
 def kept_types(source: Source, columns: Columns) -> list[Any] | None:
-    """The Arrow types of the columns that a Parquet file has to keep; None for other files, which have text."""
-    if source.format != "parquet":
-        return None
-    reader = _ParquetReader(source, columns)
-    try:
-        return reader.kept_types()
-    finally:
-        reader.close()
+    """The Arrow types of the columns that a file has to keep; None for files without types, which have text."""
+    with contextlib.closing(open_rows(source, columns)) as reader:
+        return reader.kept_types() if isinstance(reader, TableReader) else None
 
 
-def import_parquet(what: str) -> Any:
-    """The module pyarrow.parquet.
+def check_columns(sources: Sequence[Source], columns: Columns, *, named: bool = False) -> None:
+    """Check at the first look, before anything is computed or written, that the columns are there.
+
+    A file with a header or a schema must have all of them. Of JSON, some of the first rows of all its files must.
+
+    Args:
+        sources: the input.
+        columns: what is read of it.
+        named: whether the column of the text was named by the user, which lines of text have none of.
 
     Raises:
-        MissingExtraError: pyarrow is not installed; ``what`` needs it.
+        InputError: a column that no row, or a file, has.
+        MissingExtraError: a package that a format needs is not installed.
     """
-    try:
-        import pyarrow.parquet  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{what}: Parquet needs pyarrow; install it with: pip install 'tsjax[batch]'"
-        ) from error
-    return pyarrow.parquet
+    for source in sources:
+        if named and source.format == "txt":
+            raise InputError(f"{source.url} is lines of text, which have no column {columns.text!r}; leave it out")
+    with_header = [source for source in sources if source.format not in JSON]
+    local = [source for source in with_header if not is_url(source.url)]
+    for source in local:
+        open_rows(source, columns).close()
+    if remote := [source for source in with_header if is_url(source.url)]:
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            for reader in pool.map(lambda source: open_rows(source, columns), remote):
+                reader.close()
+    _check_json([source for source in sources if source.format in JSON], columns)
+
+
+def _check_json(sources: Sequence[Source], columns: Columns) -> None:
+    """Check that each column is in one of the first rows at least."""
+    missing = list(columns.needed)
+    names: dict[str, None] = {}
+    rows = size = 0
+    for source in sources:
+        missing = [name for name in missing if name not in dict(source.partitions)]
+        if not missing:
+            return
+        with contextlib.closing(open_rows(source, columns)) as reader:
+            for cells in itertools.islice(reader.cells(), _LOOK_ROWS - rows):
+                rows += 1
+                if not isinstance(cells, BadRowError):
+                    names.update(dict.fromkeys(cells))
+                    missing = [name for name in missing if name not in names]
+                if not missing:
+                    return
+                if size + reader.position() > _LOOK_BYTES:
+                    break
+            size += reader.position()
+        if rows >= _LOOK_ROWS or size > _LOOK_BYTES:
+            break
+    if names:  # else there is no row that could say
+        where = sources[0].url if len(sources) == 1 else f"{sources[0].url} and the files after it"
+        raise InputError(
+            f"no row of {where} has {missing[0]!r}{known(names)}"
+            + (f" ({rows:,} rows were looked at; give one of them the column, with null)" if rows >= _LOOK_ROWS else "")
+        )
 
 
 def decoded(line: bytes) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 
 from tsjax.errors import CheckpointError, InputError
 from tsjax.files import explaining
+from tsjax.jobs.formats import TABLES
 from tsjax.jobs.job import FileFormat
 from tsjax.jobs.precision import StoredPrecision, stored_dtype, stored_width, to_stored
 from tsjax.jobs.record import ShardFile
 from tsjax.jobs.records import file_facts, publishing
-from tsjax.jobs.rows import import_parquet, kept_types
+from tsjax.jobs.rows import kept_types
+from tsjax.jobs.tables import import_parquet
 from tsjax.jobs.vectors import NpyWriter
 
 if TYPE_CHECKING:
@@ -96,9 +98,9 @@ class Layout:
 
 def _agreed_types(columns: Columns, sources: Sequence[Source]) -> tuple[Any, ...] | None:
     """The types of the kept columns: those of the first input, which all others must have."""
-    kinds = {source.format == "parquet" for source in sources}
+    kinds = {source.format in TABLES for source in sources}
     if kinds == {True, False}:
-        raise InputError("columns cannot be kept of Parquet files and of others at once: their types differ")
+        raise InputError("columns cannot be kept of Parquet or Arrow files and of others at once: their types differ")
     if kinds == {False}:
         return None
     first = kept_types(sources[0], columns)

@@ -1,84 +1,119 @@
-"""Texts from files, one at a time: lines, JSONL, CSV, Parquet, or standard input."""
+"""Texts from files, pipes or standard input, one at a time, by the readers of `tsjax.jobs.rows`."""
 
 from __future__ import annotations
 
-import csv
-import json
+import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, BinaryIO
 
-from tsjax.errors import InputError, MissingExtraError
-from tsjax.text.unicode import lone_surrogate
+from tsjax.errors import InputError
+from tsjax.jobs.columns import Columns
+from tsjax.jobs.formats import Reading
+from tsjax.jobs.inputs import Replayed, check_dialect, content_of, open_raw, source_of
+from tsjax.jobs.rows import check_columns, open_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-InputFormat: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
+    from tsjax.jobs.reader import RowReader
 
 STDIN = "-"
 DEFAULT_COLUMN = "text"
 
-_BY_SUFFIX: dict[str, InputFormat] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
 
-# A cell of a CSV file may hold a whole document; Python's own limit is 131,072 characters.
-LARGEST_CELL = 1 << 30
-
-
-def read_texts(file: str, column: str = DEFAULT_COLUMN, input_format: InputFormat | None = None) -> Iterator[str]:
+def read_texts(file: str, column: str | None = None, reading: Reading | None = None) -> Iterator[str]:
     """The texts in a file, in order, read as they are asked for.
 
     Args:
         file: a path, or ``-`` for standard input.
-        column: the key, header or column that holds the text, where the format has such.
-        input_format: None goes by the suffix: .jsonl, .ndjson, .csv, .tsv, .parquet, and lines of text for any other.
-            One text a line keeps empty lines, so that the nth vector is the nth line's.
+        column: the key, header or column that holds the text; None for ``text``, or for lines, which have none.
+        reading: how the user says that it is to be read; None goes by its name and its first bytes. One text a line
+            keeps empty lines, so that the nth vector is the nth line's.
 
     Raises:
-        InputError: the file cannot be read, or something in it is not text; names file and line.
-        MissingExtraError: Parquet without pyarrow.
+        InputError: the file cannot be read, has no such column, or something in it is not text; names file and line.
+        MissingExtraError: a package that the format needs is not installed.
     """
-    chosen = input_format or format_of(file)
-    if chosen == "parquet":
-        yield from _parquet(file, column)
-        return
-    with open_binary(file) as stream:
-        yield from _READERS[chosen](stream, file, column)
+    with contextlib.closing(open_file(file, Columns(text=column or DEFAULT_COLUMN), reading, column)) as reader:
+        yield from reader.texts()
 
 
-def format_of(file: str) -> InputFormat:
-    """The format that a file's suffix tells: lines of text where it tells none."""
-    return _BY_SUFFIX.get(Path(file).suffix.lower(), "txt")
+def open_file(
+    file: str, columns: Columns | None, reading: Reading | None = None, named: str | None = None
+) -> RowReader:
+    """A reader at the first row of a file, of a pipe, or of standard input.
+
+    Args:
+        file: a path, or ``-`` for standard input.
+        columns: what is read of it; None for all that there is.
+        reading: how the user says that it is to be read; None goes by its name and its first bytes.
+        named: the column of the text, if the user names one, which lines of text have not.
+
+    Raises:
+        InputError: the file cannot be read, or has no such column.
+        MissingExtraError: a package that the format needs is not installed.
+    """
+    said = reading or Reading()
+    raw = _open(file)
+    try:
+        content = content_of("standard input" if file == STDIN else file, raw, said)
+        source = source_of(file, file, content, said, () if columns is None else columns.needed, size=_size(file))
+        check_dialect(said, [source])
+        if named is not None and content.format == "txt":
+            raise InputError(f"{file} is lines of text, which have no column {named!r}; leave it out")
+        return open_rows(source, columns, raw.release() if isinstance(raw, Replayed) else raw)
+    except BaseException:
+        raw.close()
+        raise
 
 
-def check_readable(file: str) -> None:
-    """Raise an InputError if a file cannot be opened, before any work is done."""
-    if file == STDIN:
-        if sys.stdin is None:
-            raise InputError("standard input is closed")
-    elif not _is_pipe(file):
-        open_binary(file).close()
+def check_texts(files: list[str], column: str | None, reading: Reading) -> None:
+    """Check, before any work is done, that files can be read and have a column; a pipe is left for then.
+
+    Raises:
+        InputError: a file cannot be read, or no row of it has the column.
+        MissingExtraError: a package that a format needs is not installed.
+    """
+    for file in files:
+        if file == STDIN:
+            if sys.stdin is None:
+                raise InputError("standard input is closed")
+        elif not _is_pipe(file):
+            columns = Columns(text=column or DEFAULT_COLUMN)
+            with contextlib.closing(open_file(file, columns, reading, column)) as reader:
+                source = reader.source
+            check_columns([source], columns)
 
 
-def count_texts(file: str, input_format: InputFormat | None = None) -> int | None:
+def count_texts(file: str, reading: Reading | None = None) -> int | None:
     """How many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
-    chosen = input_format or format_of(file)
-    if file == STDIN or chosen in ("csv", "tsv") or _is_pipe(file):
+    if file == STDIN or _is_pipe(file):
         return None
-    if chosen == "parquet":
-        return int(_parquet_file(file).metadata.num_rows)
+    said = reading or Reading()
+    with open_raw(file) as raw:
+        source = source_of(file, file, content_of(file, raw, said), said)
+    if source.format == "parquet":
+        with contextlib.closing(open_rows(source, None)) as reader:
+            return reader.skip(sys.maxsize)
+    if source.format not in ("txt", "jsonl") or source.compression or source.encoding:
+        return None
     lines, last = 0, b""
-    with open_binary(file) as stream:
+    with open_raw(file) as stream:
         while block := stream.read(1 << 20):
             lines += block.count(b"\n")
             last = block
     return lines + (bool(last) and not last.endswith(b"\n"))
+
+
+def _open(file: str) -> BinaryIO:
+    """A file, or what can go back to its start as long as it is looked at."""
+    if file == STDIN:
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
+        return Replayed(sys.stdin.buffer, closes=False)  # type: ignore[return-value]  # a BinaryIO but for its methods that write
+    raw = open_raw(file)
+    return Replayed(raw, closes=True) if _is_pipe(file) else raw  # type: ignore[return-value]
 
 
 def _is_pipe(file: str) -> bool:
@@ -87,132 +122,7 @@ def _is_pipe(file: str) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def open_binary(file: str) -> BinaryIO:
-    """A file, or standard input for ``-``; an InputError says why it cannot be read."""
-    if file == STDIN:
-        return sys.stdin.buffer
-    try:
-        return Path(file).open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-
-
-def decoded_lines(stream: BinaryIO, file: str) -> Iterator[str]:
-    """Decoded lines without their ends. Only a line feed ends a line, not the further characters of str.splitlines."""
-    number = 0
-    try:
-        for number, line in enumerate(stream, start=1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            yield text.removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file}, line {number}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-
-
-def _plain(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
-    del column  # lines have none
-    yield from decoded_lines(stream, file)
-
-
-def _jsonl(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
-    for number, line in enumerate(decoded_lines(stream, file), start=1):
-        if not line.strip():
-            continue  # a blank line is no row in JSONL
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}, line {number}: not JSON: {error}") from error
-        text = row.get(column) if isinstance(row, dict) else row
-        if not isinstance(text, str):
-            if isinstance(row, dict) and column in row:
-                raise InputError(f"{file}, line {number}: {column!r} is {text!r:.40}, not text")
-            raise InputError(f"{file}, line {number}: no text under {column!r}{_known(row)}; choose with --column")
-        if "\\u" in line and lone_surrogate(text) is not None:
-            raise InputError(f"{file}, line {number}: the text has a lone surrogate, which is not valid Unicode")
-        yield text
-
-
-def _separated(stream: BinaryIO, file: str, column: str, delimiter: str) -> Iterator[str]:
-    csv.field_size_limit(LARGEST_CELL)
-    rows = csv.reader((line + "\n" for line in decoded_lines(stream, file)), delimiter=delimiter, strict=True)
-    try:
-        header = next(rows, None)
-        if header is None:
-            return
-        if column not in header:
-            raise InputError(f"{file} has no column {column!r}; it has {', '.join(header)}; choose with --column")
-        if header.count(column) > 1:
-            raise InputError(f"{file} has {header.count(column)} columns named {column!r}")
-        place = header.index(column)
-        for row in rows:
-            if not row:
-                continue  # a blank line is no row in CSV
-            if len(row) != len(header):
-                raise InputError(
-                    f"{file}, line {rows.line_num}: the row has {len(row)} cells and the header {len(header)}; "
-                    "is a text with a comma not in quotes?"
-                )
-            yield row[place]
-    except csv.Error as error:
-        raise InputError(f"{file}, line {rows.line_num}: {error}") from error
-
-
-def _parquet(file: str, column: str) -> Iterator[str]:
-    table = _parquet_file(file)
-    names = table.schema_arrow.names
-    if names.count(column) != 1:
-        what = "no column" if column not in names else f"{names.count(column)} columns"
-        raise InputError(f"{file} has {what} {column!r}; it has {', '.join(names)}; choose with --column")
-    blocks = table.iter_batches(columns=[column])
-    number = 0
-    while True:
-        try:
-            block = next(blocks, None)
-        except Exception as error:  # pyarrow raises OSError and its own kinds for a damaged page
-            raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-        if block is None:
-            return
-        for text in block.column(0).to_pylist():
-            if not isinstance(text, str):
-                raise InputError(f"{file}, row {number}: {column!r} is {text!r:.40}, not text")
-            yield text
-            number += 1
-
-
-def _parquet_file(file: str) -> Any:
-    if file == STDIN:
-        raise InputError("Parquet cannot be read from standard input; give a file")
-    check_readable(file)
-    try:
-        import pyarrow.parquet  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError(f"{file}: Parquet needs pyarrow; install it with: pip install pyarrow") from error
-    try:
-        return pyarrow.parquet.ParquetFile(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-
-
-def _known(row: object) -> str:
-    return f", only {', '.join(map(repr, row))}" if isinstance(row, dict) and row else ""
-
-
-def _csv(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
-    yield from _separated(stream, file, column, ",")
-
-
-def _tsv(stream: BinaryIO, file: str, column: str) -> Iterator[str]:
-    yield from _separated(stream, file, column, "\t")
-
-
-_READERS: dict[str, Callable[[BinaryIO, str, str], Iterator[str]]] = {
-    "txt": _plain,
-    "jsonl": _jsonl,
-    "csv": _csv,
-    "tsv": _tsv,
-}
-
-FORMATS = get_args(InputFormat)
+def _size(file: str) -> int:
+    with contextlib.suppress(OSError):
+        return Path(file).stat().st_size
+    return 0

@@ -1,4 +1,4 @@
-"""Whether an output is whole and sound: checksums, counts, every id of the input exactly once, no NaN.
+"""Whether an output is whole and sound: checksums, counts, every id of the input exactly once, no line lost, no NaN.
 
 Counts of tokens are compared between records and manifests only: to count them again takes the model.
 Everything is read as a stream. Ids are compared with those of the input row by row, since both have the same order;
@@ -19,6 +19,7 @@ import numpy as np
 from tsjax.errors import NO_TOKENS, CheckpointError, InputError, TsjaxError
 from tsjax.jobs.columns import Columns
 from tsjax.jobs.comparing import Expected, Ids, InputRows, Unique
+from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.output_filter import OutputFilter
 from tsjax.jobs.plan import ALONE, Plan, ShardKey
@@ -66,7 +67,11 @@ class Verdict:
 
     def sentence(self) -> str:
         """That all is well."""
-        ids = "every id of the input exactly once" if self.compared else "no id twice (not compared with the input)"
+        ids = (
+            "every id of the input exactly once, every line of it in a row"
+            if self.compared
+            else "no id twice (not compared with the input)"
+        )
         return (
             f"{self.path} is whole and sound: {self.shards:,} shards, {self.rows:,} vectors, {self.rejected:,} rows "
             f"rejected, {ids}"
@@ -110,7 +115,7 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
     verdict.compared = plan is not None
     with Unique(output.path / ".tsjax") as unique:
         for group in range(len(job.facts["groups"])):
-            expected = None if plan is None else Expected(plan, group, columns)
+            expected = None if plan is None else Expected(plan, group, columns, verdict)
             with contextlib.closing(expected) if expected is not None else contextlib.nullcontext():
                 for record in by_group.get(group, ()):
                     _check_shard(output, layout, job, record, expected, unique, verdict)
@@ -168,16 +173,14 @@ def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], 
 def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
     """The inputs again, as they were; None where they cannot be found so."""
     urls = list(inputs) or next(iter(output.read_manifests().values()))["started_with"]["inputs"]
+    recorded = job.facts["inputs"]
+    columns = Columns.from_json(job.facts["options"]["columns"])
     try:
-        sources = find_sources(urls, leave_out=OutputFilter(output))
+        readings = [Reading.recorded(facts) for facts in recorded]
+        sources = find_sources(urls, readings, columns=columns.needed, leave_out=OutputFilter(output))
     except TsjaxError as error:
         verdict.add(f"{error}; --no-inputs leaves the comparison with the input out")
         return None
-    # Which format was asked for is in the manifest.
-    recorded = job.facts["inputs"]
-    sources = tuple(
-        dataclasses.replace(source, format=facts["format"]) for source, facts in zip(sources, recorded, strict=False)
-    )
     if len(sources) != len(recorded):
         verdict.add(f"there are {len(sources)} inputs, and {len(recorded)} were embedded")
         return None

@@ -13,6 +13,7 @@ from tsjax.errors import InputError
 from tsjax.evaluation.copies import groups
 from tsjax.evaluation.readers import Row, read_retrieval, rows_of
 from tsjax.evaluation.tasks import Retrieval
+from tsjax.jobs.formats import stem
 from tsjax.learning.pairs import Pairs
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
+
+    from tsjax.jobs.formats import Reading
 
 
 @dataclass(frozen=True)
@@ -148,31 +151,35 @@ def split_all(
     return parts
 
 
-def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels: str = "test") -> Corpus:
-    """A corpus from a folder as BEIR has it, or from a JSONL file of pairs.
+def read_corpus(
+    path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels: str = "test", reading: Reading | None = None
+) -> Corpus:
+    """A corpus from a folder as BEIR has it, or from a file of pairs.
 
     Args:
         path: a folder as `read_retrieval` reads it; or a file with ``query`` (or ``anchor``), ``positive`` and, if
-            there are hard negatives, ``negative`` (one text or a list) on each line.
+            there are hard negatives, ``negative`` (one text or a list) in each row; JSON lines, one JSON array, CSV,
+            TSV, Parquet or Arrow.
         measure: see `Retrieval`.
         qrels: which file under ``qrels`` of such a folder, without its suffix.
+        reading: how a file is to be read; None goes by its name and its first bytes.
 
     Raises:
         InputError: something is missing or damaged; the sentence says where.
     """
     source = Path(path)
-    name = source.name.removesuffix(".jsonl") or str(source)
+    name = stem(source.name) or str(source)
     if source.is_dir():
         return Corpus(name, read_retrieval(source, measure=measure, qrels=qrels))
     documents: dict[str, int] = {}
     relevant: dict[str, dict[int, int]] = {}
     negatives: dict[str, list[str]] = {}
-    for row in rows_of(source):
+    for row in rows_of(source, reading):
         query = row.text("anchor" if "anchor" in row.values and "query" not in row.values else "query")
         positive = row.text("positive")
-        for name, text in (("query", query), ("positive", positive)):
+        for column, text in (("query", query), ("positive", positive)):
             if not text.strip():
-                raise InputError(f"{row.place}: the {name} has no text; leave the line out")
+                raise InputError(f"{row.place}: the {column} has no text; leave the line out")
         relevant.setdefault(query, {})[documents.setdefault(positive, len(documents))] = 1
         for negative in _negatives(row):
             documents.setdefault(negative, len(documents))
@@ -187,7 +194,9 @@ def read_corpus(path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels:
 
 def _negatives(row: Row) -> list[str]:
     """One text, or several, or none."""
-    given = row.values.get("negative", [])
+    given = row.values.get("negative")
+    if given is None:
+        return []
     if isinstance(given, list):
         return [Row(row.place, {"negative": text}).text("negative") for text in given]
     return [row.text("negative")]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tsjax.errors import InputError, MissingExtraError, OutputError, TsjaxError
 from tsjax.files import expanded
-from tsjax.jobs.rows import import_parquet
+from tsjax.jobs.tables import import_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

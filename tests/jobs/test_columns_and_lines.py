@@ -1,0 +1,252 @@
+"""Names that nothing has, columns of paths, values as text, and lines that no row has."""
+
+import datetime
+import decimal
+import json
+
+import batch_jobs
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+from jobs.reading_files import read, texts, write
+
+from tsjax.errors import InputError
+from tsjax.jobs.columns import Columns, Rejection, Row
+from tsjax.jobs.formats import Reading
+from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.rows import check_columns
+from tsjax.jobs.texts import check_texts
+
+
+def write_rows(path, rows):
+    """The same rows in the format that the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match path.suffix:
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+        case ".json":
+            path.write_text(json.dumps(rows, default=str))
+        case ".parquet":
+            pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+        case ".feather":
+            pa.feather.write_feather(pa.Table.from_pylist(rows), str(path))
+        case ".csv" | ".tsv" as suffix:
+            delimiter = "," if suffix == ".csv" else "\t"
+            lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+            path.write_text("".join(delimiter.join(line) + "\n" for line in lines))
+    return path
+
+
+FORMATS = ("a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.feather")
+ROWS = [{"key": i, "body": f"text {i}", "year": 2000 + i} for i in range(20)]
+MISTYPED = [
+    Columns(text="bdoy"),
+    Columns(template="{bdoy}"),
+    Columns(template="{body} {yaer}"),
+    Columns(text="body", id="kye"),
+    Columns(text="body", keep=("yaer",)),
+]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_mistyped_column_is_found_at_the_first_look(tmp_path, name):
+    file = write_rows(tmp_path / name, ROWS)
+    sources = find_sources([str(file)])
+    check_columns(sources, Columns(text="body", id="key", keep=("year",)))
+    for columns in MISTYPED:
+        with pytest.raises(InputError, match="'body'|body, year"):
+            check_columns(sources, columns)
+    check_texts([str(file)], "body", Reading())
+    with pytest.raises(InputError):
+        check_texts([str(file)], "bdoy", Reading())
+
+
+def test_a_column_that_few_rows_have_is_no_mistake(tmp_path):
+    rows = [{"text": "a"}] * 5000
+    file = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [*rows, {"text": "b", "title": "t"}])))
+    later = write(tmp_path / "b.jsonl", '{"text": "c", "note": 1}\n')
+    sources = find_sources([str(file), str(later)])
+    check_columns(sources, Columns(template="{title} {text}", keep=("note",)))
+    with pytest.raises(InputError, match="'ttile'"):
+        check_columns(sources, Columns(template="{ttile} {text}"))
+    check_columns(find_sources([str(write(tmp_path / "c.jsonl", "no json\n"))]), Columns())  # no row says otherwise
+
+
+def test_a_second_file_without_the_column_is_found_too(tmp_path):
+    files = [str(write_rows(tmp_path / f"{name}.csv", [{"text": "a", name: "b"}])) for name in "xy"]
+    with pytest.raises(InputError, match=r"y\.csv has no column 'x'"):
+        check_columns(find_sources(files), Columns(keep=("x",)))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("options", [("--text-column", "bdoy"), ("--text-column", "body", "--keep", "yaer")])
+def test_a_mistyped_column_occupies_no_output(tmp_path, capsys, name, options):
+    output = tmp_path / "out"
+    command = ("batch", "--input", write_rows(tmp_path / name, ROWS), "--output", output, "--model", tmp_path / "none")
+    assert batch_jobs.run(*command, *options) == 2
+    assert not output.exists()
+    assert "it has" in (error := capsys.readouterr().err) or "only" in error
+    vectors, report = tmp_path / "vectors.npy", tmp_path / "report"
+    file = tmp_path / name
+    for other in (("embed", file, "-o", vectors), ("collapse", "--texts", file, "-o", report)):
+        assert batch_jobs.run(*other, "--column", "bdoy", "--model", tmp_path / "none") == 2
+        assert "bdoy" in capsys.readouterr().err
+    assert not vectors.exists()
+    assert not report.exists()
+
+
+def test_the_corrected_command_runs_on_the_same_output(model, tmp_path):
+    file, output = write_rows(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
+    command = batch_jobs.arguments(model, [file], output, "--text-column", "body", "--id-column")
+    assert batch_jobs.run(*command, "kye") == 2
+    assert batch_jobs.run(*command, "key") == 0
+    assert batch_jobs.run("batch", "verify", output) == 0
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "a.jsonl.gz"])
+def test_columns_of_the_path(tmp_path, name):
+    columns = Columns(template="{lang}|{day}|{text}", id="day", keep=("lang", "none"))
+    folder = tmp_path / "lang=e%3Dn%2F" / "day=2024-01-31" / "none=__HIVE_DEFAULT_PARTITION__"
+    write_rows(folder / name.removesuffix(".gz"), [{"text": "a"}, {"text": "b"}])
+    if name.endswith(".gz"):
+        import gzip
+
+        write(folder / name, gzip.compress((folder / "a.jsonl").read_bytes()))
+    (source,) = find_sources([str(folder / name)], columns=columns.needed)
+    check_columns([source], columns)
+    rows = read(folder / name, columns)
+    assert [row[2:5] for row in rows] == [("2024-01-31", f"e=n/|2024-01-31|{t}", ("e=n/", None)) for t in "ab"]
+    assert read(folder / name, columns, 1) == rows[1:]
+    assert source.identity()["partitions"] == {"lang": "e=n/", "day": "2024-01-31", "none": None}
+    assert "partitions" not in find_sources([str(folder / name)])[0].identity()
+
+
+def test_lines_of_text_in_folders_of_columns(tmp_path):
+    file = write(tmp_path / "lang=fr" / "a.txt", "un\ndeux\n")
+    assert texts(read(file, Columns(template="{lang}: {text}"))) == ["fr: un", "fr: deux"]
+    assert [row.kept for row in read(file, Columns(keep=("lang",)))] == [("fr",), ("fr",)]
+
+
+def test_a_path_that_contradicts_its_file_or_itself(tmp_path):
+    columns = Columns(keep=("lang",))
+    rows = [{"text": "a", "lang": "en"}, {"text": "b", "lang": "fr"}, {"text": "c", "lang": None}]
+    for name in ("a.jsonl", "a.parquet"):
+        found = read(write_rows(tmp_path / "lang=en" / name, rows), columns)
+        assert [row.kept if isinstance(row, Row) else row.row for row in found] == [("en",), 1, ("en",)]
+    with pytest.raises(InputError, match="two values"):
+        find_sources([str(write(tmp_path / "lang=en" / "lang=fr" / "a.txt", "a\n"))], columns=("lang",))
+
+
+def test_a_job_over_folders_of_columns(model, tmp_path):
+    for lang, year in (("en", 2023), ("fr", 2024)):
+        write_rows(tmp_path / "in" / f"lang={lang}" / f"year={year}" / "a.parquet", [{"text": "the"}, {"text": "of"}])
+    output = tmp_path / "out"
+    command = batch_jobs.arguments(model, [tmp_path / "in" / "**" / "*.parquet"], output, "--keep", "lang", "year")
+    assert batch_jobs.run(*command, "--template", "{lang}: {text}") == 0
+    kept = pa.parquet.read_table(output / "vectors").select(["lang", "year"]).to_pylist()
+    assert kept == [{"lang": "en", "year": "2023"}] * 2 + [{"lang": "fr", "year": "2024"}] * 2
+    assert batch_jobs.run("batch", "verify", output) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (7, "7"),
+        (-(2**60), str(-(2**60))),
+        (True, "true"),
+        (False, "false"),
+        (0.5, "0.5"),
+        (2.0, "2.0"),
+        (datetime.date(2024, 1, 31), "2024-01-31"),
+        (datetime.datetime(2024, 1, 31, 12, 30), "2024-01-31T12:30:00"),
+        (datetime.time(12, 30), "12:30:00"),
+        (decimal.Decimal("1.50"), "1.50"),
+        ("plain", "plain"),
+    ],
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_value_is_the_same_text_in_every_format(tmp_path, name, value, text):
+    typed = name.endswith((".parquet", ".feather")) or (name.startswith("a.json") and isinstance(value, int | float))
+    file = write_rows(tmp_path / name, [{"v": value if typed else text}])
+    assert [row[2:4] for row in read(file, Columns(template="<{v}>", id="v"))] == [(text, f"<{text}>")]
+
+
+@pytest.mark.parametrize("value", [[1], {"x": 1}, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.feather"])
+def test_what_no_template_takes(tmp_path, name, value):
+    file = write_rows(tmp_path / name, [{"v": value, "text": "a"}])
+    for columns in (Columns(template="<{v}>"), Columns(id="v")):
+        (row,) = read(file, columns)
+        assert isinstance(row, Rejection)
+        assert "'v' is" in row.reason
+
+
+def test_a_number_of_half_the_bits_is_what_was_written(tmp_path):
+    content = pa.table({"v": pa.array([0.1, None, 1e20], pa.float32()), "text": ["a", "b", "c"]})
+    pa.parquet.write_table(content, tmp_path / "a.parquet")
+    assert texts(read(tmp_path / "a.parquet", Columns(template="{v} {text}"))) == ["0.1 a", " b", "1e+20 c"]
+
+
+def test_verify_says_which_lines_no_row_has(model, tmp_path, capsys, monkeypatch):
+    from tsjax.jobs.delimited import Delimited
+
+    lines = [f'{i},"a text of\nlines {i}"' if i % 5 == 0 else f"{i},text {i}" for i in range(30)]
+    file, output = write(tmp_path / "a.csv", "id,text\n\n" + "\n".join(lines) + "\n\n"), tmp_path / "out"
+    whole = Delimited.records
+
+    def losing(self):
+        """A parser with a fault: it loses the lines of four records, and does not notice."""
+        for record in whole(self):
+            if self.header and record[0] in ("7", "8", "9", "20"):
+                continue
+            yield record
+
+    monkeypatch.setattr(Delimited, "records", losing)
+    command = batch_jobs.arguments(model, [file], output, "--id-column", "id", "--csv-quote", '"')
+    assert batch_jobs.run(*command) == 0
+    capsys.readouterr()
+    assert batch_jobs.run("batch", "verify", output) != 0
+    said = capsys.readouterr().out
+    assert "lines 12 to 14 of a.csv are in no row" in said
+    assert "lines 27 to 28 of a.csv are in no row" in said
+    assert said.count("in no row") == 2
+    monkeypatch.setattr(Delimited, "records", whole)
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "good", "--id-column", "id")) == 0
+    assert batch_jobs.run("batch", "verify", tmp_path / "good") == 0
+
+
+def test_a_reader_that_loses_lines_says_so(tmp_path, monkeypatch):
+    """What the cells hold is compared with the lines that were read."""
+    from tsjax.jobs import delimited
+
+    whole = delimited._Quoted.parse
+
+    def losing(self, record):
+        cells = whole(self, record)
+        return [cell.partition("\n")[0] for cell in cells] if isinstance(cells, list) else cells
+
+    monkeypatch.setattr(delimited._Quoted, "parse", losing)
+    with pytest.raises(InputError, match="2 of them are in no row"):
+        read(write(tmp_path / "a.csv", 'id,text\n1,"a\nb\nc"\n2,c\n'))
+
+
+def test_other_commands_read_the_same_formats(tmp_path):
+    from tsjax.evaluation import read_classification, read_sts
+    from tsjax.learning.corpora import read_corpus
+
+    pairs = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i} for i in range(4)]
+    labelled = [{"text": f"text {i}", "label": i % 2} for i in range(8)]
+    learned = [{"query": f"q {i}", "positive": f"p {i}", "negative": f"n {i}"} for i in range(4)]
+    for name in FORMATS:
+        assert read_sts(write_rows(tmp_path / "sts" / name, pairs)).scores == (0, 1, 2, 3)
+        assert read_classification(write_rows(tmp_path / "labels" / name, labelled)).labels == tuple("01" * 4)
+        corpus = read_corpus(write_rows(tmp_path / "pairs" / name, learned))
+        assert (corpus.name, corpus.task.items, len(corpus.negatives)) == ("a", 4, 4)
+    spark = write(tmp_path / "spark.csv", "text,label\n" + "".join(f'"say \\"{i}\\"",{i % 2}\n' for i in range(8)))
+    assert read_classification(spark, reading=Reading(escape="\\")).documents[1] == 'say "1"'
+    for bad in ("text,label\na\n", 'text,label\na,0\n"b,1\n'):
+        with pytest.raises(InputError, match=r"bad\.csv, line \d"):
+            read_classification(write(tmp_path / "bad.csv", bad))
+    with pytest.raises(InputError):
+        read_corpus(write(tmp_path / "a.txt", "no columns\n"))

@@ -1,0 +1,352 @@
+"""What a file is: its format, compression and encoding, by its name and its first bytes, or by what the user says.
+
+The one place where this is decided, for every command. What cannot be decided, or contradicts itself, is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+InputFormat: TypeAlias = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+Compression: TypeAlias = Literal["gzip", "zstd", "bzip2", "xz"]
+
+FORMATS: tuple[str, ...] = get_args(InputFormat)
+DELIMITED = ("csv", "tsv")
+JSON = ("jsonl", "json")
+# Formats whose rows are stored by column, with types.
+TABLES = ("parquet", "arrow")
+
+# Bytes from the beginning of a file, and of what it holds compressed, that say what it is.
+HEAD = 1 << 16
+
+_BY_SUFFIX: dict[str, InputFormat] = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+_COMPRESSED: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+}
+# Formats of structured data that first bytes do not always tell; their lines are not texts.
+_STRUCTURED = (".xml", ".html", ".htm", ".yaml", ".yml", ".toml", ".sql", ".ipynb", ".pkl", ".pickle", ".xls", ".xlsx")
+
+_TABLE_MAGIC: tuple[tuple[re.Pattern[bytes], InputFormat], ...] = (
+    (re.compile(rb"PAR1"), "parquet"),
+    (re.compile(rb"ARROW1"), "arrow"),
+    # An Arrow stream: a mark, and the size of its schema, whose upper byte is 0.
+    (re.compile(rb"\xff{4}[\s\S]{3}\x00"), "arrow"),
+)
+_COMPRESSION_MAGIC: tuple[tuple[re.Pattern[bytes], Compression], ...] = (
+    (re.compile(rb"\x1f\x8b\x08"), "gzip"),
+    (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), "zstd"),
+    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), "bzip2"),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz"),
+)
+_CONVERT = "convert it to Parquet, JSON lines or CSV"
+# What is not read: where its bytes are, what they are, what it is, and what to do.
+_REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"PK\x03\x04", "a zip archive (.xlsx, .docx and .npz are such)", "unpack it, or export it as CSV or Parquet"),
+    (0, b"PK\x05\x06", "an empty zip archive", "name other files"),
+    (257, b"ustar", "a tar archive", "unpack it"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
+    (0, b"Rar!\x1a\x07", "a rar archive", "unpack it"),
+    (0, b"\x04\x22\x4d\x18", "compressed by lz4", "unpack it, or compress it by gzip or zstd"),
+    (0, b"\xff\x06\x00\x00sNaPpY", "compressed by snappy", "unpack it, or compress it by gzip or zstd"),
+    (0, b"\x1f\x9d", "compressed by compress (.Z)", "unpack it, or compress it by gzip or zstd"),
+    (0, b"PARE", "an encrypted Parquet file", "decrypt it"),
+    (0, b"FEA1", "a Feather file of version 1", "write it again as version 2 (pyarrow.feather.write_feather)"),
+    (0, b"ORC", "an ORC file", _CONVERT),
+    (0, b"Obj\x01", "an Avro file", _CONVERT),
+    (0, b"SEQ\x06", "a Hadoop sequence file", _CONVERT),
+    (0, b"\x93NUMPY", "a NumPy array", _CONVERT),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", _CONVERT),
+    (0, b"SQLite format 3\x00", "an SQLite database", _CONVERT),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of Microsoft Office", "export it as CSV"),
+    (0, b"%PDF-", "a PDF", "extract its text"),
+    (0, b"{\\rtf", "an RTF document", "export it as text"),
+    (0, b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS, not the file", "fetch it: git lfs pull"),
+)
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Characters that text does not have, but for a stray one: of NUL to US without white space and escape.
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
+_MARKUP = re.compile(rb"<(\?xml|!doctype|html)", re.IGNORECASE)
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_JSON_ROWS = re.compile(rb"\[?\s*\{\s*" + _STRING + rb"\s*:|\[\s*" + _STRING + rb"\s*[,\]]")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    r"""How cells are written in delimited text.
+
+    Attributes:
+        delimiter: the character between cells.
+        quote: the quotation mark around cells, doubled within one; None for no quoting.
+        escape: the character that takes the next one's meaning away; None for none. With a quotation mark as Spark
+            writes it: within quoted cells, before a quotation mark or itself. Without one as Hive writes it: before
+            any character; ``\n``, ``\r`` and ``\t`` are what they usually are, and a cell ``\N`` is null.
+        trusted: whether a quoted cell of several lines is taken as it is, although its lines look like rows.
+    """
+
+    delimiter: str
+    quote: str | None
+    escape: str | None = None
+    trusted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Dialect:
+        """The inverse of `to_json`."""
+        return cls(data["delimiter"], data["quote"], data["escape"], data["trusted"])
+
+
+@dataclass(frozen=True)
+class Reading:
+    r"""How the user says that files are to be read.
+
+    Attributes:
+        format: of all files; None goes by the name and the first bytes of each. ``jsonl`` and ``json`` are both
+            JSON lines or one array of objects, by the first bytes.
+        delimiter: between the cells of CSV and TSV; None for a comma and a tab.
+        quote: around cells of CSV and TSV: a character, or ``none``; None for ``"`` in CSV and ``none`` in TSV.
+        escape: the escape character of CSV and TSV; None for none.
+
+    Raises:
+        InputError: there is no such format, or a character is none.
+    """
+
+    format: InputFormat | None = None
+    delimiter: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS:
+            raise InputError(f"input format {self.format!r} does not exist; it can be {', '.join(FORMATS)}")
+        characters = {"delimiter": self.delimiter, "quote": self.quote, "escape": self.escape}
+        if self.quote == "none":
+            characters.pop("quote")
+        given = {name: value for name, value in characters.items() if value is not None}
+        for name, value in given.items():
+            if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\n\r\0":
+                expected = "one character of ASCII, neither a letter nor a digit" + (
+                    ", or none" if name == "quote" else ""
+                )
+                raise InputError(f"the {name} of delimited text must be {expected}; got {value!r}")
+        if len(set(given.values())) < len(given):
+            raise InputError(f"delimiter, quote and escape of delimited text must differ; got {given}")
+
+    @property
+    def has_dialect(self) -> bool:
+        """Whether anything is said of delimited text."""
+        return any(value is not None for value in (self.delimiter, self.quote, self.escape))
+
+    def dialect(self, format_: InputFormat) -> Dialect | None:
+        """The dialect of a format; None where it is not delimited."""
+        if format_ not in DELIMITED:
+            return None
+        delimiter = self.delimiter or ("," if format_ == "csv" else "\t")
+        quote = self.quote or ('"' if format_ == "csv" else "none")
+        return Dialect(delimiter, None if quote == "none" else quote, self.escape, trusted=self.quote is not None)
+
+    @classmethod
+    def recorded(cls, facts: Mapping[str, Any]) -> Reading:
+        """How a file was read, from what a manifest says of it (`Source.identity`)."""
+        dialect = facts.get("dialect")
+        if dialect is None:
+            return cls(facts["format"])
+        told = Dialect.from_json(dialect)
+        # Where quotes are not trusted nothing was said of them, so the format's own were used.
+        return cls(facts["format"], told.delimiter, (told.quote or "none") if told.trusted else None, told.escape)
+
+
+class Content(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        format: of its rows.
+        compression: of its bytes; None for none.
+        encoding: of its text, where it is not UTF-8.
+    """
+
+    format: InputFormat
+    compression: Compression | None
+    encoding: str | None
+
+
+def compression_of(name: str, head: bytes) -> Compression | None:
+    """The compression of a file, by its first bytes.
+
+    Args:
+        name: of the file, or its path.
+        head: its first bytes.
+
+    Raises:
+        InputError: the file's suffix says that it is compressed, and it is not.
+    """
+    found = next((kind for magic, kind in _COMPRESSION_MAGIC if magic.match(head)), None)
+    said = _COMPRESSED.get(_suffix(name))
+    if said is not None and found is None and head:
+        raise InputError(f"{name} is not compressed by {said}, as its suffix says; rename it, or fetch it again")
+    return found
+
+
+def recognise(name: str, head: bytes, compression: Compression | None, asked: InputFormat | None) -> Content:
+    """What a file holds, by its name and the first bytes of what it holds unpacked.
+
+    Args:
+        name: of the file, or its path; ``-`` for standard input.
+        head: the first bytes, at most `HEAD` of them.
+        compression: what they were packed with.
+        asked: the format that the user names, if any.
+
+    Raises:
+        InputError: the format is one that is not read, or cannot be told, or is not the one that was asked for; says
+            what to do.
+    """
+    plain = name[: -len(_suffix(name))] if _suffix(name) in _COMPRESSED else name
+    suffix = _suffix(plain)
+    said = asked or _BY_SUFFIX.get(suffix)
+    table = _table(head)
+    if table is not None and (said in TABLES or not _is_text(head)):
+        if asked not in (None, table):
+            raise InputError(f"{name} is {_named(table)}, and not {_named(asked)} as the input format says")
+        if compression is not None:
+            raise InputError(
+                f"{name} is {_named(table)} within {compression}, which cannot be read in pieces; unpack it"
+            )
+        return Content(table, compression, None)
+    _check_known(name, head)
+    if said in TABLES:
+        raise InputError(f"{name} cannot be read as {_named(said)}: its first bytes are not those of such a file")
+    encoding = next((encoding for mark, encoding in _ENCODINGS if head.startswith(mark)), None)
+    if encoding is not None:
+        head = codecs.getincrementaldecoder(encoding)("replace").decode(head).encode(errors="replace")
+    _check_text(name, head)
+    if said in JSON:
+        return Content(_json_format(name, head, strict=said == "json"), compression, encoding)
+    if said is None or (said == "txt" and asked is None):
+        _check_lines(name, suffix, head)
+    return Content(said or "txt", compression, encoding)
+
+
+def stem(name: str) -> str:
+    """A file's name without the suffixes that say how it is read."""
+    plain = name[: -len(_suffix(name))] if _suffix(name) in _COMPRESSED else name
+    return plain[: -len(_suffix(plain))] if _suffix(plain) in _BY_SUFFIX else plain
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _named(format_: str | None) -> str:
+    names = {"parquet": "Parquet", "arrow": "Arrow", "jsonl": "JSON lines", "json": "JSON", "txt": "lines of text"}
+    return names.get(str(format_), str(format_).upper())
+
+
+def _table(head: bytes) -> InputFormat | None:
+    return next((format_ for magic, format_ in _TABLE_MAGIC if magic.match(head)), None)
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins as text does: some marks of other formats are letters, and begin texts, too."""
+    start = head[:512]
+    valid = codecs.getincrementaldecoder("utf-8")("replace").decode(start).find("\ufffd") < 0
+    return valid and start == start.translate(None, _CONTROL)
+
+
+def _check_known(name: str, head: bytes) -> None:
+    """Refuse formats that are known and not read."""
+    text = _is_text(head)
+    for place, magic, what, advice in _REFUSED:
+        if head[place : place + len(magic)] == magic and (not text or len(magic) > 4):
+            raise InputError(f"{name} is {what}, which is not read; {advice}")
+    if _PICKLE.match(head):
+        raise InputError(f"{name} is a pickle of Python, which is not read; {_CONVERT}")
+
+
+def _check_text(name: str, head: bytes) -> None:
+    """Refuse bytes that are no text in UTF-8, and text whose lines end with a carriage return alone."""
+    pairs = head[: len(head) // 2 * 2]
+    for encoding, zeros in (("UTF-16LE", pairs[1::2]), ("UTF-16BE", pairs[::2])):
+        if len(pairs) >= 4 and zeros.count(0) > 0.9 * len(zeros):
+            raise InputError(
+                f"{name} looks like {encoding} without a byte order mark; convert it: iconv -f {encoding} -t UTF-8"
+            )
+    controls = len(head) - len(head.translate(None, _CONTROL))
+    if controls >= 8 and controls > len(head) / 20:
+        raise InputError(f"{name} holds bytes that are no text, in a format that is not known; {_CONVERT}")
+    if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
+        raise InputError(
+            f"{name} ends its lines with a carriage return alone, and no line feed; convert it: tr '\\r' '\\n'"
+        )
+
+
+def _json_format(name: str, head: bytes, *, strict: bool) -> InputFormat:
+    """Whether JSON is one value a line or one array, by its first bytes.
+
+    ``strict`` refuses what is neither: such as one object over several lines.
+    """
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    first, end, rest = text.partition(b"\n")
+    whole = _is_json(first)
+    if text.startswith(b"["):
+        return "jsonl" if whole and rest.strip() else "json"
+    if strict and end and not whole:
+        raise InputError(
+            f"{name} is neither one array of objects nor JSON lines, since its first line is no JSON value; convert "
+            "it: jq -c . (or .rows[], where the rows are within); or read it as JSON lines: --input-format jsonl"
+        )
+    return "jsonl"
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _check_lines(name: str, suffix: str, head: bytes) -> None:
+    """Refuse to take for lines of text what looks like another format, unless the user says so."""
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    door = "--input-format txt reads its lines as texts"
+    if _JSON_ROWS.match(text):
+        raise InputError(f"{name} looks like JSON; --input-format jsonl reads its rows, and {door}")
+    if suffix in _STRUCTURED or (suffix != ".txt" and _MARKUP.match(text)):
+        raise InputError(f"{name} is in a format that is not read; {_CONVERT}; {door}")
