@@ -401,6 +401,7 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
     except Exception as error:  # many kinds, and all mean that there is no usable tokenizer
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConversionError(f"{directory} holds no tokenizer that transformers can read: {reason:.200}") from error
+    _check_unique(tokenizer.get_vocab(), directory)
     wanted = tuple(name for name in tokenizer.vocab_files_names.values() if name != _WHOLE)
     if not any(names in ((_WHOLE,), wanted, ("tokenizer.model",)) for names in found):
         # Again a tokenizer without words: the class did not look at the file that there is.
@@ -411,6 +412,18 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
     if tokenizer.truncation_side != "right":  # tokenizer.json may say so where tokenizer_config.json is silent
         raise ConversionError(f"{directory / _WHOLE}: truncation on the {tokenizer.truncation_side} is not supported")
     return content, "token_type_ids" in tokenizer.model_input_names
+
+
+def _check_unique(vocabulary: Mapping[str, int], directory: Path) -> None:
+    """Check that no two tokens have one id: the Rust tokenizer forgets one of them when it is written down.
+
+    Raises:
+        ConversionError: names the two.
+    """
+    by_id: dict[int, str] = {}
+    for token, index in vocabulary.items():
+        if (other := by_id.setdefault(index, token)) != token:
+            raise ConversionError(f"{directory}: the tokens {other!r:.60} and {token!r:.60} have the same id {index}")
 
 
 def _lower_cased(normalizer: Json | None) -> Json:

@@ -72,6 +72,7 @@ def test_outputs_of_commands(no_home, source, tmp_path, monkeypatch, capsys, hom
         ["convert", str(source), f"{home}/converted"],
         ["export", model, f"{home}/exported"],
         ["bench", "--model", model, f"--json={home}/bench.json"],
+        ["learn", "pairs", f"--output={home}/run", "--model", model],
     ):
         assert main(arguments) == 2
         assert f"no home directory {home}" in capsys.readouterr().err

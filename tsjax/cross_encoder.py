@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsjax import checkpoint
-from tsjax.embedder import block_characters, progress_bar
+from tsjax.embedder import as_container, block_characters, progress_bar
 from tsjax.engine import Engine, Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
 from tsjax.lifecycle import Lifecycle
@@ -27,6 +27,7 @@ from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import Shape
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import check_texts, listed, ordered, pieces
+from tsjax.usual_modes import usual_modes
 from tsjax.warn import warn
 
 if TYPE_CHECKING:
@@ -203,10 +204,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         scores = _scored(logits, used, softmax=apply_softmax and self.num_labels > 1)
         if self.num_labels == 1:
             scores = scores[:, 0]
-        if convert_to_tensor:
-            result: Any = jnp.asarray(scores)
-        else:
-            result = scores if convert_to_numpy else list(jnp.asarray(scores))
+        result = as_container(scores, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
         return result[0] if single else result
 
     def _logits(
@@ -362,6 +360,7 @@ def _checked(activation: Scoring) -> Scoring:
     return activation
 
 
+@usual_modes()
 def _scored(logits: NDArray[np.float32], activation: Scoring, *, softmax: bool) -> NDArray[np.float32]:
     """What the activation makes of the logits, checked to be a score for each of them."""
     count = len(logits)

@@ -29,6 +29,7 @@ from tsjax.temperature import Temperature
 from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import Shape
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
+from tsjax.usual_modes import usual_modes
 from tsjax.warn import warn
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Embedder(Lifecycle, Settings):
         with progress_bar(len(texts), show_progress_bar) as progress:
             if output_value == "sentence_embedding":
                 vectors = quantize_embeddings(self._embed(texts, request, progress), precision)
-                result = _converted(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
+                result = as_container(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
             else:
                 result = self._embed_tokens(texts, request, progress)
                 if output_value == "token_embeddings":
@@ -469,8 +470,9 @@ def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float
     return normalize(vectors) if request.normalize else vectors
 
 
-def _converted(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:
-    """The container that sentence-transformers would give, with JAX's arrays in the place of PyTorch's."""
+@usual_modes()
+def as_container(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:
+    """Return the container that sentence-transformers would give, with JAX's arrays in the place of PyTorch's."""
     if to_tensor:
         return jnp.asarray(vectors)
     return vectors if to_numpy else [jnp.asarray(vector) for vector in vectors]

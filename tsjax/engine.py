@@ -37,6 +37,7 @@ from tsjax.text import ladders
 from tsjax.text.ahead import submit
 from tsjax.text.batching import Batch, Ladder, Packed, Shape, fill, pack, plan
 from tsjax.text.tokenizer import Tokenized, without_tokens
+from tsjax.usual_modes import usual_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +139,7 @@ class Engine:
         kernel: what computes attention; None for the fastest that the device and the model allow.
     """
 
+    @usual_modes()
     def __init__(
         self,
         config: ModelConfig,
@@ -210,6 +212,7 @@ class Engine:
         self.check_open()
 
     @classmethod
+    @usual_modes()
     def load(
         cls,
         header: Header,
@@ -354,6 +357,7 @@ class Engine:
             for future in waiting:
                 future.cancel()
 
+    @usual_modes()
     def warmup(
         self, max_length: int, temperature: Temperature, *, typed: bool = False, verbose: bool = False
     ) -> dict[Shape, float]:
@@ -378,6 +382,7 @@ class Engine:
                 print(f"{shape.rows:4d} × {shape.tokens:<5d} {seconds[shape]:6.2f} s")  # noqa: T201  # asked for
         return seconds
 
+    @usual_modes()
     def _run(
         self,
         params: Params,

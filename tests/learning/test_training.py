@@ -25,7 +25,7 @@ from tsjax.temperature import LogLength, Piecewise, Temperature
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory):
-    options = {"prompts": {"query": "it was ", "passage": "this is "}}
+    options = {"prompts": {"query": "it was ", "document": "this is "}}
     path = write_sentence_transformers(
         tmp_path_factory.mktemp("st") / "model", options=options, max_position_embeddings=41
     )

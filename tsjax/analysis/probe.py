@@ -25,6 +25,7 @@ from tsjax.model.forward import Params, bound
 from tsjax.model.linear import PRECISION
 from tsjax.model.packing import one_a_row
 from tsjax.model.positions import by_pair
+from tsjax.usual_modes import usual_modes
 
 # Queries at a time: what a block's logits, weights and masks take is small beside the T × T weights.
 _QUERIES = 256
@@ -180,6 +181,7 @@ def largest_singular_value(
     return rate, steps
 
 
+@usual_modes()
 def probe_text(
     params: Params, ids: Int[np.ndarray, " n"], padded: int, temperature: Any, pad_token_id: int, config: ModelConfig
 ) -> Probe:

@@ -28,6 +28,7 @@ from tsjax.model.sharding import BY_ROWS, ROWS, WHOLE, mesh_of
 from tsjax.text import ladders
 from tsjax.text.ahead import one_ahead
 from tsjax.text.batching import fill, plan
+from tsjax.usual_modes import usual_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,7 @@ class Network:
             yield from ((chunk, work(chunk)) for chunk in self._chunks(texts))
             return
 
+        @usual_modes()  # in a thread
         def whole(chunk: _Chunk) -> tuple[_Chunk, Any]:
             return chunk, jax.block_until_ready(work(chunk))  # type: ignore[no-untyped-call]
 

@@ -36,6 +36,7 @@ from tsjax.model.compiling import jit
 from tsjax.model.forward import unflatten, weight_shapes
 from tsjax.settings import positive
 from tsjax.temperature import Temperature
+from tsjax.usual_modes import usual_modes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,6 +99,7 @@ class _Corpus(NamedTuple):
         return self.queries.of(chosen), own._replace(tokenized=joined)
 
 
+@usual_modes()
 def learn(
     embedder: Embedder,
     training: Sequence[Pairs],
@@ -131,6 +133,7 @@ def learn(
     return _Run(embedder, training, validation, recipe or Recipe(), stop_after).go(directory, report)
 
 
+@usual_modes()
 def refit(
     embedder: Embedder,
     training: Sequence[Pairs],

@@ -13,7 +13,7 @@ import numpy as np
 
 from tsjax.errors import CheckpointError
 from tsjax.text.panics import reported_panics
-from tsjax.text.tokenizer import Tokenized, encodings, open_tokenizer
+from tsjax.text.tokenizer import Tokenized, as_ids, encodings, open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class PairTokenizer:
 
     def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
         found = encodings(self._tokenizer, texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in found]
+        return [as_ids(encoding.ids) for encoding in found]
 
     def _join(self, parts: list[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         before, between, after, kinds = self._frame
@@ -110,7 +110,7 @@ def _frame(
     first, last = of_text[:middle], of_text[middle:]
 
     def special(start: int, stop: int) -> list[NDArray[np.int32]]:
-        return [np.array(encoding.ids[start:stop], np.int32), np.array(encoding.type_ids[start:stop], np.int32)]
+        return [as_ids(encoding.ids[start:stop]), np.array(encoding.type_ids[start:stop], np.int32)]
 
     kinds = [encoding.type_ids[first[0]], encoding.type_ids[last[0]]]
     return special(0, first[0]), special(first[-1] + 1, last[0]), special(last[-1] + 1, len(encoding.ids)), kinds

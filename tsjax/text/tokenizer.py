@@ -108,7 +108,7 @@ class TextTokenizer:
         """Token ids of each text, in order."""
         ids, types, truncated = [], [], []
         for encoding in encodings(self._tokenizer, texts):
-            ids.append(np.array(encoding.ids, np.int32))
+            ids.append(as_ids(encoding.ids))
             if self._token_types:
                 types.append(np.array(encoding.type_ids, np.int32))
             # Looking at what was cut off copies it all, so only where something can have been.
@@ -161,6 +161,18 @@ def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tupl
             f"({special} special ones and one of text), not {max_length!r}"
         )
     return tokenizer, special
+
+
+def as_ids(ids: Sequence[int]) -> NDArray[np.int32]:
+    """Return token ids as an array.
+
+    Raises:
+        CheckpointError: one is beyond what any embedding has.
+    """
+    try:
+        return np.array(ids, np.int32)
+    except OverflowError as error:
+        raise CheckpointError(f"the tokenizer gives the id {max(ids)}, which no embedding has") from error
 
 
 def without_tokens(tokenized: Tokenized, prompt_length: int = 0) -> NDArray[np.intp]:

@@ -1,0 +1,23 @@
+"""The modes of JAX that tsjax's own computations run in, whatever a user has set for theirs.
+
+JAX can be told to refuse implicit broadcasting, implicit conversions and implicit copies to a device
+(``JAX_NUMPY_RANK_PROMOTION``, ``JAX_NUMPY_DTYPE_PROMOTION``, ``JAX_TRANSFER_GUARD``). These help to find mistakes in
+code that is written for them; flax, optax and the network here are not. The vectors are the same in any case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import jax
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def usual_modes() -> Iterator[None]:
+    """Leave the strict modes for the block, in this thread alone; also a decorator, as ``@usual_modes()``."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
+        yield
