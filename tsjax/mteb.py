@@ -86,7 +86,7 @@ class Model:
             if not isinstance(self.embedder, Embedder | RoutedEmbedder):
                 raise InputError(f"{model} is a cross-encoder, which scores pairs and embeds no texts")
         self._name = name
-        self._prompts = _usable(self.embedder.prompts)
+        self._prompts = _usable(self.embedder.prompts, self.embedder.default_prompt_name)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -164,16 +164,17 @@ class Model:
         return torch.from_numpy(self.embedder.similarity_pairwise(np.asarray(embeddings1), np.asarray(embeddings2)))
 
 
-def _usable(prompts: Mapping[str, str]) -> dict[str, str]:
+def _usable(prompts: Mapping[str, str], default: str | None) -> dict[str, str]:
     """Return the prompts that MTEB's wrapper of sentence-transformers would use, by MTEB's own check of their names.
 
-    sentence-transformers fills in empty prompts for queries and documents, so these never fall back to others.
+    sentence-transformers fills in empty prompts for queries and documents, so these never fall back to others. The
+    default prompt, whatever its name, stands before texts that are neither.
     """
     everything = {"query": "", "document": "", **prompts}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # one a name; all of them are named once below
         usable = AbsEncoder.validate_task_to_prompt_name(everything, raise_for_invalid_keys=False)[0]
-    if left := [name for name in everything if name not in usable]:
+    if left := [name for name in everything if name not in usable and name != default]:
         warnings.warn(
             f"prompts that are not used: {', '.join(map(repr, left))}. MTEB uses those named query and document, or "
             "after a task of its registry or a type of tasks, such as 'Retrieval-query'",

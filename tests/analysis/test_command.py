@@ -137,7 +137,7 @@ def test_without_matplotlib_it_says_so(corpus, model, tmp_path, monkeypatch, cap
         (None, ["--max-seq-length", "99"], "max_seq_length 99 is more than the 41 positions"),
         (None, ["--texts-per-bucket", "1"], "texts_per_bucket must be at least 3"),
         (None, ["--seed", "-1"], "--seed must be at least 0"),
-        (None, ["--column", "text"], "no text under 'text'"),
+        (None, ["--column", "text"], "has 'text', only 'body'"),
     ],
 )
 def test_bad_input_gets_one_line_and_no_directory(content, more, message, corpus, model, tmp_path, capsys):

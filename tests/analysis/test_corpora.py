@@ -121,6 +121,14 @@ def test_what_the_tokenizer_does_not_see_makes_no_other_text():
     assert any("repeated an earlier one" in note for note in notes)
 
 
+def test_a_text_that_is_written_otherwise_counts_once():
+    """Also where it is longer than the model takes, so that no tokens tell."""
+    made, _ = buckets(MANY)
+    again, notes = buckets([*MANY, *(f" {one.upper()}\n" for one in MANY)])
+    assert {key: rows(bucket) for key, bucket in again.items()} == {key: rows(bucket) for key, bucket in made.items()}
+    assert f"{len(MANY)} texts of {2 * len(MANY)} repeated an earlier one, and did not count." in notes
+
+
 def test_a_passage_of_nothing_is_not_repeated():
     nothing = "\u0301 " + "x" * 90  # a lone accent, which is normalised away, and a word that does not fit
     made, _ = buckets([f"{nothing} {seed} {nothing}" * 3 for seed in range(30)] + MANY)

@@ -86,7 +86,8 @@ def test_a_file_in_which_every_mark_is_open_takes_time_in_proportion(tmp_path):
 
 def test_a_mark_that_is_open_for_too_long_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(delimited, "MOST_RECORD", 200)
-    rows = read(write(tmp_path / "a.csv", numbered({7: '107,"open', 39: '139,"x"'})), BY_ID)
+    file = write(tmp_path / "a.csv", numbered({7: '107,"open', 39: '139,"x"', 20: '120,closed"'}))
+    rows = read(file, BY_ID, quote='"')
     assert rejected_lines(rows) == [9]
     assert len(texts(rows)) == 39
 

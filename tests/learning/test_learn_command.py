@@ -247,3 +247,47 @@ def test_what_makes_no_sense_is_said_at_once(place, tmp_path, arguments, message
     assert status == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def write_pairs(file, pairs):
+    file.write_text("".join(json.dumps({"query": query, "positive": text}) + "\n" for query, text in pairs))
+    return read_corpus(file)
+
+
+def texts_of(part):
+    return {same_text(text) for text in (*part.queries, *part.documents)}
+
+
+def test_no_text_is_in_two_parts_whether_it_asks_or_answers(tmp_path):
+    """Some answers answer two questions, and some questions are another's answer."""
+    rows = [(f"question {place}", f"answer {place // 2}") for place in range(80)]
+    rows += [(f"ANSWER  {place}", f"about {place}") for place in range(0, 40, 5)]
+    corpus = write_pairs(tmp_path / "pairs.jsonl", rows)
+    for seed in range(4):
+        learned, validated = map(texts_of, corpus.split(seed))
+        held_out = scored_texts([corpus], [], seed)
+        assert not learned & validated
+        assert not (learned | validated) & held_out
+        assert len(held_out | learned | validated) == 80 + 40 + 8
+
+
+def test_an_answer_that_is_scored_in_another_corpus_is_not_learned_from(tmp_path):
+    first = write_pairs(tmp_path / "one.jsonl", [(f"question {place}", f"answer {place}") for place in range(60)])
+    second = write_pairs(tmp_path / "two.jsonl", [(f"other {place}", f"Answer {40 + place} ") for place in range(80)])
+    scored = scored_texts([first], [second], 0)
+    learned = set().union(*map(texts_of, first.split(0, 0.2, scored)))
+    assert learned
+    assert not learned & {same_text(text) for text in second.task.documents}
+    for seed in range(3):
+        parts = split_all([first, second], seed, 0.2, scored_texts([first, second], [], seed))
+        learned, validated = (set().union(*(texts_of(part[i]) for part in parts)) for i in (0, 1))
+        assert not learned & validated
+        assert not (learned | validated) & scored_texts([first, second], [], seed)
+
+
+@pytest.mark.parametrize("blank", [{"query": " "}, {"positive": ""}])
+def test_a_pair_without_text_is_refused(tmp_path, blank):
+    rows = [{"query": f"q{i}", "positive": f"d{i}"} for i in range(9)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | blank]))
+    with pytest.raises(InputError, match=r"line 10: the (query|positive) has no text"):
+        read_corpus(tmp_path / "pairs.jsonl")

@@ -405,6 +405,17 @@ def test_queries_of_one_text_answer_each_other():
     assert own.excluded([0, 1, 2])[:2].tolist() == [[False, True, False], [True, False, False]]
 
 
+def test_a_copy_of_the_query_or_of_its_answer_is_no_negative():
+    own = Pairs("corpus", ("q", "r", "s"), ("An  answer", "Q", "c"), (("an answer",), ("\ufb01n",), ("fin",)))
+    assert own.excluded([0, 1, 2]).tolist() == [
+        [False, True, False, True, False, False],
+        [False] * 6,
+        [False] * 6,
+    ]
+    with pytest.raises(InputError, match="at least two"):
+        Pairs("corpus", ("a", "b"), ("the same", "The same "))
+
+
 def test_the_number_of_hard_negatives_compiles_nothing_anew(embedder):
     some = pairs(24, 0, hard=2)
     uneven = Pairs("corpus", some.queries, some.documents, tuple(n[: i % 3] for i, n in enumerate(some.negatives)))
