@@ -56,6 +56,6 @@ def torch_activation(path: str, file: str) -> Activation:
     module, _, name = path.rpartition(".")
     if not f"{module}.".startswith("torch.nn.") or name not in ACTIVATIONS:
         raise ConversionError(
-            f"{file}: activation {path!r} is not supported; of torch.nn, known: {', '.join(ACTIVATIONS)}"
+            f"{file}: activation {path!r:.100} is not supported; of torch.nn, known: {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]

@@ -80,7 +80,7 @@ def known_module(kind: object, path: object, directory: Path, file: Path) -> Mod
     if not full.startswith(_OFFICIAL) and full not in _FOREIGN:
         raise _foreign(file, full)
     if last not in _KNOWN:
-        raise ConversionError(f"{file}: module {full!r} is not supported; supported are {', '.join(_KNOWN)}")
+        raise ConversionError(f"{file}: module {full!r:.100} is not supported; supported are {', '.join(_KNOWN)}")
     return Module(last, subfolder(directory, path, file), file, full)
 
 
@@ -96,7 +96,7 @@ def check_classes(modules: Sequence[Module], known: Collection[str]) -> None:
 
 
 def _foreign(file: Path, full: str) -> ConversionError:
-    return ConversionError(f"{file}: module {full!r} is foreign code, which tsjax does not run")
+    return ConversionError(f"{file}: module {full!r:.100} is foreign code, which tsjax does not run")
 
 
 def in_order(modules: Sequence[Module]) -> tuple[Module, ...]:

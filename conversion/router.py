@@ -100,8 +100,8 @@ def _mappings(saved: Mapping[str, Any], routes: Collection[str], file: Path) -> 
             task, modality = ast.literal_eval(key)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise ConversionError(f"{file}: route_mappings has {key!r:.60}, not a task and a modality") from error
-        if route not in routes:
-            raise ConversionError(f"{file}: route_mappings leads to {route!r}, which is not among the routes")
+        if not isinstance(route, str) or route not in routes:
+            raise ConversionError(f"{file}: route_mappings leads to {route!r:.60}, which is not among the routes")
         if modality not in (None, _MODALITY):
             raise ConversionError(f"{file}: route {route!r} is for modality {modality!r}, and tsjax embeds text alone")
         if task is not None and not isinstance(task, str):

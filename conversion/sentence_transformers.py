@@ -136,7 +136,7 @@ def read_scorer(
         path = modules[0].path
         options = _model_options(directory, "CrossEncoder", ignore)
         options |= _transformer_options(path, TASKS["cross_encoder"], ignore)
-    older = (saved.get("sentence_transformers") or {}).get("activation_fn")
+    older = Fields(saved, str(path / "config.json")).take("sentence_transformers", {}, dict).get("activation_fn")
     oldest = saved.get("sbert_ce_default_activation_function")
     labels = classifier.steps[-1][0].out_features
     options["activation"] = _score_activation((options["activation"], older, oldest), labels, str(directory))
@@ -147,9 +147,9 @@ def read_scorer(
 def _pooling(path: Path, width: int, ignore: Collection[str]) -> PoolingConfig:
     file = path / "config.json"
     fields = Fields(read_json_object(file), str(file), ignore)
-    dimension = fields.take_count("embedding_dimension", fields.take_count("word_embedding_dimension", width))
-    if dimension != width:
-        raise ConversionError(f"{file}: pools vectors of {dimension} features; the encoder gives {width}")
+    for name in ("embedding_dimension", "word_embedding_dimension"):  # the new name and the old
+        if (dimension := fields.take_count(name, width)) != width:
+            raise ConversionError(f"{file}: {name} is {dimension}, and the encoder gives {width}")
     old = tuple(mode for name, mode in POOLING_BOOLEANS.items() if fields.take(name, default=False, kind=bool))
     modes = fields.take("pooling_mode", list(old) or ["mean"], (str, list))
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
@@ -230,10 +230,10 @@ def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collect
 
     ``task`` is what it may say of the output, one of `TASKS`.
     """
-    file = next((path / name for name in TRANSFORMER_CONFIGS if (path / name).exists()), None)
-    if file is None:
-        return {}
-    fields = Fields(read_json_object(file), str(file), ignore)
+    # The first that says anything, as in sentence-transformers.
+    found = ((path / name, read_json_object(path / name, optional=True)) for name in TRANSFORMER_CONFIGS)
+    file, content = next(((file, content) for file, content in found if content), (path, {}))
+    fields = Fields(content, str(file), ignore)
     options = {
         "max_seq_length": fields.take_count("max_seq_length", None),
         "lower_case": fields.take("do_lower_case", default=False, kind=bool),

@@ -59,7 +59,8 @@ def load(
             once and cached) or the name of a repository on the Hugging Face hub; None for all-MiniLM-L6-v2.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
-        ignore_config_fields: names of fields in config.json to accept although tsjax does not know them.
+        ignore_config_fields: names of fields in config.json or tokenizer_config.json to accept although tsjax does not
+            know them; ``chat_template`` embeds texts as they are where there is one.
         task: which of a checkpoint's task adapters to merge, such as jina-embeddings-v3's; None for none.
         position_stride: rows of the position table from one token to the next, in texts that are short enough; None
             for what the model is known for, usually 1.

@@ -395,3 +395,42 @@ def test_null_prompts_are_empty(tmp_path):
     write_json(source / "config_sentence_transformers.json", {"prompts": None, "default_prompt_name": "document"})
     metadata = convert(source, tmp_path / "again").metadata
     assert (metadata.prompts, metadata.default_prompt_name) == ({}, "document")
+
+
+def test_segments_that_the_encoder_has_not(tmp_path):
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    for rows in (2, 3):
+        source = write_bert(tmp_path / f"source{rows}", type_vocab_size=rows)
+        content = json.loads((source / "tokenizer.json").read_text())
+        content["post_processor"]["single"][1]["Sequence"]["type_id"] = 2
+        write_json(source / "tokenizer.json", content)
+        change_json(
+            source / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", model_input_names=names
+        )
+    with pytest.raises(ConversionError, match="segment 2"):
+        convert(tmp_path / "source2", tmp_path / "out")
+    assert convert(tmp_path / "source3", tmp_path / "out").metadata.token_types
+
+
+@pytest.mark.parametrize("names", [("sentence_bert_config.json", "sentence_roberta_config.json")])
+def test_the_first_of_the_transformers_configs_that_says_anything(tmp_path, names):
+    source = write_sentence_transformers(tmp_path / "source")
+    write_json(source / names[0], {})
+    write_json(source / names[1], {"max_seq_length": 11, "do_lower_case": False})
+    assert convert(source, tmp_path / "first").metadata.max_seq_length == 11
+    write_json(source / names[0], {"max_seq_length": 13, "do_lower_case": False})
+    assert convert(source, tmp_path / "second").metadata.max_seq_length == 13
+
+
+def test_two_widths_of_the_pooling_that_differ(tmp_path):
+    pooling = {"embedding_dimension": 36, "word_embedding_dimension": 35, "pooling_mode": "mean"}
+    source = write_sentence_transformers(tmp_path / "source", pooling=pooling)
+    with pytest.raises(ConversionError, match="word_embedding_dimension"):
+        convert(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [[], "torch.nn.Tanh", 7])
+def test_what_sentence_transformers_left_in_config_json_is_an_object(tmp_path, value):
+    path = write_bert(tmp_path / "scorer", architectures=["BertForSequenceClassification"], sentence_transformers=value)
+    with pytest.raises(ConversionError):
+        convert(path, tmp_path / "out")

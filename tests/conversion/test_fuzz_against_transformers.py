@@ -83,7 +83,7 @@ def test_every_family_of_transformers_is_here():
 def test_config(tmp_path, model_type):
     write_json(tmp_path / "config.json", {"model_type": model_type, **CONFIGS[model_type]})
     compared = 0
-    for what in itertools.islice(Fuzzer(tmp_path, ["config.json"], seed=model_type), 400):
+    for what in itertools.islice(Fuzzer(tmp_path, ["config.json"], seed=model_type), 200):
         try:
             ours = architecture(json.loads((tmp_path / "config.json").read_text()))
         except (TsjaxError, AttributeError):  # not even an object
@@ -94,7 +94,7 @@ def test_config(tmp_path, model_type):
             continue
         compared += 1
         assert theirs == ours, what
-    assert compared > 20
+    assert compared > 9
 
 
 TEXTS = [
@@ -123,7 +123,7 @@ def test_tokenizer(tmp_path, kind, named):
     write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": kind, **names, **options, **more})
     compared = 0
     files = [*FILES, "special_tokens_map.json", "added_tokens.json"]
-    for what in itertools.islice(Fuzzer(tmp_path, files, seed=kind + named), 400):
+    for what in itertools.islice(Fuzzer(tmp_path, files, seed=kind + named), 250):
         try:
             found = read_tokenizer(tmp_path, config, lower_case=False)
             ours = TextTokenizer(found.json, 10_000).encode(TEXTS)

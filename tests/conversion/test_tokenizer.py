@@ -166,3 +166,146 @@ def test_a_plain_one_is_not(directory, monkeypatch):
     for config in ({}, {"tokenizer_class": "BertTokenizer", "cls_token": {"content": "[CLS]"}}):
         write_json(directory / "tokenizer_config.json", config)
         assert tokens(directory, "THE") == ["the"]
+
+
+# -- strictly ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vocab", "do_word_tokenize", "mecab_kwargs", "post_processor"])
+def test_an_unknown_field_is_refused_by_name(directory, name):
+    write_json(directory / "tokenizer_config.json", {name: "x"})
+    with pytest.raises(ConversionError, match=name):
+        read_tokenizer(directory, BERT, lower_case=False)
+    assert read_tokenizer(directory, BERT, lower_case=False, ignore=[name]).model_max_length is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"do_lower_case": "yes"},
+        {"model_max_length": "512"},
+        {"model_max_length": 0},
+        {"model_max_length": 12.5},
+        {"max_len": -1},
+        {"cls_token": 2},
+        {"added_tokens_decoder": []},
+        {"additional_special_tokens": "[X]"},
+        {"model_input_names": ["input_ids"]},
+        {"init_inputs": ["vocab.txt"]},
+        {"chat_template": 1},
+    ],
+)
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+def test_wrong_values_are_refused(directory, config, kind):
+    write_json(directory / "tokenizer_config.json", {"tokenizer_class": kind, **config})
+    with pytest.raises(ConversionError, match=next(iter(config))):
+        read_tokenizer(directory, BERT, lower_case=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_len": 16}, 16),
+        ({"max_len": 16, "model_max_length": 20}, 20),
+        ({"max_len": 16, "model_max_length": None}, None),
+    ],
+)
+def test_the_old_name_of_the_longest_text(directory, config, longest):
+    write_json(directory / "tokenizer_config.json", config)
+    assert read_tokenizer(directory, BERT, lower_case=False).model_max_length == longest
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({}, "[MASK]"), ({"cls_token": "[CLS]"}, "[MASK]"), ({"added_tokens_decoder": {}, "cls_token": "[CLS]"}, "[CLS]")],
+)
+def test_the_older_map_of_special_tokens_wins_unless_the_config_lists_all(directory, config, expected):
+    from transformers import AutoTokenizer
+
+    write_json(directory / "special_tokens_map.json", {"cls_token": "[MASK]"})
+    write_json(directory / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **config})
+    found = Tokenizer.from_str(read_tokenizer(directory, BERT, lower_case=False).json).encode("the")
+    assert found.tokens[0] == expected
+    assert found.ids == AutoTokenizer.from_pretrained(directory)("the")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "file", ["tokenizer_config.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"]
+)
+def test_a_chat_template(directory, file):
+    path = directory / file
+    path.parent.mkdir(exist_ok=True)
+    if file.endswith(".json"):
+        write_json(path, {"chat_template": "{{ messages }}"})
+    else:
+        path.write_text("{{ messages }}")
+    read_tokenizer(directory, BERT, lower_case=False)  # there is a modules.json, which does not ask for it
+    with pytest.raises(ConversionError, match="chat_template"):
+        read_tokenizer(directory, BERT, lower_case=False, chats=True)
+    read_tokenizer(directory, BERT, lower_case=False, chats=True, ignore=["chat_template"])
+
+
+@pytest.mark.parametrize(
+    "token", [7, None, {"content": 7}, {"content": "x", "bold": True}, {"content": "x", "lstrip": "no"}, {}]
+)
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_odd_added_tokens_are_refused(directory, file, token, capfd):
+    if file == "tokenizer.json":
+        content = json.loads(tokenizer_json())
+        content["added_tokens"].append({"id": 200, **token} if isinstance(token, dict) else token)
+        write_json(directory / file, content)
+    else:
+        write_json(directory / file, {"additional_special_tokens": [token]})
+    with pytest.raises(ConversionError, match=file):
+        read_tokenizer(directory, BERT, lower_case=False)
+    assert capfd.readouterr().out == ""  # where transformers names a flag that it does not know
+
+
+def changed(directory, change):
+    content = json.loads(tokenizer_json())
+    change(content)
+    write_json(directory / "tokenizer.json", content)
+    write_json(directory / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def test_a_token_that_is_added_twice_is_refused(directory):
+    changed(directory, lambda content: content["added_tokens"].append({**content["added_tokens"][0], "id": 99}))
+    with pytest.raises(ConversionError, match="added twice"):
+        read_tokenizer(directory, BERT, lower_case=False)
+
+
+def test_two_tokens_of_one_id_are_refused(directory):
+    changed(directory, lambda content: content["model"]["vocab"].update(a=9))
+    with pytest.raises(ConversionError, match="same id 9"):
+        read_tokenizer(directory, BERT, lower_case=False)
+
+
+def test_a_template_with_a_token_that_has_no_id_is_refused(directory, capfd):
+    changed(directory, lambda content: content["post_processor"]["special_tokens"].pop("[SEP]"))
+    with pytest.raises(ConversionError, match=r"\[SEP\]"):
+        read_tokenizer(directory, BERT, lower_case=False)
+    assert "panicked" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]])
+def test_whether_the_model_is_told_segments(directory, names):
+    for kind in ("BertTokenizer", "PreTrainedTokenizerFast"):
+        write_json(directory / "tokenizer_config.json", {"tokenizer_class": kind, "model_input_names": names})
+        found = read_tokenizer(directory, BERT, lower_case=False)
+        assert found.token_types == ("token_type_ids" in names)
+
+
+def test_a_plain_one_is_built_as_its_class_does(directory):
+    """What else tokenizer.json says, the class of BERT's tokenizers does not read."""
+    content = json.loads(tokenizer_json())
+    content["model"] |= {"continuing_subword_prefix": "@@", "max_input_chars_per_word": 2, "unk_token": "[PAD]"}
+    content["post_processor"]["single"][1]["Sequence"]["type_id"] = 1
+    content["pre_tokenizer"] = {"type": "Whitespace"}
+    write_json(directory / "tokenizer.json", content)
+    expected = Tokenizer.from_str(tokenizer_json())
+    expected.no_truncation()
+    expected.no_padding()
+    found = Tokenizer.from_str(read_tokenizer(directory, BERT, lower_case=False).json)
+    for pair in (["The cat, at THIS one."], ["xyz", "a \u4e00"]):
+        ours, theirs = found.encode(*pair), expected.encode(*pair)
+        assert (ours.ids, ours.type_ids) == (theirs.ids, theirs.type_ids)

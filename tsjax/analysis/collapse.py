@@ -167,6 +167,8 @@ def study_collapse(
     if len(chosen) < LEAST_TEXTS:
         there = {0: "no text", 1: "one text only"}.get(len(chosen), f"{len(chosen)} texts only")
         raise InputError(f"there is {there}; how texts lie to each other takes at least {LEAST_TEXTS}")
+    if embedder.metadata.token_types:
+        raise InputError("this model is told the segment of each token, which the study of collapse does not support")
     tokenizer = embedder._tokenizer
     prompt = embedder._prompt_text(None, None)
     prompted = int(tokenizer.encode([prompt]).lengths[0]) - tokenizer.special_tokens

@@ -79,7 +79,8 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="accept a field of config.json that tsjax does not know; may be repeated",
+        help="accept a field of config.json or tokenizer_config.json that tsjax does not know; chat_template embeds "
+        "texts as they are; may be repeated",
     )
     command.add_argument(
         "--ignore-weight",

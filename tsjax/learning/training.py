@@ -23,7 +23,7 @@ import optax
 
 from tsjax import __version__
 from tsjax.checkpoint import read_network_weights
-from tsjax.errors import InputError
+from tsjax.errors import NO_TOKENS, InputError
 from tsjax.learning import learned as numbers
 from tsjax.learning.gradients import Network, Texts
 from tsjax.learning.learned import Learned
@@ -36,6 +36,7 @@ from tsjax.model.compiling import jit
 from tsjax.model.forward import unflatten, weight_shapes
 from tsjax.settings import positive
 from tsjax.temperature import Temperature
+from tsjax.text.tokenizer import without_tokens
 from tsjax.usual_modes import usual_modes
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ class _Run:
     ) -> None:
         if not training:
             raise InputError("learning needs pairs to learn from")
+        if embedder.metadata.token_types:
+            raise InputError("this model is told the segment of each token, which learning does not support")
         self._model = model = embedder.metadata.model
         if any(dimension >= model.embedding_dimension for dimension in recipe.matryoshka):
             raise InputError(f"matryoshka dimensions must be fewer than the model's {model.embedding_dimension}")
@@ -343,7 +346,10 @@ def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _C
     def texts(given: Sequence[str], prompt: str, *, tempered: bool) -> Texts:
         leave_out = prompt and not embedder.metadata.model.pooling.include_prompt
         tokenized = tokenizer.encode([prompt + text for text in given])
-        return Texts(tokenized, tokenizer.prompt_length(prompt) if leave_out else 0, tempered)
+        left_out = tokenizer.prompt_length(prompt) if leave_out else 0
+        if (empty := without_tokens(tokenized, left_out)).size:
+            raise InputError(f"corpus {pairs.name}: the text {given[empty[0]]!r:.60} {NO_TOKENS}; leave it out")
+        return Texts(tokenized, left_out, tempered)
 
     query, document = embedder._prompt_for("query"), embedder._prompt_for("document")
     tempered = recipe.form != "none"

@@ -110,7 +110,7 @@ def _frame(
     first, last = of_text[:middle], of_text[middle:]
 
     def special(start: int, stop: int) -> list[NDArray[np.int32]]:
-        return [as_ids(encoding.ids[start:stop]), np.array(encoding.type_ids[start:stop], np.int32)]
+        return [as_ids(encoding.ids[start:stop]), as_ids(encoding.type_ids[start:stop])]
 
-    kinds = [encoding.type_ids[first[0]], encoding.type_ids[last[0]]]
+    kinds = as_ids([encoding.type_ids[first[0]], encoding.type_ids[last[0]]]).tolist()
     return special(0, first[0]), special(first[-1] + 1, last[0]), special(last[-1] + 1, len(encoding.ids)), kinds

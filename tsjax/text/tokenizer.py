@@ -110,7 +110,7 @@ class TextTokenizer:
         for encoding in encodings(self._tokenizer, texts):
             ids.append(as_ids(encoding.ids))
             if self._token_types:
-                types.append(np.array(encoding.type_ids, np.int32))
+                types.append(as_ids(encoding.type_ids))
             # Looking at what was cut off copies it all, so only where something can have been.
             truncated.append(len(encoding) >= self.max_length and bool(encoding.overflowing))
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
@@ -164,7 +164,7 @@ def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tupl
 
 
 def as_ids(ids: Sequence[int]) -> NDArray[np.int32]:
-    """Return token ids as an array.
+    """Return token ids, or segments, as an array.
 
     Raises:
         CheckpointError: one is beyond what any embedding has.
@@ -172,7 +172,7 @@ def as_ids(ids: Sequence[int]) -> NDArray[np.int32]:
     try:
         return np.array(ids, np.int32)
     except OverflowError as error:
-        raise CheckpointError(f"the tokenizer gives the id {max(ids)}, which no embedding has") from error
+        raise CheckpointError(f"the tokenizer gives a token the number {max(ids)}, which no embedding has") from error
 
 
 def without_tokens(tokenized: Tokenized, prompt_length: int = 0) -> NDArray[np.intp]:
