@@ -370,7 +370,8 @@ def test_an_error_while_tokenising_reaches_the_caller_and_harms_nothing(model, m
 
 def test_leaving_the_interpreter_with_open_models_is_clean(directories):
     script = """
-import functools, sys, tsjax
+import functools, logging, sys, tsjax
+logging.disable(logging.WARNING)
 embedder, scorer, routed = map(functools.partial(tsjax.load, token_budget=64), sys.argv[1:])
 texts = ["the cat of a"] * 50
 streams = [model.stream(texts, block_size=20) for model in (embedder, routed)]

@@ -101,7 +101,7 @@ def load(
         ignore_weights=ignore_weights,
         kind=kind,
     )
-    hub.warn_assumed(directory, stacklevel=3)
+    hub.warn_assumed(directory)
     options: dict[str, Any] = {
         "temperature": temperature,
         "dtype": dtype,

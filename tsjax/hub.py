@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 import textwrap
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from tsjax.files import expanded
 from tsjax.options import Options
 from tsjax.routed_checkpoint import is_routed, read_routed_header, save_routed
 from tsjax.snapshots import ask, snapshot_of, unseen
+from tsjax.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -149,7 +149,7 @@ def convert_to(
         name=label,
         assumed=_assumed(source, options),
     )
-    warn_assumed(destination, stacklevel=3)
+    warn_assumed(destination)
     return header
 
 
@@ -181,7 +181,7 @@ def export_to(
     if is_routed(source):
         raise ConversionError(f"{source} has several routes; export the folder of one of them")
     export(source, expanded(destination), temperature=temperature)
-    warn_assumed(source, stacklevel=3)
+    warn_assumed(source)
     return read_header(source).metadata.temperature if temperature is None else temperature
 
 
@@ -292,17 +292,16 @@ def cache_directory() -> Path:
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "tsjax"
 
 
-def warn_assumed(directory: Path, *, stacklevel: int = 2) -> None:
+def warn_assumed(directory: Path) -> None:
     """Warn about what the conversion of a checkpoint took for granted.
 
     Args:
         directory: a checkpoint of ours.
-        stacklevel: as for `warnings.warn`.
     """
     headers = read_routed_header(directory).headers.values() if is_routed(directory) else [read_header(directory)]
     for sentence in dict.fromkeys(each for header in headers for each in header.metadata.assumed):
         source = next(iter(headers)).metadata.source
-        warnings.warn(f"{source}: {sentence}", AssumptionWarning, stacklevel=stacklevel)
+        warn(f"{source}: {sentence}", AssumptionWarning)
 
 
 def _settled(source: Path, options: Options) -> Options:

@@ -21,6 +21,7 @@ from tsjax.embedder import Embedder
 from tsjax.errors import InputError, MissingExtraError
 from tsjax.model.forward import abstract_params
 from tsjax.router import RoutedEmbedder
+from tsjax.warn import warn
 
 try:
     import torch
@@ -175,10 +176,10 @@ def _usable(prompts: Mapping[str, str], default: str | None) -> dict[str, str]:
         warnings.simplefilter("ignore", UserWarning)  # one a name; all of them are named once below
         usable = AbsEncoder.validate_task_to_prompt_name(everything, raise_for_invalid_keys=False)[0]
     if left := [name for name in everything if name not in usable and name != default]:
-        warnings.warn(
+        warn(
             f"prompts that are not used: {', '.join(map(repr, left))}. MTEB uses those named query and document, or "
             "after a task of its registry or a type of tasks, such as 'Retrieval-query'",
-            stacklevel=3,
+            UserWarning,
         )
     return dict(usable)
 
