@@ -134,7 +134,7 @@ def test_without_matplotlib_it_says_so(corpus, model, tmp_path, monkeypatch, cap
         (None, ["--temperature", "[1, 0.9]"], "3 layers"),
         (None, ["--lengths", "8,x"], "is no list of whole numbers"),
         (None, ["--lengths", "8,99"], "a length is 99"),
-        (None, ["--max-seq-length", "99"], "max_seq_length 99 is more than the 41 positions"),
+        (None, ["--max-seq-length", "99"], "max_seq_length 99 is more than the 41"),
         (None, ["--texts-per-bucket", "1"], "texts_per_bucket must be at least 3"),
         (None, ["--seed", "-1"], "--seed must be at least 0"),
         (None, ["--column", "text"], "has 'text', only 'body'"),

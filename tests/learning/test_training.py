@@ -375,7 +375,7 @@ def test_a_directory_of_something_else_is_left_alone(embedder, tmp_path):
         ({"seed": "x"}, "a seed is a whole number"),
         ({"train_length": 2}, "at least 3"),
         ({"train_length": 0}, "train_length"),
-        ({"train_length": 42}, "42 is more than the 41 positions"),
+        ({"train_length": 42}, "42 is more than the 41"),
     ],
 )
 def test_a_senseless_recipe_is_refused(embedder, change, message):
