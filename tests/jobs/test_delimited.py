@@ -12,6 +12,7 @@ from tsjax.jobs import delimited
 from tsjax.jobs.columns import Columns, Rejection, Row
 from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.rows import header_of
 
 BY_ID = Columns(id="id")
 
@@ -196,3 +197,8 @@ def test_rejections_say_how_the_file_may_be_meant(tmp_path):
     assert isinstance(spark[0], Rejection)
     assert "--csv-escape" in spark[0].reason
     assert "--csv-quote" in pandas[1].reason
+
+
+def test_a_header_may_repeat_names_that_are_not_used(tmp_path):
+    (source,) = find_sources([str(write(tmp_path / "a.csv", "id,text,,\n1,a,,\n"))])
+    assert header_of(source) == ["id", "text", "", ""]

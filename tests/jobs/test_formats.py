@@ -261,3 +261,14 @@ def test_files_are_closed_when_they_are_refused(tmp_path):
     (source,) = find_sources([str(write(tmp_path / "a.csv", "id,body\n"))])
     with pytest.raises(InputError), contextlib.closing(open_rows(source, Columns())):
         pass  # an unclosed file would be a warning, and so an error
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_what_follows_a_compressed_frame_is_a_frame_or_an_error(tmp_path, suffix, pack):
+    first, second = pack(b"one\ntwo\n"), pack(b"three\n")
+    (source,) = find_sources([str(write(tmp_path / f"good.txt{suffix}", first + second))])
+    with contextlib.closing(open_rows(source, Columns())) as reader:
+        assert [row.text for row in reader.read()] == ["one", "two", "three"]
+    (source,) = find_sources([str(write(tmp_path / f"bad.txt{suffix}", first + b"X" + second[1:]))])
+    with contextlib.closing(open_rows(source, Columns())) as reader, pytest.raises(InputError):
+        list(reader.read())

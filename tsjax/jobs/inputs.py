@@ -291,15 +291,15 @@ def unpacked(raw: BinaryIO, compression: Compression | None, encoding: str | Non
     if compression == "gzip":
         stream = gzip.GzipFile(fileobj=raw)
     elif compression == "bzip2":
-        stream = bz2.BZ2File(raw)
+        stream = _Frames(raw, bz2.BZ2Decompressor)
     elif compression == "xz":
-        stream = lzma.LZMAFile(raw)  # noqa: SIM115  # read by the caller
+        stream = _Frames(raw, lzma.LZMADecompressor, padding=b"\0")
     elif compression == "zstd":
         try:
             import zstandard  # noqa: PLC0415  # an extra
         except ImportError as error:
             raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
-        stream = _ZstdFrames(raw, zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW))
+        stream = _Frames(raw, zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj)
     if encoding is not None:
         stream = _AsUtf8(stream, encoding)
     if isinstance(stream, io.BufferedReader):
@@ -381,11 +381,19 @@ class Replayed(io.RawIOBase):
         return cast("BinaryIO", self)
 
 
-class _ZstdFrames(io.RawIOBase):
-    """The bytes of a .zst file, frame after frame: unlike zstandard's own stream, an error where it was cut."""
+class _Frames(io.RawIOBase):
+    """The bytes of a compressed file, frame after frame: unlike the libraries' own streams, an error where it was cut.
 
-    def __init__(self, raw: BinaryIO, decompressor: Any) -> None:
-        self._raw, self._decompressor = raw, decompressor
+    Nor do they say so where what follows a frame is none; these bytes may have been rows.
+
+    Args:
+        raw: the file.
+        begin: makes a decompressor for one frame.
+        padding: bytes that may stand between frames.
+    """
+
+    def __init__(self, raw: BinaryIO, begin: Callable[[], Any], padding: bytes = b"") -> None:
+        self._raw, self._begin, self._padding = raw, begin, padding
         self._frame: Any = None
         self._packed = self._unpacked = memoryview(b"")
 
@@ -399,7 +407,11 @@ class _ZstdFrames(io.RawIOBase):
                 if self._frame is not None:
                     raise EOFError("the file ends in the midst of packed data; it was cut")
                 return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
+            if self._frame is None:
+                if self._padding and not (packed := memoryview(bytes(packed).lstrip(self._padding))):
+                    self._packed = packed
+                    continue
+                self._frame = self._begin()
             self._unpacked, self._packed = memoryview(self._frame.decompress(packed)), memoryview(b"")
             if self._frame.eof:
                 self._packed, self._frame = memoryview(self._frame.unused_data), None

@@ -235,9 +235,11 @@ _READERS: dict[str, type[RowReader]] = {
 
 def header_of(source: Source) -> list[str]:
     """The names of the columns of delimited text; none where there is no header."""
-    with contextlib.closing(open_rows(source, None)) as reader:
-        assert isinstance(reader, CellReader)
-        return reader.header
+    assert source.dialect is not None
+    with open_raw(source.url) as raw:
+        lines = iter(unpacked(raw, source.compression, source.encoding))
+        first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")
+        return Delimited(itertools.chain([first] if first else [], lines), source.dialect).header
 
 
 def kept_types(source: Source, columns: Columns) -> list[Any] | None:
