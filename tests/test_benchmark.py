@@ -285,7 +285,7 @@ def test_what_does_not_fit_the_model_is_left_out_unless_it_was_asked_for(model, 
         (["--seconds", "0"], "--seconds must be finite and > 0"),
         (["--random", "huge"], "there is no random model 'huge'; it can be minilm, bert-base"),
         (["--json", "."], "exists already and is a directory"),
-        (["--max-seq-length", "101"], "max_seq_length 101 is more than the 100 positions"),
+        (["--max-seq-length", "101"], "max_seq_length 101 is more than the 100 tokens"),
         (["--temperature", "-1"], "temperature must be finite and > 0"),
     ],
 )

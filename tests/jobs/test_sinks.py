@@ -214,9 +214,11 @@ def test_a_commit_that_was_in_the_way_of_another_is_tried_again(monkeypatch):
         (["--sink", "lancedb://d/no table!"], "may contain only"),
     ],
 )
-def test_what_is_refused_before_any_work(model, corpus, tmp_path, monkeypatch, capsys, more, message):
+def test_what_is_refused_before_any_work(model, tmp_path, monkeypatch, capsys, more, message):
     monkeypatch.chdir(tmp_path)
-    assert batch_jobs.run(*batch_jobs.arguments(model, corpus, tmp_path / "out", *more)) == 2
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text(json.dumps({"text": "a text", "a.b": 1, "tsjax_shard": "a value of the user's"}) + "\n")
+    assert batch_jobs.run(*batch_jobs.arguments(model, [corpus], tmp_path / "out", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -162,7 +162,7 @@ def test_what_is_set_is_set_on_every_route(both):
     theirs, ours = both
     assert ours.max_seq_length == theirs.max_seq_length == 41
     assert [ours.route(task).max_seq_length for task in ("query", "document")] == [41, 30]
-    with pytest.raises(tsjax.InputError, match="max_seq_length 35 is more than the 30 positions"):
+    with pytest.raises(tsjax.InputError, match="max_seq_length 35 is more than the 30 tokens"):
         ours.max_seq_length = 35
     assert ours.route("query").max_seq_length == 41
     assert ours.similarity_fn_name == "dot"
