@@ -1,13 +1,23 @@
 """Every test runs offline, with a cache of its own, and with the shapes in annotations checked by beartype."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Most of a test's time is compiling, and many compile the same programs. A directory for one run, which its workers
+    # and the processes that tests start use, too: what an earlier version compiled wrongly must not be found again.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tsjax-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "parity")]  # where the helpers are
 
 import tsjax.model.config  # has no arrays, and its tests give it wrong types on purpose

@@ -46,6 +46,16 @@ def model(tmp_path_factory):
     return source.parent / "converted"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_told():
+    """As for a user: without the directory that this run of the tests shares."""
+    names = [name for name in os.environ if name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.delenv(name)
+        yield
+
+
 @pytest.fixture
 def settings():
     """Gives JAX its settings back, for the tests that change them in this process."""

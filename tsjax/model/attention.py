@@ -83,6 +83,7 @@ def attention(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    longest: int | None = None,
     kernel: Kernel = "xla",
 ) -> Float[Array, "R T N H"]:
     """Mix the values of the keys that each query attends to.
@@ -101,6 +102,7 @@ def attention(
         scale: factor on query·key, usually 1/√H.
         causal: whether a token sees only those before it.
         window: how many tokens to each side a local layer sees.
+        longest: the most tokens that a text can have; None for any number.
         kernel: what computes it.
     """
     query = scaled(query, temperature, scale, key.dtype)
@@ -108,7 +110,9 @@ def attention(
     if kernel == "windows":
         inverse = jnp.broadcast_to(1 / temperature, query.shape[:3])
         by_offset = None if view.by_offset is None else Bias(view.by_offset, inverse)
-        return windowed_attention(query, key, value, view.packing, bias=by_offset, causal=causal, reach=reach)
+        return windowed_attention(
+            query, key, value, view.packing, bias=by_offset, causal=causal, reach=reach, longest=longest
+        )
     if kernel in ("cudnn", "splash"):
         assert kernel == "splash" or view.packing.slots == 1, "cuDNN has lengths, and no segments"
         by_row = (

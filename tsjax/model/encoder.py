@@ -122,6 +122,7 @@ class Attention(nnx.Module):
             scale=config.logit_scale,
             causal=config.causal,
             window=config.local_window,
+            longest=config.max_length,
             kernel=kernel,
         )
         return self.out(mixed)

@@ -86,6 +86,7 @@ def windowed_attention(
     bias: Bias | None = None,
     causal: bool = False,
     reach: Int[Array, ""] | None = None,
+    longest: int | None = None,
 ) -> Float[Array, "R T N H"]:
     """softmax(query·key + bias)·value within each text; zeros for padding.
 
@@ -97,21 +98,23 @@ def windowed_attention(
         bias: what is added to the logits; None for nothing.
         causal: whether a token sees only those before it.
         reach: how many tokens to each side are seen; None for all.
+        longest: the most tokens that a text can have; None for any number. Windows beyond are not compiled.
     """
+    most = min(query.shape[1], longest or query.shape[1])
 
     def one(row: int | Int[Array, ""]) -> Float[Array, "T N H"]:
         q, k, v = (jnp.swapaxes(x[row], 0, 1) for x in (query, key, value))
         own = None if bias is None else bias._replace(factor=bias.factor[row])
-        return _row(_Row(q, k, v, packing.starts[row], packing.lengths[row], own, reach), causal=causal)
+        return _row(_Row(q, k, v, packing.starts[row], packing.lengths[row], own, reach), most, causal=causal)
 
     rows = query.shape[0]
     return one(0)[None] if rows == 1 else jax.lax.map(one, jnp.arange(rows))
 
 
-def _row(row: _Row, *, causal: bool) -> Float[Array, "T N H"]:
-    heads, tokens, _ = row.query.shape
+def _row(row: _Row, longest: int, *, causal: bool) -> Float[Array, "T N H"]:
+    heads = row.query.shape[0]
     mixed = jnp.zeros_like(row.query)
-    sizes = [*(size for size in _SIZES if size < tokens), tokens]
+    sizes = [*(size for size in _SIZES if size < longest), longest]
     for shorter, window in zip([0, *sizes], sizes, strict=False):
         cut = _Cut(window, heads, causal)
         # The texts are sorted by length, so those of each window follow each other.
