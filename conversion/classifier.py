@@ -6,50 +6,19 @@ It is the same as what may stand after pooling in a sentence-transformers model:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from conversion.fields import Fields
-from conversion.rules import Rule
-from conversion.sentence_transformers import dense_rules, layer_norm_rules
+from conversion.heads import Classifier, dense
 from tsjax.errors import ConversionError
-from tsjax.model.config import EncoderConfig, HeadConfig
+from tsjax.model.config import EncoderConfig
 
 if TYPE_CHECKING:
-    from tsjax.model.config import Activation, PoolingMode
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A head.
-
-    Attributes:
-        pooling: how tokens are pooled.
-        steps: what follows, with the rules of its weights.
-        config: the fields of config.json that say so, where the family's head varies.
-    """
-
-    pooling: PoolingMode
-    steps: tuple[tuple[HeadConfig, tuple[Rule, ...]], ...]
-    config: Mapping[str, Any] = field(default_factory=dict)
+    from tsjax.model.config import Activation
 
 
 # From the encoder, config.json and the number of labels.
 MakeClassifier: TypeAlias = Callable[[EncoderConfig, Fields, int], Classifier]
-
-
-def dense(
-    torch: str, inputs: int, outputs: int, activation: Activation = "identity", *, bias: bool = True
-) -> tuple[HeadConfig, tuple[Rule, ...]]:
-    """A linear layer with an activation."""
-    config = HeadConfig(kind="dense", in_features=inputs, out_features=outputs, use_bias=bias, activation=activation)
-    return config, dense_rules(config, torch)
-
-
-def layer_norm(torch: str, size: int, eps: float, *, bias: bool = True) -> tuple[HeadConfig, tuple[Rule, ...]]:
-    """A LayerNorm."""
-    config = HeadConfig(kind="layer_norm", in_features=size, out_features=size, use_bias=bias, norm_eps=eps)
-    return config, layer_norm_rules(config, torch)
 
 
 def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from conversion.classifier import Classifier
 from conversion.convert import axes
 from conversion.export_modules import modules
 from conversion.families import FAMILIES
 from conversion.families.family import ACTIVATION_NAMES
 from conversion.fields import Fields
+from conversion.heads import Classifier
 from conversion.model_card import model_card
 from conversion.rules import Rule, invert
 from tsjax.checkpoint import read_header, read_tokenizer, read_weights, write_tensors

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conversion.activations import ACTIVATIONS
+from conversion.heads import dense_rules, layer_norm_rules
 from conversion.rules import Rule
-from conversion.sentence_transformers import POOLING_BOOLEANS, TASKS, dense_rules, layer_norm_rules
+from conversion.sentence_transformers import POOLING_BOOLEANS, TASKS
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:

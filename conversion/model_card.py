@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsjax import __version__
+from tsjax._version import __version__
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from conversion.activations import torch_activation
 from conversion.fields import Fields
+from conversion.heads import HeadSource, dense_rules, layer_norm_rules
 from conversion.modules import MODEL_CONFIG, TRANSFORMER_CONFIGS
-from conversion.rules import Rule
 from conversion.source import read_json_object
 from tsjax.checkpoint import Kind
 from tsjax.errors import ConversionError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from conversion.classifier import Classifier
+    from conversion.heads import Classifier
     from conversion.modules import Module
 
 # The booleans of old pooling configs, in the order in which sentence-transformers concatenates.
@@ -43,15 +43,6 @@ TASKS: dict[Kind, tuple[str, str, str]] = {
     "embedder": ("feature-extraction", "token_embeddings", "last_hidden_state"),
     "cross_encoder": ("sequence-classification", "scores", "logits"),
 }
-
-
-@dataclass(frozen=True)
-class HeadSource:
-    """A head, where its weights are, and their rules; no directory where it has none."""
-
-    config: HeadConfig
-    directory: Path | None = None
-    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,16 +170,6 @@ def _dense(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     return HeadSource(config, path, dense_rules(config))
 
 
-def dense_rules(config: HeadConfig, torch: str = "linear") -> tuple[Rule, ...]:
-    """The weights of a Dense module, or of a linear layer that goes by another name in PyTorch."""
-    rules = [Rule(f"{torch}.weight", "linear.kernel", "o i -> i o")]
-    if config.use_bias:
-        rules.append(Rule(f"{torch}.bias", "linear.bias"))
-    if config.residual and config.in_features != config.out_features:
-        rules.append(Rule("residual.weight", "residual.kernel", "o i -> i o"))
-    return tuple(rules)
-
-
 def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     fields = _head_fields(path, ignore)
     size = fields.take_count("dimension")
@@ -196,12 +177,6 @@ def _layer_norm(path: Path, width: int, ignore: Collection[str]) -> HeadSource:
     config = HeadConfig(kind="layer_norm", in_features=size, out_features=size)
     _check_width(config, width, fields.file)
     return HeadSource(config, path, layer_norm_rules(config))
-
-
-def layer_norm_rules(config: HeadConfig, torch: str = "norm") -> tuple[Rule, ...]:
-    """The weights of a LayerNorm module, or of a norm that goes by another name in PyTorch."""
-    scale, bias = Rule(f"{torch}.weight", "norm.scale"), Rule(f"{torch}.bias", "norm.bias")
-    return (scale, bias) if config.use_bias else (scale,)
 
 
 def _normalize(path: Path, width: int, ignore: Collection[str]) -> HeadSource:

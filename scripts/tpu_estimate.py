@@ -49,8 +49,9 @@ from jax.sharding import PartitionSpec as P
 from tsjax.engine import TOKEN_BUDGET_ACCELERATOR
 from tsjax.files import expanded, replacing
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
-from tsjax.model.forward import Inputs, abstract_params, cast_params, compiled_apply
+from tsjax.model.forward import Inputs, abstract_params, compiled_apply
 from tsjax.model.packing import Packing
+from tsjax.model.params import cast_params
 from tsjax.model.sharding import mesh_of
 from tsjax.model.splash import block_sizes, splash_attention, supports
 from tsjax.text import ladders

@@ -38,7 +38,8 @@ from conversion.convert import convert
 from conversion.originals import hidden_states, tempered
 from tsjax.checkpoint import is_checkpoint, read_header, read_network_weights
 from tsjax.hub import locate
-from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
+from tsjax.model.forward import apply, weight_shapes
+from tsjax.model.params import cast_params, unflatten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ import pytest
 import tsjax
 from tsjax.errors import InputError
 from tsjax.model.config import EncoderConfig, ModelConfig
-from tsjax.model.forward import apply, cast_params, init_params
+from tsjax.model.forward import apply, init_params
+from tsjax.model.params import cast_params
 from tsjax.temperature import LogLength, Temperature
 
 BERT = EncoderConfig(

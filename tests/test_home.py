@@ -7,6 +7,7 @@ from checkpoints import write_bert
 
 import tsjax
 from tsjax import hub
+from tsjax.cache_directory import cache_directory
 from tsjax.cli import main
 from tsjax.errors import InputError, OutputError
 from tsjax.files import expanded
@@ -43,7 +44,7 @@ def test_the_cache(no_home, source, monkeypatch, variable):
     with pytest.raises(InputError, match="TSJAX_CACHE"):
         tsjax.load(source)
     with pytest.raises(InputError, match="TSJAX_CACHE"):
-        hub.cache_directory()
+        cache_directory()
 
 
 def test_a_cache_that_is_named_or_not_needed(no_home, source, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tsjax import forks as forks  # sees every fork from here on
+from tsjax._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tsjax.api import embed, load
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from tsjax.quantization import quantize_embeddings
     from tsjax.router import RoutedEmbedder
     from tsjax.temperature import LogLength, Piecewise, Temperature
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AssumptionWarning",

@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tsjax import __version__
+from tsjax._version import __version__
 from tsjax.commands import batch, bench, collapse, convert, doctor, embed, export, info, learn, search, sweep
 from tsjax.errors import AssumptionWarning, TsjaxError
 from tsjax.files import expanded

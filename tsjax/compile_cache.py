@@ -18,9 +18,9 @@ import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from tsjax.cache_directory import cache_directory
 from tsjax.errors import InputError, OutputError
 from tsjax.files import expanded, explaining
-from tsjax.hub import cache_directory
 
 # JAX keeps nothing that compiled in less than a second, and has no bound; most of our programs take less.
 _SETTINGS = {

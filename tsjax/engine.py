@@ -29,8 +29,9 @@ from tsjax.errors import InputError, LifecycleError, NoTokensError
 from tsjax.forks import check_not_forked, is_forked, mark_used
 from tsjax.local_devices import local_devices
 from tsjax.model.attention import Kernel, kernel_for
-from tsjax.model.forward import Inputs, Output, cast_params, compiled_apply, traced_programs, unflatten, weight_shapes
+from tsjax.model.forward import Inputs, Output, compiled_apply, traced_programs, weight_shapes
 from tsjax.model.packing import Packing
+from tsjax.model.params import cast_params, unflatten
 from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
 from tsjax.settings import Dtype, positive
 from tsjax.text import ladders
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from tsjax.checkpoint import Header
     from tsjax.model.config import ModelConfig
-    from tsjax.model.forward import Params
+    from tsjax.model.params import Params
     from tsjax.temperature import Temperature
 
 # Tokens of a batch on each device, padding included. On a processor a batch should fit the caches; an accelerator

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.model.forward import flatten, unflatten
+from tsjax.model.params import flatten, unflatten
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsjax.model.config import EncoderConfig, ModelConfig
-    from tsjax.model.forward import Params
+    from tsjax.model.params import Params
     from tsjax.temperature import TemperatureLike
 
 

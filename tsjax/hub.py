@@ -19,6 +19,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsjax.cache_directory import cache_directory
 from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
 from tsjax.digests import digests
 from tsjax.errors import (
@@ -278,18 +279,6 @@ def locate(
 ) -> Path:
     """The directory of a model as its authors published it, downloaded if need be; the arguments are `resolve`'s."""
     return _locate(name, revision, local_files_only=local_files_only)[0]
-
-
-def cache_directory() -> Path:
-    """Where converted models are kept: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory.
-
-    Raises:
-        InputError: it is in a home directory that is not known.
-    """
-    remedy = "set TSJAX_CACHE to the whole path of a directory for converted models"
-    if chosen := os.environ.get("TSJAX_CACHE"):
-        return expanded(chosen, remedy)
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "tsjax"
 
 
 def warn_assumed(directory: Path) -> None:

@@ -155,7 +155,8 @@ def write_random_model(directory: Path, size: str, tokenizer_of: Header) -> Head
     """
     from tsjax.checkpoint import Metadata, read_tokenizer, save  # noqa: PLC0415  # who makes texts needs no JAX
     from tsjax.model.config import EncoderConfig, ModelConfig  # noqa: PLC0415
-    from tsjax.model.forward import flatten, init_params  # noqa: PLC0415
+    from tsjax.model.forward import init_params  # noqa: PLC0415
+    from tsjax.model.params import flatten  # noqa: PLC0415
 
     if size not in RANDOM_MODELS:
         raise InputError(f"there is no random model {size!r}; it can be {', '.join(RANDOM_MODELS)}")

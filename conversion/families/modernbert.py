@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from conversion.classifier import Classifier, dense, layer_norm
 from conversion.families.family import (
     SIZES,
     TRAINING,
@@ -17,6 +16,7 @@ from conversion.families.family import (
     packed_attention,
 )
 from conversion.families.layer_types import layer_types, take_layer_types, take_two_ropes, write_two_ropes
+from conversion.heads import Classifier, dense, layer_norm
 from conversion.rules import Names
 from tsjax.errors import ConversionError
 

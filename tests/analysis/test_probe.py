@@ -14,8 +14,9 @@ from tsjax.analysis import attention_entropy, filter_rate, high_frequency_share,
 from tsjax.analysis.probe import compiled_probe, largest_singular_value
 from tsjax.model import encoder as network
 from tsjax.model.config import EncoderConfig, ModelConfig
-from tsjax.model.forward import Inputs, abstract_params, apply, cast_params, compiled_apply, init_params
+from tsjax.model.forward import Inputs, abstract_params, apply, compiled_apply, init_params
 from tsjax.model.packing import one_a_row
+from tsjax.model.params import cast_params
 
 BERT = EncoderConfig(
     vocab_size=50, hidden_size=24, num_layers=2, num_heads=3, intermediate_size=32, max_positions=64, type_vocab_size=2

@@ -10,8 +10,9 @@ from jax import export
 
 from tsjax.model.attention import kernel_for
 from tsjax.model.config import EncoderConfig, ModelConfig
-from tsjax.model.forward import Inputs, abstract_params, cast_params, compiled_apply
+from tsjax.model.forward import Inputs, abstract_params, compiled_apply
 from tsjax.model.packing import Packing
+from tsjax.model.params import cast_params
 
 ENCODER = EncoderConfig(
     vocab_size=100, hidden_size=64, num_layers=2, num_heads=2, intermediate_size=64, max_positions=512

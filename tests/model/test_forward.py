@@ -15,16 +15,14 @@ from tsjax.model.forward import (
     Inputs,
     abstract_params,
     apply,
-    cast_params,
     compiled_apply,
-    flatten,
     init_params,
     traced_programs,
-    unflatten,
     weight_shapes,
 )
 from tsjax.model.linear import PRECISION
 from tsjax.model.packing import Packing, one_a_row
+from tsjax.model.params import cast_params, flatten, unflatten
 from tsjax.model.positions import by_pair
 
 ENCODER = EncoderConfig(

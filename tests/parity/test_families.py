@@ -19,7 +19,8 @@ from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
 from tsjax.checkpoint import read_header, read_network_weights
 from tsjax.errors import ConversionError
-from tsjax.model.forward import apply, cast_params, unflatten, weight_shapes
+from tsjax.model.forward import apply, weight_shapes
+from tsjax.model.params import cast_params, unflatten
 
 LENGTHS = np.array([80, 3, 41, 17])
 TEMPERATURES = (1.0, 0.8, 0.5)

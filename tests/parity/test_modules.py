@@ -20,8 +20,9 @@ from tsjax.hub import resolve
 from tsjax.model.attention import View
 from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Embeddings, FeedForward, Layer
-from tsjax.model.forward import apply, unflatten, weight_shapes
+from tsjax.model.forward import apply, weight_shapes
 from tsjax.model.packing import Packing, one_a_row
+from tsjax.model.params import unflatten
 from tsjax.model.pooling import pool
 from tsjax.text.batching import Batch, Shape, pack
 

@@ -21,9 +21,10 @@ from tsjax.model.attention import Kernel, masked_logits, reach_of, scaled
 from tsjax.model.compiling import jit
 from tsjax.model.config import EncoderConfig, ModelConfig
 from tsjax.model.encoder import Layer, LayerInput
-from tsjax.model.forward import Params, bound
+from tsjax.model.forward import bound
 from tsjax.model.linear import PRECISION
 from tsjax.model.packing import one_a_row
+from tsjax.model.params import Params
 from tsjax.model.positions import by_pair
 from tsjax.usual_modes import usual_modes
 

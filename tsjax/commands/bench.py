@@ -211,7 +211,8 @@ def _about(embedder: Embedder, limit: float) -> dict[str, Any]:
     """What the figures are figures of."""
     import jax
 
-    from tsjax import __version__, machine
+    from tsjax import machine
+    from tsjax._version import __version__
 
     return {
         "model": embedder.metadata.source,

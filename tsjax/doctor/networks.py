@@ -25,8 +25,9 @@ from tsjax.doctor.patterns import DTYPES
 from tsjax.engine import Engine
 from tsjax.model.attention import Kernel, kernel_for
 from tsjax.model.compiling import jit
-from tsjax.model.forward import Inputs, apply_packed, cast_params, unflatten
+from tsjax.model.forward import Inputs, apply_packed
 from tsjax.model.packing import one_a_row
+from tsjax.model.params import cast_params, unflatten
 from tsjax.settings import Dtype
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import Tokenized

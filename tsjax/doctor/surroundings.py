@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import jax
 
 from tsjax import machine
+from tsjax.cache_directory import cache_directory
 from tsjax.doctor.check import Check, Found
 from tsjax.doctor.patterns import DTYPES
-from tsjax.hub import cache_directory
 from tsjax.model.attention import kernel_for
 from tsjax.model.config import EncoderConfig
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.columns import Rejection
     from tsjax.jobs.inputs import Source
-    from tsjax.jobs.verifying import Verdict
+    from tsjax.jobs.verdict import Verdict
 
 _WITH_LINES = ("txt", "jsonl", *DELIMITED)
 # A byte order mark, and white space.

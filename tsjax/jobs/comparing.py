@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tsjax.jobs.columns import Columns
     from tsjax.jobs.plan import Plan, ShardKey, Slice
     from tsjax.jobs.record import Record
-    from tsjax.jobs.verifying import Verdict
+    from tsjax.jobs.verdict import Verdict
 
 # Files that hashes of ids are sorted into: with 64 of a thousand million ids, one takes 250 MB.
 _BUCKETS = 64

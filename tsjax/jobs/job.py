@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import tsjax
+from tsjax._version import __version__
 from tsjax.errors import InputError
 from tsjax.jobs.columns import Columns
 from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
@@ -187,7 +187,7 @@ class Job:
         facts = {
             "model": model.to_json(),
             "options": options.to_json(),
-            "versions": {"tsjax": tsjax.__version__, "jax": jax.__version__},
+            "versions": {"tsjax": __version__, "jax": jax.__version__},
             "vectors": {"numbers": width, "normalized": model.is_normalized(normalize=options.normalize)},
             "inputs": [source.identity() for source in plan.sources],
             "groups": [len(group) for group in plan.groups],

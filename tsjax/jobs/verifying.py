@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from tsjax.jobs.precision import CALIBRATED, to_float
 from tsjax.jobs.records import file_facts
 from tsjax.jobs.shards import Layout, read_shard
 from tsjax.jobs.status import missing_shards
+from tsjax.jobs.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,50 +37,8 @@ if TYPE_CHECKING:
     from tsjax.jobs.record import Record
     from tsjax.jobs.records import Output
 
-_MOST_PROBLEMS = 100
-
 # How far from 1 a norm may be, by what the numbers were rounded to.
 _NORM_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
-
-
-@dataclass
-class Verdict:
-    """What `verify` found.
-
-    Attributes:
-        path: the output.
-        problems: what is wrong, one sentence each; the first hundred.
-        shards, rows, rejected: what was looked at.
-        compared: whether the ids were compared with the input's.
-    """
-
-    path: str
-    problems: list[str] = field(default_factory=list)
-    shards: int = 0
-    rows: int = 0
-    rejected: int = 0
-    compared: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return dataclasses.asdict(self)
-
-    def sentence(self) -> str:
-        """That all is well."""
-        ids = (
-            "every id of the input exactly once, every line of it in a row"
-            if self.compared
-            else "no id twice (not compared with the input)"
-        )
-        return (
-            f"{self.path} is whole and sound: {self.shards:,} shards, {self.rows:,} vectors, {self.rejected:,} rows "
-            f"rejected, {ids}"
-        )
-
-    def add(self, problem: str) -> None:
-        """Count a problem."""
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(problem)
 
 
 def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool = True) -> Verdict:

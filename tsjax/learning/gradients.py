@@ -22,8 +22,9 @@ from tsjax.learning.learned import Learned, length_terms, per_text
 from tsjax.model.attention import Kernel
 from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
-from tsjax.model.forward import Inputs, Params, apply_packed, cast_params
+from tsjax.model.forward import Inputs, apply_packed
 from tsjax.model.packing import one_a_row
+from tsjax.model.params import Params, cast_params
 from tsjax.model.sharding import BY_ROWS, ROWS, WHOLE, mesh_of
 from tsjax.text import ladders
 from tsjax.text.ahead import one_ahead

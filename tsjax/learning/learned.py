@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tsjax.learning.recipe import Recipe
     from tsjax.model.config import EncoderConfig
-    from tsjax.model.forward import Params
+    from tsjax.model.params import Params
 
 # "log_value" (), (L,) or (L, N); "log_factor" () where a law has one; "weights" as `tsjax.model.forward` has them.
 Learned: TypeAlias = dict[str, Any]

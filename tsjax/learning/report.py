@@ -12,7 +12,8 @@ import numpy as np
 from tsjax import checkpoint
 from tsjax.files import replacing
 from tsjax.learning.plots import draw_curve, draw_temperatures
-from tsjax.model.forward import flatten, weight_shapes
+from tsjax.model.forward import weight_shapes
+from tsjax.model.params import flatten
 from tsjax.reporting.tables import to_csv
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import optax
 
-from tsjax import __version__
+from tsjax._version import __version__
 from tsjax.checkpoint import read_network_weights
 from tsjax.errors import NO_TOKENS, InputError
 from tsjax.learning import learned as numbers
@@ -33,7 +33,8 @@ from tsjax.learning.pairs import Pairs, Step, schedule
 from tsjax.learning.recipe import Recipe
 from tsjax.learning.state import Progress, States
 from tsjax.model.compiling import jit
-from tsjax.model.forward import unflatten, weight_shapes
+from tsjax.model.forward import weight_shapes
+from tsjax.model.params import unflatten
 from tsjax.settings import positive
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import without_tokens

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array
 
-    from tsjax.model.forward import Params
+    from tsjax.model.params import Params
 
 ROWS = "rows"
 WHOLE = PartitionSpec()  # type: ignore[no-untyped-call]
