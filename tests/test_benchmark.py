@@ -163,6 +163,7 @@ def model(tmp_path_factory):
     return str(write_bert(tmp_path_factory.mktemp("model") / "source", max_position_embeddings=100))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_one_pass(model):
     embedder = tsjax.load(model)
     texts = ["the of", "was it " * 30, "he " * 200]
@@ -218,6 +219,7 @@ def test_the_machine():
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_prints_a_table_and_writes_json(tmp_path, model, capsys):
     (tmp_path / "mine.jsonl").write_text('{"body": "the of"}\n{"body": "was it"}\n')
     file = tmp_path / "bench.json"
@@ -247,6 +249,7 @@ def test_bench_prints_a_table_and_writes_json(tmp_path, model, capsys):
         assert one["compiled_shapes"] >= 1
 
 
+@pytest.mark.slow
 def test_bench_of_random_weights_takes_the_tokenizer_and_leaves_nothing(tmp_path, model, capsys, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["bench", "--model", model, "--random", "minilm", "--workloads", "1x4", "--repeats", "1"]) == 0

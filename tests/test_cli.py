@@ -232,6 +232,7 @@ def test_a_closed_pipe_is_no_error(tmp_path, model):
     assert b"rror" not in process.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar(tmp_path, model):
     (tmp_path / "a.txt").write_text("the of\n" * 50)
     ours, theirs = pty.openpty()

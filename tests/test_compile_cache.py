@@ -111,6 +111,7 @@ def test_the_next_process_compiles_nothing_and_gives_the_same_bits(model, kept):
     assert tsjax.load(model).encode(["the", "of and a"]).tobytes().hex() == vectors
 
 
+@pytest.mark.slow
 def test_what_was_left_half_written_is_written_again(model, kept):
     directory, place, programs, vectors = kept
     for program in place.glob("*-cache"):
@@ -120,6 +121,7 @@ def test_what_was_left_half_written_is_written_again(model, kept):
     assert len(list(place.glob("*-cache"))) == len(list(place.glob("*-atime"))) == programs
 
 
+@pytest.mark.slow
 def test_a_place_that_jax_was_told_is_used_as_it_is(model, tmp_path):
     told = str(tmp_path / "told")
     (place, *_), _ = finish(start(EMBED, model, "-", TSJAX_CACHE=str(tmp_path), JAX_COMPILATION_CACHE_DIR=told))
@@ -127,6 +129,7 @@ def test_a_place_that_jax_was_told_is_used_as_it_is(model, tmp_path):
     assert not (tmp_path / "compiled").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_keeps_programs_unless_told_not_to(model, tmp_path):
     (tmp_path / "a.txt").write_text("the\n")
     arguments = ["embed", tmp_path / "a.txt", "-o", tmp_path / "v.npy", "--overwrite", "--model", model]
@@ -140,6 +143,7 @@ def test_the_command_line_keeps_programs_unless_told_not_to(model, tmp_path):
     assert len(list((cache / "compiled").glob("*/*-cache"))) == programs >= 1
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_used_stops_no_command(model, tmp_path):
     (tmp_path / "a.txt").write_text("the\n")
     (tmp_path / "file").write_text("no directory")

@@ -34,6 +34,7 @@ def pairs(count):
     return ((WORDS[n % 5] + " " + "abcdefghij"[n % 10], WORDS[n % 3]) for n in range(count))
 
 
+@pytest.mark.slow
 def test_scores_come_in_the_order_of_the_pairs(scorer, monkeypatch):
     given = list(pairs(1500))
     expected = scorer.predict(given)

@@ -10,6 +10,8 @@ from checkpoints import write_bert
 import tsjax
 from tsjax.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, sys
 import jax, numpy as np

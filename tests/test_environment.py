@@ -78,6 +78,7 @@ def run(models, folder, **environment):
     return np.load(folder / "found.npz")
 
 
+@pytest.mark.slow
 def test_strict_modes_give_the_same(models, tmp_path):
     usual, strict = run(models, tmp_path / "usual"), run(models, tmp_path / "strict", **MODES)
     assert set(usual) == set(strict)

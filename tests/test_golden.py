@@ -21,6 +21,7 @@ def test_equal_to_pytorch(minilm, index):
     np.testing.assert_allclose(ours, GOLDEN["vectors"][index], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_stays_close(minilm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tsjax.TruncationWarning)
@@ -32,6 +33,7 @@ def test_the_short_way_gives_the_same(minilm):
     np.testing.assert_array_equal(tsjax.embed(TEXTS[4], temperature=0.9), minilm.encode(TEXTS[4], temperature=0.9))
 
 
+@pytest.mark.slow
 def test_the_same_shape_gives_the_same_bits_wherever_a_text_stands(minilm):
     """Sixteen rows of 32 tokens; and within 1e-6 in any other company."""
     text, mates = (

@@ -10,6 +10,8 @@ from checkpoints import write_bert
 
 from conversion.convert import convert
 
+pytestmark = pytest.mark.slow
+
 # Texts whose tokens alone take seconds; the signal comes to the whole process, as from a terminal. All is compiled
 # before: XLA goes on with a program whose compilation was interrupted, and can crash when the process ends meanwhile.
 CODE = """

@@ -258,6 +258,7 @@ def uses(model):
     return [result, *methods, methodcaller("encode", []), methodcaller("warmup")]
 
 
+@pytest.mark.slow
 def test_a_closed_model_has_no_threads_and_computes_nothing(model):
     before = threads()
     with model as entered:
@@ -368,6 +369,7 @@ def test_an_error_while_tokenising_reaches_the_caller_and_harms_nothing(model, m
     np.testing.assert_array_equal(result(model), expected)
 
 
+@pytest.mark.slow
 def test_leaving_the_interpreter_with_open_models_is_clean(directories):
     script = """
 import functools, logging, sys, tsjax

@@ -7,6 +7,8 @@ import sys
 import pytest
 from checkpoints import write_bert
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, resource, sys
 import numpy as np

@@ -132,6 +132,7 @@ def test_an_unknown_column_is_refused(script, columns, tmp_path, capsys):
     assert "'Nonsense' is none of the columns Retrieval, LongEmbed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_papers_tasks_exist(script):
     columns = script.standard_columns()
     assert list(columns) == [*script.TYPES, "LongEmbed"]

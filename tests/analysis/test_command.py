@@ -35,6 +35,7 @@ def small(corpus, model, output, *more):
     return main([*map(str, given), "--lengths", "8,20", *more])
 
 
+@pytest.mark.slow
 def test_end_to_end_with_the_default_model(minilm, tmp_path, capsys):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(texts(5, 20)) + "\n", encoding="utf-8")

@@ -115,6 +115,7 @@ def looked_at(name, tau, monkeypatch):
     return matrices, [*inputs, np.asarray(out.tokens[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_family_is_measured_as_its_full_matrices_are(name, monkeypatch):
     tau = temperatures(model(name)[0])
@@ -131,6 +132,7 @@ def test_every_family_is_measured_as_its_full_matrices_are(name, monkeypatch):
     assert np.ptp(entropies) > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("short", [0, 1024])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_hidden_states_are_the_models(name, short, monkeypatch):
@@ -150,6 +152,7 @@ def test_the_hidden_states_are_the_models(name, short, monkeypatch):
     np.testing.assert_allclose(states[:LENGTH], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["relative bias, no scale", "pre-norm, rotary, grouped, windows"])
 def test_padding_changes_nothing(name):
     tau = temperatures(model(name)[0])
@@ -173,6 +176,7 @@ def test_a_temperature_reaches_its_layer_and_head():
     assert changed.entropy[1, 2] < plain.entropy[1, 2]
 
 
+@pytest.mark.slow
 def test_half_precision_is_close():
     config, params = model("post-norm, absolute")
     tau = temperatures(config)
@@ -180,6 +184,7 @@ def test_half_precision_is_close():
     np.testing.assert_allclose(half.entropy, probed("post-norm, absolute", tau).entropy, atol=0.02)
 
 
+@pytest.mark.slow
 def test_it_works_where_64_bits_are_allowed():
     plain = probed("post-norm, absolute", temperatures(model("post-norm, absolute")[0]))
     config, params = model("post-norm, absolute")
@@ -189,6 +194,7 @@ def test_it_works_where_64_bits_are_allowed():
     np.testing.assert_allclose(wide.entropy, plain.entropy, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_head_at_a_time_is_held():
     """The compiler's own figure for a long text: a few T × T matrices, not one a head."""
     encoder = dataclasses.replace(PLAIN, num_heads=12, hidden_size=48, relative_buckets=8, relative_max_distance=16)

@@ -120,6 +120,7 @@ def test_plots_are_pictures_of_a_size_for_print(report):
         assert 400 < height < width
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_bytes(report, tmp_path):
     found, path = report
     write_report(found, tmp_path)
@@ -179,6 +180,7 @@ def test_figures_that_are_not_finite_are_never_written(tmp_path):
         write_report(dataclasses.replace(found, vectors=(broken,)), tmp_path)
 
 
+@pytest.mark.slow
 def test_nobodys_matplotlib_is_touched(tmp_path):
     import matplotlib as mpl
 

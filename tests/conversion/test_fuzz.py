@@ -103,6 +103,7 @@ def read(directory, monkeypatch, **options):
         PairTokenizer(tokenizer, max(metadata.max_seq_length, 8)).encode([("", TEXT)])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_hangs_end")
 @pytest.mark.parametrize(
     ("made", "changes", "options"),

@@ -45,6 +45,7 @@ def main(*arguments):
     return cli.main(["sweep", *map(str, arguments), "--no-compile-cache"])
 
 
+@pytest.mark.slow
 def test_a_sweep_of_retrieval_and_what_it_saves(tmp_path, model, retrieval, capsys, monkeypatch):
     # Whatever noise says, so that there is a temperature to save.
     monkeypatch.setattr("tsjax.evaluation.bootstrap.Interval.verdict", 1)
@@ -76,6 +77,7 @@ def test_a_sweep_of_retrieval_and_what_it_saves(tmp_path, model, retrieval, caps
     )
 
 
+@pytest.mark.slow
 def test_without_a_gain_what_is_saved_is_one(tmp_path, model, retrieval, capsys, monkeypatch):
     monkeypatch.setattr("tsjax.evaluation.bootstrap.Interval.verdict", 0)
     saved = tmp_path / "tuned"

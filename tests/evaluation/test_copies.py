@@ -138,6 +138,7 @@ def outcomes_of(task, rng, models):
     return split, [task.outcome(one, split, Dot()) for one in made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_labels_that_mean_nothing_no_gain_is_beyond_noise_too_often(kind, monkeypatch):
     """Of 95 % intervals one in twenty is beyond noise; taken for independent, copies make many more so."""

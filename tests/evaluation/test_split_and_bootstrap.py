@@ -100,6 +100,7 @@ def test_runs_widen_the_interval():
     assert interval.high > 0.65
 
 
+@pytest.mark.slow
 def test_pairs_that_share_texts_are_drawn_by_texts():
     """What is odd about a text is in all of its pairs; drawn as if independent, they promise too much."""
     texts = np.array(list(itertools.combinations(range(24), 2)))
@@ -122,6 +123,7 @@ def test_pairs_that_share_texts_are_drawn_by_texts():
     assert covered[False] < 32
 
 
+@pytest.mark.slow
 def test_questions_of_one_text_are_drawn_together():
     """Asked four times each, a question says no more than asked once."""
     texts = np.repeat(np.arange(40), 4)[:, None]

@@ -63,6 +63,7 @@ def test_the_best_temperature_is_found_and_reported(kind):
     assert json.loads(json.dumps(content(result), allow_nan=False))["chosen"]["temperature"] == {"value": 0.8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retrieval", "sts", "classification", "clustering"])
 def test_the_choice_never_sees_the_held_out_part(kind):
     """Whatever the held-out items are about, the validation scores and the choice stay."""

@@ -143,6 +143,7 @@ print([main(json.loads(command)) for command in sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_the_devices_that_are_used_are_part_of_the_job(output, whole, model, corpus):
     command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
     (output / "vectors" / f"{NAME}.parquet").unlink()
@@ -742,6 +743,7 @@ def test_duckdb_polars_and_pandas_read_the_shards(model, corpus, whole, tmp_path
     assert "whole and sound" in problems(output, capsys)
 
 
+@pytest.mark.slow
 def test_bfloat16_takes_half_the_bytes(model, tmp_path):
     rng = random.Random(0)
     (tmp_path / "a.txt").write_text("".join(batch_jobs.make_text(rng) + "\n" for _ in range(1000)))
@@ -840,6 +842,7 @@ def test_search_among_quantised_vectors(model, corpus, tmp_path, precision, caps
     assert json.loads(capsys.readouterr().out)["text"] == text
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
     """Resident memory at its highest, that of libraries too: of twenty times as many rows it is little more."""
     jobs = batch_jobs.Jobs(tmp_path)
@@ -860,6 +863,7 @@ def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
     assert peaks[1] < peaks[0] + 60_000_000, peaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", [False, True])
 def test_no_row_and_no_vector_outlives_its_shard(model, tmp_path, monkeypatch, leak):
     """What Python and NumPy have at the most, which what is kept of each row raises at once: a leak is seen here."""

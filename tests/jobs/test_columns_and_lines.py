@@ -96,6 +96,7 @@ def test_a_mistyped_column_occupies_no_output(tmp_path, capsys, name, options):
     assert not report.exists()
 
 
+@pytest.mark.slow
 def test_the_corrected_command_runs_on_the_same_output(model, tmp_path):
     file, output = write_rows(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
     command = batch_jobs.arguments(model, [file], output, "--text-column", "body", "--id-column")

@@ -52,6 +52,7 @@ def shards_in(output):
     return len(list((output / "records").glob("*")))
 
 
+@pytest.mark.slow
 def test_twenty_kills(model, corpus, jobs, whole, tmp_path):
     expected, seconds = whole
     shards = [name for name in expected if name.startswith("records/")]
@@ -108,6 +109,7 @@ def test_four_workers_of_which_one_is_killed_and_restarted(model, corpus, jobs, 
     ]
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_output_is_refused(model, corpus, jobs, tmp_path):
     command = batch_jobs.arguments(model, corpus, tmp_path / "out")
     first = jobs.start(*command)

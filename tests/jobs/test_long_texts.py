@@ -148,6 +148,7 @@ def test_what_cannot_be_chunked(embedder, tmp_path):
         Cutter(Model.of(cls), Options(long_texts="late"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long_texts", ["cut", "chunk", "late", "reject"])
 def test_duplicates_are_embedded_once(embedder, long_texts):
     blocks = [[*TEXTS, "the", "the"], [LONG[0], "of", "the", SHORT[0]], [], ["of", "and"]]

@@ -13,6 +13,8 @@ from lance_tables import loaded, sink, stored
 
 from tsjax.jobs.sinks.loading import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

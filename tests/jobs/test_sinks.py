@@ -38,6 +38,7 @@ def test_a_table_holds_what_the_shards_hold(model, corpus, tmp_path, precision, 
     assert row["id"] in [hit["id"] for hit in best if hit["_distance"] == pytest.approx(best[0]["_distance"], abs=1e-3)]
 
 
+@pytest.mark.slow
 def test_late_chunks_have_a_row_each(model, tmp_path):
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": "the cat sat " * n}) + "\n" for n in (1, 9, 2, 7)))
     more = ["--long-texts", "late", "--chunk-tokens", "4", "--sink", f"lancedb://{tmp_path}/db/t"]

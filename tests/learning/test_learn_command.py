@@ -21,6 +21,8 @@ from tsjax.evaluation.copies import same_text
 from tsjax.learning.corpora import read_corpus, scored_texts, split_all
 from tsjax.temperature import Temperature
 
+pytestmark = pytest.mark.slow
+
 
 def write_beir(folder, data):
     (folder / "qrels").mkdir(parents=True)

@@ -48,6 +48,7 @@ def test_the_loss_falls_and_the_best_is_kept(embedder):
     assert np.ptp(learned.temperature.value) > 0.01
 
 
+@pytest.mark.slow
 def test_half_precision_learns_much_the_same(embedder):
     half = tsjax.load(embedder._header.path, dtype="bfloat16")
     recipe = dataclasses.replace(QUICK, steps=12, learning_rate=0.02)
@@ -59,6 +60,7 @@ def test_half_precision_learns_much_the_same(embedder):
     assert np.corrcoef([np.log(run.temperature.value).ravel() for run in runs])[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_in_half_precision_what_learns_is_float32(embedder):
     half = tsjax.load(embedder._header.path, dtype="bfloat16")
     run = training._Run(half, TRAINING, VALIDATION, dataclasses.replace(QUICK, weights=True))
@@ -73,6 +75,7 @@ def test_in_half_precision_what_learns_is_float32(embedder):
         assert set(floats) == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_many_pairs_validate_in_blocks(embedder, monkeypatch):
     monkeypatch.setattr(training, "_VALIDATION_BLOCK", 5)
     run = training._Run(embedder, TRAINING, VALIDATION, QUICK)
@@ -106,6 +109,7 @@ def test_a_refit_learns_from_all_pairs_for_as_many_steps_as_were_best(embedder, 
     assert (tmp_path / "refit" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_a_refits_steps_have_the_learning_rates_of_the_first(embedder):
     recipe = dataclasses.replace(QUICK, form="none", weights=True, weight_learning_rate=1e-3, steps=8, warmup=0.5)
     looks = []
@@ -148,6 +152,7 @@ def plain_loss(embedder, tau, chosen, recipe, weights=None):
     return -jnp.mean(jax.nn.log_softmax(logits, axis=1)[jnp.arange(len(queries)), jnp.arange(len(queries))])
 
 
+@pytest.mark.slow
 def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
     """In chunks of two or three texts, hard negatives included, as all at once by JAX."""
     monkeypatch.setitem(gradients._CHUNK, "cpu", 64)
@@ -170,6 +175,7 @@ def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
     assert np.abs(expected).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -208,6 +214,7 @@ def test_every_form_learns_and_is_a_temperature(embedder, change):
         np.testing.assert_allclose(run._network.embed(numbers, texts), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_weights_learn_too(embedder):
     recipe = dataclasses.replace(QUICK, form="none", weights=True, weight_learning_rate=1e-3, matryoshka=(12,), steps=8)
     learned = learn(embedder, [pairs(24, 0, hard=1)], VALIDATION, recipe)
@@ -229,6 +236,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [False, True])
 def test_a_killed_run_ends_as_if_it_had_not_been(embedder, tmp_path, weights, monkeypatch):
     recipe = dataclasses.replace(QUICK, weights=weights, weight_learning_rate=1e-3)
@@ -424,6 +432,7 @@ def test_the_number_of_hard_negatives_compiles_nothing_anew(embedder):
     assert training._loss_and_gradient._cache_size() - before <= 2
 
 
+@pytest.mark.slow
 def test_texts_that_fill_up_change_no_loss():
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((4, 8)).astype(np.float32), rng.standard_normal((6, 8)).astype(np.float32)

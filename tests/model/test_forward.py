@@ -157,6 +157,7 @@ def test_gradients_reach_the_temperature(shape):
     assert np.abs(gradient).min() > 0
 
 
+@pytest.mark.slow
 def test_a_temperature_changes_its_own_text_only():
     lengths = [9, 9]
     changed = jnp.ones((3, 2, 3)).at[:, 1].set(0.5)
@@ -204,6 +205,7 @@ def test_one_program_a_shape_whatever_the_temperature():
     assert traced_programs() == before + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
     half = cast_params(PARAMS, jnp.dtype(dtype))

@@ -101,6 +101,7 @@ def test_packed_rows_give_what_padded_texts_give(name, kernel, lengths, seed, pr
         np.testing.assert_allclose(ours[row, some], expected[own[some]], rtol=0, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_long_texts_go_block_by_block_and_give_the_same(monkeypatch):
     """With a small cache the queries are taken in blocks, the last of which overlaps the one before it."""
     monkeypatch.setattr("tsjax.model.windows._SCORES", 300)

@@ -79,6 +79,7 @@ def test_it_depends_on_the_segments():
     assert np.abs(apart[0, :120] - together[0, :120]).max(axis=(1, 2)).min() > 1e-3  # each token of both texts
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=8), st.data())
 def test_nothing_leaks_from_one_segment_to_another(lengths, data):

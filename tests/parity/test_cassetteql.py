@@ -11,6 +11,8 @@ from reference import mean_vectors
 
 import tsjax
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("tau", [1.0, 0.7])
 def test_it_converts_and_matches(tau):

@@ -47,6 +47,7 @@ def both(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [1.0, 0.8, 0.5])
 @pytest.mark.parametrize("name", HEADS)
 def test_logits(both, name, tau):
@@ -59,6 +60,7 @@ def test_logits(both, name, tau):
         assert np.abs(logits - ours.predict(PAIRS, activation_fn="identity")).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_scores_ranks_and_shapes(both):
     theirs, ours = both("BERT")
     np.testing.assert_allclose(ours.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
@@ -73,6 +75,7 @@ def test_scores_ranks_and_shapes(both):
         np.testing.assert_allclose([r["score"] for r in ranked], [r["score"] for r in expected], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_labels(both):
     theirs, ours = both("RoBERTa", labels=3)
     assert ours.num_labels == 3
@@ -84,6 +87,7 @@ def test_several_labels(both):
         ours.rank("a", ["b"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BERT", "ModernBERT"])
 def test_saved_by_sentence_transformers(both, name):
     options = {"classifier_pooling": "mean"} if name == "ModernBERT" else {}
@@ -109,6 +113,7 @@ def test_pairs_are_cut_as_theirs_are(both):
         theirs.max_seq_length = ours.max_seq_length = 80
 
 
+@pytest.mark.slow
 def test_token_types_are_used_only_where_the_tokenizer_gives_them(both):
     typed, plain = both("BERT")[1], both("BERT", tokenizer="PreTrainedTokenizerFast")
     np.testing.assert_allclose(plain[1].predict(PAIRS), plain[0].predict(PAIRS), rtol=0, atol=1e-5)
@@ -165,6 +170,7 @@ def test_long_pairs_take_no_longer_than_their_tokens(both):
     assert long == short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
 def test_nothing_is_compiled_after_a_warmup(both, name, capsys):
     """With token types and without."""

@@ -210,6 +210,7 @@ def test_a_whole_stack_comes_back(tmp_path):
         np.testing.assert_allclose(again.encode(TEXTS, **options), theirs.encode(TEXTS, **options), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
 @pytest.mark.parametrize("name", [*HEADS, "ModernBERT with another head"])
 def test_cross_encoders_come_back(name, tmp_path):

@@ -13,6 +13,8 @@ from sentence_transformers import SentenceTransformer
 
 import tsjax
 
+pytestmark = pytest.mark.slow
+
 TEMPERATURES = (1.0, 0.9, 0.7, 0.5)
 TEXTS = [*HOSTILE, *real_texts(200)]
 EXACT = slice(None, None, 2)  # the texts that are also computed in float64, which is slow

@@ -75,6 +75,7 @@ def test_the_whole_network(directory, ours, lengths, tau, seed):
     np.testing.assert_allclose(states[mask] / scale, expected[mask] / scale, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(lengths=lengths, taus=st.lists(st.floats(0.5, 2.0, width=32), min_size=9, max_size=9))
 def test_a_temperature_for_each_head(directory, ours, lengths, taus):
@@ -143,6 +144,7 @@ def test_activations_and_token_types(tmp_path, activation, types):
     np.testing.assert_allclose(np.asarray(states)[mask], expected[mask], rtol=0, atol=4e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     modes=st.lists(st.sampled_from(Pooling.POOLING_MODES), min_size=1, max_size=3, unique=True),

@@ -87,6 +87,7 @@ def used(model, prompts):
 seen = []
 
 
+@pytest.mark.slow
 def test_every_combination(source, theirs, monkeypatch):
     def their_inference(self, inputs, *, prompt, **options):
         seen.append(prompt)

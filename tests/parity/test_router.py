@@ -78,6 +78,7 @@ def assert_same_routes(theirs, ours, tasks=TASKS):
             assert_close(ours.encode(TEXTS, task=task), expected)
 
 
+@pytest.mark.slow
 def test_queries_and_documents(both):
     theirs, ours = both
     assert isinstance(ours, tsjax.RoutedEmbedder)

@@ -44,6 +44,7 @@ def test_a_cross_encoder(verify, tmp_path, capsys):
     assert capsys.readouterr().out.count("logits") == 3
 
 
+@pytest.mark.slow
 def test_a_difference_is_seen(verify, tmp_path, monkeypatch, capsys):
     CASES["BERT"].save(tmp_path / "model")
     load = verify.module.tsjax.load
