@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
 _ADAPTER = "adapter_config.json"
 
+# The folder of the templates beside chat_template.jinja.
+CHAT_TEMPLATES = "additional_chat_templates"
+
 # Files of a tokenizer that change what it does, and need not be there.
 _OF_TOKENIZERS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -38,6 +41,7 @@ def read_files(source: Path, ignore: Collection[str] = ()) -> tuple[Path, ...]:
     """
     folders = {source, *(module.path for module in _modules(source, ignore))}
     folders |= {file.parent for file in source.glob(f"*/{_ADAPTER}")}
+    folders |= {folder / CHAT_TEMPLATES for folder in folders}
     files = {file for folder in folders for file in _read_in(folder)}
     for index in [file for file in files if file.name.endswith(".index.json")]:
         files |= {file for file in _shards(index) if file.is_file()}
@@ -80,10 +84,11 @@ def _modules(source: Path, ignore: Collection[str]) -> tuple[Module, ...]:
 
 
 def _read_in(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that matter; .bin files do not beside safetensors."""
+    """Yield the files of a folder that matter; PyTorch's weights do not beside safetensors."""
     safe = any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json"))
     for file in folder.glob("*"):
-        if file.suffix in _SUFFIXES and file.is_file() and not (safe and file.suffix == ".bin"):
+        superseded = safe and file.suffix == ".bin" and file.name != "adapter_model.bin"
+        if file.suffix in _SUFFIXES and file.is_file() and not superseded:
             yield file
 
 

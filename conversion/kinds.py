@@ -37,19 +37,23 @@ def is_classifier(config: Mapping[str, Any]) -> bool:
     return isinstance(names, list) and any(str(name).endswith(_TASK) for name in names)
 
 
-def kind_of(directory: Path) -> Kind:
-    """Return what a directory is converted to where nobody says: a cross-encoder if it has a classifier and no pooling.
+def changes_nothing(directory: Path, kind: Kind, *, weights_ignored: bool) -> bool:
+    """Return whether a directory is certainly converted to this kind also where nobody asks for it.
+
+    Args:
+        directory: a checkpoint in the format of Hugging Face or of sentence-transformers.
+        kind: what the user asks for.
+        weights_ignored: whether the user leaves weights out; without its head, a classifier becomes an embedder.
 
     Raises:
-        ConversionError: modules.json is damaged.
+        ConversionError: modules.json or a config.json is damaged.
     """
     modules = read_modules(directory)
-    if not modules and not (directory / "config.json").exists():
-        return "embedder"  # or nothing at all, as the conversion will say
-    if len(modules) > 1:
-        return "embedder"
-    at = modules[0].path if modules else directory
-    return "cross_encoder" if is_classifier(read_json_object(at / "config.json", optional=True)) else "embedder"
+    folders = dict.fromkeys([directory, *(module.path for module in modules)])
+    classifier = any(is_classifier(read_json_object(folder / "config.json", optional=True)) for folder in folders)
+    if kind == "embedder":
+        return not classifier
+    return classifier and not modules and not weights_ignored
 
 
 def head_weights(config: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:

@@ -15,6 +15,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from conversion.fields import Fields
+from conversion.files import CHAT_TEMPLATES
 from conversion.source import read_json_object
 from tsjax.errors import ConversionError, MissingExtraError
 from tsjax.text.panics import reported_panics
@@ -226,7 +227,7 @@ def _refuse_chat_templates(directory: Path, config: Json) -> None:
 
     It does so where there is no modules.json, or where that asks for it.
     """
-    files = (directory / f"{_CHAT}.jinja", *sorted((directory / "additional_chat_templates").glob("*.jinja")))
+    files = (directory / f"{_CHAT}.jinja", *sorted((directory / CHAT_TEMPLATES).glob("*.jinja")))
     found = next((file for file in files if file.is_file()), None)
     if found is None and config.get(_CHAT) is not None:
         found = directory / "tokenizer_config.json"

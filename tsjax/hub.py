@@ -294,10 +294,12 @@ def warn_assumed(directory: Path) -> None:
 
 
 def _settled(source: Path, options: Options) -> Options:
-    """The options without a kind that the directory has anyway, so that one conversion serves whoever asks for it."""
-    from conversion.kinds import kind_of
+    """Return the options without a kind that the directory has anyway, so that one conversion serves both."""
+    from conversion.kinds import changes_nothing
 
-    return dataclasses.replace(options, kind=None) if kind_of(source) == options.kind else options
+    if options.kind and changes_nothing(source, options.kind, weights_ignored=bool(options.ignore_weights)):
+        return dataclasses.replace(options, kind=None)
+    return options
 
 
 def _check_writable(cache: Path) -> None:

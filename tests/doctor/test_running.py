@@ -35,6 +35,7 @@ def test_all_checks_in_one_process():
     ("trouble", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),  # as by a kernel that is out of memory
         ("sys.exit('no such thing')", "no such thing"),
         ("time.sleep(60)", "2 s"),
     ],
@@ -44,9 +45,30 @@ def test_a_check_that_crashes_or_hangs_is_a_finding_and_the_rest_go_on(trouble, 
     assert [result.name for result in results] == [f"check {i}" for i in range(4)]
     # The third is not about this package's own programs.
     assert [result.found.status for result in results] == ["ok", "fail", "warn", "ok"]
-    for result in results[1:3]:
-        assert said in result.found.detail
-        assert "XLA_FLAGS" in result.found.advice
+    assert all(said in result.found.detail for result in results[1:3])
+    assert ["XLA_FLAGS" in result.found.advice for result in results[1:3]] == [False, True]
+
+
+def test_a_crash_after_the_last_check_is_not_taken_for_a_failed_start():
+    command = (sys.executable, "-c", _CHECKS.replace("{trouble}", "pass") + "os.abort()")
+    *checks, last = examine(command)
+    assert {result.found.status for result in checks} == {"ok"}
+    assert last.found.status == "fail"
+    assert "SIGABRT" in last.found.detail
+    assert last.name != running._START
+
+
+def test_a_line_cut_short_by_a_kill_is_no_result():
+    results = list(examine(_command("""print('{"status": "o', flush=True, end=''); os.abort()""")))
+    assert [result.found.status for result in results] == ["ok", "fail", "warn", "ok"]
+
+
+def test_what_native_code_prints_is_not_taken_for_a_result():
+    code = "import os, sys, tsjax.doctor.__main__ as doctor\n"
+    code += "from tsjax.doctor.check import Check, Found\n"
+    code += "doctor.checks = lambda: [Check('a', lambda: (os.write(1, b'NCCL version 2'), Found('ok', 'fine'))[1])]\n"
+    code += "doctor.main(int(sys.argv[-1]))"
+    assert [tuple(result) for result in examine((sys.executable, "-c", code))] == [("a", Found("ok", "fine"))]
 
 
 def test_checks_that_cannot_start_are_one_failure():

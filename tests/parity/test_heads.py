@@ -96,6 +96,28 @@ def test_a_classifier_is_what_is_asked_for(classifier):
     assert resolve(classifier) == resolve(classifier, kind="cross_encoder")
 
 
+def test_a_kind_that_is_asked_for_is_not_taken_for_the_usual_one(classifier):
+    """Nor where only the conversion can tell: weights are left out, or a module does nothing."""
+    with pytest.raises(tsjax.ConversionError, match="classifier"):
+        tsjax.load(classifier, kind="cross_encoder", ignore_weights=["classifier.*"])
+    modules = ["Transformer", "Dropout"]
+    write_json(
+        classifier / "modules.json",
+        [
+            {
+                "idx": i,
+                "name": str(i),
+                "path": f"{i}_{name}" if i else "",
+                "type": f"sentence_transformers.models.{name}",
+            }
+            for i, name in enumerate(modules)
+        ],
+    )
+    write_json(classifier / "1_Dropout" / "config.json", {"dropout": 0.1})
+    with pytest.warns(tsjax.AssumptionWarning):
+        assert isinstance(tsjax.load(classifier, kind="embedder"), tsjax.Embedder)
+
+
 def test_a_saved_cross_encoder(classifier, tmp_path):
     """Its modules.json has a Transformer alone, and its prompts are those of a reranker."""
     CrossEncoder(str(classifier), device="cpu", prompts={"query": "rank: "}, default_prompt_name="query").save(

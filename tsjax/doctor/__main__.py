@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ def checks() -> Iterator[Check]:
 
 def main(first: int) -> None:
     """Run the checks from the given one on; what they print themselves goes to standard error."""
-    output = sys.stdout
+    # Native code (drivers, plugins) writes to the descriptor of standard output: what the parent reads is another one.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
 
     def tell(**content: Any) -> None:
         print(json.dumps(content), file=output, flush=True)  # read by the process above

@@ -15,6 +15,13 @@ OTHER_COMPILER = (
 )
 
 
+# What to do where this package's own programs are wrong.
+DISTRUST = (
+    "do not trust this device's vectors: try another version of jax and jaxlib (and driver), compute in another dtype, "
+    "and report it with the output of tsjax doctor --json"
+)
+
+
 class Found(NamedTuple):
     """The result of a check.
 

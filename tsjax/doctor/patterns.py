@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_dtypes import bfloat16
 
-from tsjax.doctor.check import OTHER_COMPILER, Check, Found
+from tsjax.doctor.check import DISTRUST, OTHER_COMPILER, Check, Found
 from tsjax.model.compiling import jit
 from tsjax.model.linear import PRECISION
 from tsjax.settings import Dtype
@@ -155,7 +155,7 @@ def pattern_checks(device: jax.Device) -> Iterator[Check]:
 def _check_ours(pattern: _Pattern, dtype: str, device: jax.Device) -> Found:
     error = _error_of(jit(pattern.ours), pattern, dtype, device)
     detail = f"off by {error:.1e} of the largest value"
-    return Found("ok", detail) if error <= _TOLERANCE[dtype] else Found("fail", detail, OTHER_COMPILER)
+    return Found("ok", detail) if error <= _TOLERANCE[dtype] else Found("fail", detail, DISTRUST)
 
 
 def _check_plain(pattern: _Pattern, dtype: str, device: jax.Device) -> Found:

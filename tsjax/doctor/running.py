@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import tsjax
-from tsjax.doctor.check import OTHER_COMPILER, Found
+from tsjax.doctor.check import DISTRUST, OTHER_COMPILER, Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ _COMMAND = (sys.executable, "-m", "tsjax.doctor")
 
 _START = "start of JAX"
 _DID_NOT_START = "see whether JAX_PLATFORMS, XLA_FLAGS and the drivers fit this machine"
+_BETWEEN = "process of the checks, after one of them"
 
 
 class Result(NamedTuple):
@@ -51,18 +53,23 @@ def examine(command: Sequence[str] = _COMMAND, patience: float = _PATIENCE) -> I
     first, ended = 0, False
     while not ended:
         with tempfile.TemporaryFile() as errors, _started(command, first, errors) as child:
-            name, ours, finished = None, True, 0
+            name, ours, finished, silent = None, True, 0, False
             for content in _lines(child, patience):
+                if not content:
+                    silent = True
+                    continue
                 if "started" in content:
                     name, ours = content["started"], content["ours"]
                 elif name is not None:
                     yield Result(name, Found(**content))
                     name, finished = None, finished + 1
-            problem = _problem(child, errors, patience)
-            if problem and name is None:
+            problem = f"nothing was heard of it for {patience:g} s" if silent else _problem(child, errors)
+            if problem and name is not None:
+                yield Result(name, Found("fail", problem, DISTRUST) if ours else Found("warn", problem, OTHER_COMPILER))
+            elif problem and first + finished == 0:
                 yield Result(_START, Found("fail", problem, _DID_NOT_START))
-            elif problem and name is not None:
-                yield Result(name, Found("fail" if ours else "warn", problem, OTHER_COMPILER))
+            elif problem:
+                yield Result(_BETWEEN, Found("fail", problem, DISTRUST))
             ended = name is None
             first += finished + 1
 
@@ -77,7 +84,7 @@ def _started(command: Sequence[str], first: int, errors: IO[bytes]) -> subproces
 
 
 def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any]]:
-    """Yield what the child prints, until it ends, is silent for too long, or is not needed any more."""
+    """Yield what the child prints, until it ends or is not needed any more; last an empty one if it was silent."""
     said: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
@@ -90,24 +97,23 @@ def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str
     reader.start()
     try:
         while line := said.get(timeout=patience):
-            yield json.loads(line)
+            with contextlib.suppress(ValueError):  # cut short by the end of the process
+                yield json.loads(line)
         child.wait(timeout=patience)
     except (queue.Empty, subprocess.TimeoutExpired):
-        pass
+        yield {}
     finally:
         if child.poll() is None:
             child.send_signal(_GIVEN_UP)
         reader.join()
 
 
-def _problem(child: subprocess.Popen[bytes], errors: IO[bytes], patience: float) -> str:
+def _problem(child: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     """Return how a child failed, with the last line that it wrote to standard error; empty if it did not."""
     status = child.wait()
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
     last = f": {lines[-1]:.300}" if lines else ""
-    if status == -_GIVEN_UP:
-        return f"nothing was heard of it for {patience:g} s"
     if status < 0:
         return f"the process was ended by {signal.Signals(-status).name}{last}"
     return f"the process ended with status {status}{last}" if status else ""

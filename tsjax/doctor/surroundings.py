@@ -20,7 +20,7 @@ from tsjax.model.attention import kernel_for
 from tsjax.model.config import EncoderConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _PACKAGES = ("tsjax", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "numpy")
 
@@ -44,9 +44,14 @@ def surroundings_checks() -> Iterator[Check]:
         yield Check(f"{device}", partial(_device, device))
         for dtype in DTYPES:
             yield Check(f"{device}, {dtype}: attention kernels", partial(_kernels, device, dtype))
-    cache = cache_directory()
-    for name, path in {"converted models": cache, "compiled programs": cache / "compiled", "hub": _hub()}.items():
-        yield Check(f"cache of {name}", partial(_cache, path))
+    # Each is looked up in its check, since an unknown home directory is a finding.
+    folders = {
+        "converted models": cache_directory,
+        "compiled programs": lambda: cache_directory() / "compiled",
+        "hub": _hub,
+    }
+    for name, folder in folders.items():
+        yield Check(f"cache of {name}", partial(_cache, folder))
 
 
 def _versions() -> Found:
@@ -95,8 +100,9 @@ def _hub() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _cache(path: Path) -> Found:
+def _cache(folder: Callable[[], Path]) -> Found:
     """Check that a directory can be written, or made, and who else can write there."""
+    path = folder()
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         return Found("fail", f"{path}: {nearest} is not a directory", "set TSJAX_CACHE or HF_HOME to a directory")
