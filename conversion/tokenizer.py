@@ -165,7 +165,7 @@ def _check_tokens(config: Json, file: Path) -> None:
     more = [config.get(name) for name in (*_LISTS, "model_specific_special_tokens", "added_tokens_decoder")]
     inner = [value for value in more if isinstance(value, dict | list)]
     tokens = [token for value in inner for token in (value.values() if isinstance(value, dict) else value)]
-    tokens += [value for name, value in config.items() if name.endswith("_token") and isinstance(value, dict)]
+    tokens += [value for name, value in config.items() if name.endswith("_token") and isinstance(value, dict | list)]
     for token in tokens:
         _check_token(token, file)
 

@@ -326,9 +326,13 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     if not text or "\0" in text:
         raise ModelNotFoundError(f"{text!r} is no name of a model")
     path = Path(os.path.expanduser(text))  # one that is left with its ~ leads to no directory
-    if path.is_dir():
-        return path.resolve(), text
-    if path.exists():
+    try:
+        if path.is_dir():
+            return path.resolve(), text
+        is_file = path.exists()
+    except OSError as error:  # a name that is too long, a folder above that may not be entered
+        raise ModelNotFoundError(f"{text:.200} cannot be looked at: {error.strerror}") from error
+    if is_file:
         raise ModelNotFoundError(f"{text} is a file; a model is a directory")
     if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise ModelNotFoundError(f"there is no directory {text}")

@@ -22,6 +22,11 @@ from tsjax.evaluation.tasks import Vectors
     ("one", "other"),
     [
         ("A  b\n", "a b"),
+        (
+            "\u03c0\u03c1\u03c9\u03c4\u03b5\u0390\u03bd\u03b7",
+            "\u03c0\u03c1\u03c9\u03c4\u03b5\u0390\u03bd\u03b7".upper(),
+        ),
+        ("cafe\u0301", "cafe\u200b\u0301"),
         ("Stra\u00dfe", "STRASSE"),
         ("caf\u00e9", "cafe\u0301"),
         ("\ufb01ne\u00a0print", "fine print"),

@@ -202,3 +202,14 @@ def test_rejections_say_how_the_file_may_be_meant(tmp_path):
 def test_a_header_may_repeat_names_that_are_not_used(tmp_path):
     (source,) = find_sources([str(write(tmp_path / "a.csv", "id,text,,\n1,a,,\n"))])
     assert header_of(source) == ["id", "text", "", ""]
+
+
+@pytest.mark.parametrize("label", ["positive", "3"])
+def test_a_cell_of_two_lines_before_a_label_is_no_stray_mark(tmp_path, label):
+    """Its last line is a text and the label, as a row would be; its first line is no row."""
+    usual = "".join(f"review {i},{label if i % 2 else label[::-1]}\n" for i in range(60))
+    text = f'review,label\n{usual}"first line\nsecond line",{label}\n' + usual
+    rows = read(write(tmp_path / "a.csv", text), Columns(text="review"))
+    assert [text for text in texts(rows) if "line" in text] == ["first line\nsecond line"]
+    assert len(rows) == 121
+    assert not rejected_lines(rows)

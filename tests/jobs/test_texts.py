@@ -96,6 +96,9 @@ def test_parquet(tmp_path):
     file = str(tmp_path / "texts.parquet")
     assert list(read_texts(file)) == ["a", "b"]
     assert count_texts(file) == 2
+    doubled = pa.table([["a"], [1], [2]], names=["text", "x", "x"])
+    pyarrow.parquet.write_table(doubled, tmp_path / "doubled.parquet")
+    assert count_texts(str(tmp_path / "doubled.parquet")) == 1
     with pytest.raises(InputError, match="no column 'body'; it has id, text, none"):
         list(read_texts(file, "body"))
     with pytest.raises(InputError, match="row 1: 'none' is null"):

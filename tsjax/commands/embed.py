@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     embedder = load_model(options).route(options.prompt_type)
     total = None
     if on_terminal():
-        counts = [count_texts(file, said) for file in options.files]
+        counts = [count_texts(file, said, options.column) for file in options.files]
         total = None if None in counts else sum(count for count in counts if count is not None)
 
     texts = itertools.chain.from_iterable(read_texts(file, options.column, said) for file in options.files)

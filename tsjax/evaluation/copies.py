@@ -30,7 +30,8 @@ def same_text(text: str) -> str:
     same characters (NFKC). Tokenizers drop most of that. For a model that sees the difference, such texts are near
     copies, and to take these for independent texts would be as wrong.
     """
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_INVISIBLE).split())
+    folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).translate(_INVISIBLE).split())  # folding may decompose
 
 
 def groups(texts: Iterable[Iterable[str]]) -> Int[np.ndarray, " items"]:

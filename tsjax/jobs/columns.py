@@ -250,5 +250,12 @@ def checked(text: str, column: str) -> str:
 
 
 def as_text(value: Any) -> str | None:
-    """A kept value of a JSON line as the text that its column holds: text as it is, anything else as JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a kept value of a JSON line as the text that its column holds: text as it is, anything else as JSON.
+
+    Raises:
+        BadRowError: it is nested too deeply to be written.
+    """
+    try:
+        return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise BadRowError("a value that is kept is nested too deeply to be written as JSON") from error

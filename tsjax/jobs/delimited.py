@@ -244,8 +244,14 @@ class Shape:
         )
 
     def is_swallowed(self, lines: Sequence[bytes], dialect: Dialect) -> bool:
-        """Whether most lines of a record after its first look like rows; where numbers rise, whether they go on so."""
+        """Return whether most lines of a record look like rows; where numbers rise, whether they go on so.
+
+        A stray quotation mark stands in a line that is a row by itself. The first line of a cell with line breaks lacks
+        the cells that follow; its last line may look like a row, of any text and the true label.
+        """
         first, *after = [_split(line, dialect) for line in lines if line not in _BLANK]
+        if not self.fits(first):
+            return False
         fitting = [cells for cells in after if self.is_known and self.fits(cells)]
         if 2 * len(fitting) <= len(after):
             return False

@@ -37,12 +37,12 @@ class TableReader(RowReader):
         self._check_names(names)
         needed = names if self._columns is None else self._columns.needed
         self._read_names = [name for name in needed if name in names]
-        for name in self._kept_names():
+        for name in self._read_names if self._columns is not None else ():
             # Python's times have microseconds, and the rest would be lost without a word.
             if "time64[ns]" in str(kind := self.schema.field(name).type):
                 raise InputError(
-                    f"{self.source.url} has {name!r} as {kind}; nanoseconds of time64[ns] cannot be kept: cast the "
-                    "column to time64[us] or int64, or do not keep it"
+                    f"{self.source.url} has {name!r} as {kind}; nanoseconds of time64[ns] would be lost: cast the "
+                    "column to time64[us] or int64, or do not use it"
                 )
 
     def _kept_names(self) -> list[str]:

@@ -86,15 +86,15 @@ def check_texts(files: list[str], column: str | None, reading: Reading) -> None:
             check_columns([source], columns)
 
 
-def count_texts(file: str, reading: Reading | None = None) -> int | None:
-    """How many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
+def count_texts(file: str, reading: Reading | None = None, column: str | None = None) -> int | None:
+    """Return how many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
     if file == STDIN or _is_pipe(file):
         return None
     said = reading or Reading()
     with open_raw(file) as raw:
         source = source_of(file, file, content_of(file, raw, said), said)
     if source.format == "parquet":
-        with contextlib.closing(open_rows(source, None)) as reader:
+        with contextlib.closing(open_rows(source, Columns(text=column or DEFAULT_COLUMN))) as reader:
             return reader.skip(sys.maxsize)
     if source.format not in ("txt", "jsonl") or source.compression or source.encoding:
         return None
