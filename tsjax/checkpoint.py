@@ -152,8 +152,8 @@ def save(
     Raises:
         OutputError: the directory exists, or cannot be written.
     """
-    if overwrite and path.exists() and not is_checkpoint(path):
-        raise OutputError(f"{path} exists and is not a tsjax checkpoint; it is not overwritten")
+    if overwrite:
+        check_replaceable(path)
     with replacing(path, directory=True, overwrite=overwrite) as directory:
         write_tensors(directory / WEIGHTS, weights)
         (directory / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
@@ -163,6 +163,27 @@ def save(
         config = {"tsjax": content, "files": files, "fingerprint": fingerprint}
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return Header(path, metadata, files, fingerprint)
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that nothing but a checkpoint, of one model or of several routes, would be lost with a directory.
+
+    Raises:
+        OutputError: it is something else, or holds other files, too, or is a link to a directory.
+    """
+    if not path.exists():
+        return
+    if not is_checkpoint(path):
+        raise OutputError(f"{path} exists and is not a tsjax checkpoint; it is not overwritten")
+    if path.is_symlink():
+        raise OutputError(f"{path} is a symbolic link; give the directory that it leads to, {path.resolve()}")
+    own = {CONFIG, WEIGHTS, TOKENIZER}
+    for file in path.rglob("*"):
+        if not file.is_dir() and not (file.name in own and is_checkpoint(file.parent)):
+            raise OutputError(
+                f"{path} holds {file.relative_to(path)}, which is no part of a tsjax checkpoint and would be lost; "
+                "move it, or choose another directory"
+            )
 
 
 def write_tensors(file: Path, weights: FlatWeights) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.checkpoint import CONFIG, FORMAT, Header, is_checkpoint, read_header, save
-from tsjax.errors import CheckpointError, ConfigError, InputError, OutputError
+from tsjax.checkpoint import CONFIG, FORMAT, Header, check_replaceable, is_checkpoint, read_header, save
+from tsjax.errors import CheckpointError, ConfigError, InputError
 from tsjax.files import replacing
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def save_routed(
     Raises:
         OutputError: the directory exists, or cannot be written.
     """
-    if overwrite and path.exists() and not is_checkpoint(path):
-        raise OutputError(f"{path} exists and is not a tsjax checkpoint; it is not overwritten")
+    if overwrite:
+        check_replaceable(path)
     headers = {}
     with replacing(path, directory=True, overwrite=overwrite) as directory:
         for folder, part in zip(config.folders, parts, strict=True):

@@ -191,6 +191,23 @@ def test_nothing_is_overwritten_unasked(source, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out", "precious"}
 
 
+def test_overwriting_loses_nothing_but_a_checkpoint(tmp_path):
+    source, out = write_bert(tmp_path / "source"), tmp_path / "out"
+    convert(source, out)
+    (out / "notes").mkdir()
+    (out / "notes" / "a.txt").write_text("keep")
+    with pytest.raises(OutputError, match=r"out holds notes.a\.txt"):
+        convert(source, out, overwrite=True)
+    (out / "notes" / "a.txt").rename(out / "a.txt")
+    with pytest.raises(OutputError, match=r"out holds a\.txt"):
+        convert(source, out, overwrite=True)
+    (out / "a.txt").unlink()
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(OutputError, match="symbolic link"):
+        convert(source, tmp_path / "link", overwrite=True)
+    convert(source, out, overwrite=True)
+
+
 def test_a_failed_conversion_leaves_nothing(source, tmp_path):
     weights = bert_weights(BERT_CONFIG)
     weights["encoder.layer.2.output.LayerNorm.bias"][0] = np.nan
