@@ -1,5 +1,6 @@
 """What a file is, by its name and its first bytes; what is none of the formats is refused and never embedded."""
 
+import base64
 import bz2
 import contextlib
 import gzip
@@ -22,7 +23,7 @@ from jobs.reading_files import read, rejected_lines, texts, write
 
 from tsjax.errors import InputError
 from tsjax.jobs.columns import Columns, Rejection
-from tsjax.jobs.formats import Reading
+from tsjax.jobs.formats import HEAD, Reading
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.rows import open_rows
 from tsjax.jobs.texts import check_texts, count_texts, read_texts
@@ -272,3 +273,83 @@ def test_what_follows_a_compressed_frame_is_a_frame_or_an_error(tmp_path, suffix
     (source,) = find_sources([str(write(tmp_path / f"bad.txt{suffix}", first + b"X" + second[1:]))])
     with contextlib.closing(open_rows(source, Columns())) as reader, pytest.raises(InputError):
         list(reader.read())
+
+
+PACKERS = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+def in_store(name, data):
+    """A file of a store, by its URL."""
+    import fsspec
+
+    fsspec.filesystem("memory").pipe(f"/formats/{name}", data)
+    return f"memory://formats/{name}"
+
+
+def hardly_packed(rows=3000):
+    """Rows of which compression leaves much more than what is fetched first."""
+    digits = (base64.b64encode(np.random.default_rng(row).bytes(80)).decode() for row in range(rows))
+    return [{"text": f"{row} {text}"} for row, text in enumerate(digits)]
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_large_packed_files_of_a_store_are_recognised(suffix):
+    rows, pack = hardly_packed(), PACKERS[suffix]
+    lines = "\n".join(map(json.dumps, rows)) + "\n"
+    packed = pack(lines.encode())
+    assert len(packed) > 2 * HEAD
+    with pytest.raises(InputError, match="looks like JSON"):
+        find_sources([in_store(f"part-0.{suffix}", packed)])
+    assert texts(read(in_store(f"a.jsonl.{suffix}", packed))) == [row["text"] for row in rows]
+    (array,) = find_sources([in_store(f"a.jsonl.{suffix}", pack(json.dumps(rows).encode()))])
+    assert array.format == "json"
+    (wide,) = find_sources([in_store(f"a.txt.{suffix}", pack(lines.encode("utf-16")))], Reading("txt"))
+    assert wide.encoding == "utf-16"
+    for refused, what in ((archive("tar") + lines.encode(), "tar"), (pickle.dumps(lines), "pickle")):
+        with pytest.raises(InputError, match=what):
+            find_sources([in_store(f"a.txt.{suffix}", pack(refused))])
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst", "xz"])
+def test_of_a_damaged_packed_file_what_can_be_unpacked_says_what_it_is(tmp_path, suffix):
+    packed = PACKERS[suffix]("\n".join(map(json.dumps, hardly_packed())).encode())
+    with pytest.raises(InputError, match="looks like JSON"):
+        find_sources([str(write(tmp_path / f"part-0.{suffix}", packed[: len(packed) * 7 // 8]))])
+
+
+def test_no_more_of_a_file_in_a_store_is_fetched_than_says_what_it_is(monkeypatch):
+    import fsspec
+
+    memory, spans = fsspec.filesystem("memory"), []
+    whole = type(memory).cat_file
+
+    def noted(self, path, start=None, end=None):
+        spans.append((start, end))
+        return whole(self, path, start, end)
+
+    monkeypatch.setattr("tsjax.jobs.inputs._with_digests", tuple)
+    monkeypatch.setattr(type(memory), "cat_file", noted)
+    data = "\n".join(json.dumps(row) for row in hardly_packed(20_000)).encode()
+    for name, content, most in (("a.jsonl", data, HEAD), ("a.jsonl.gz", gzip.compress(data), 2 * HEAD)):
+        url = in_store(name, content)
+        spans.clear()
+        find_sources([url])
+        assert spans[0] == (0, HEAD)
+        assert sum(end - start for start, end in spans) <= most
+
+
+def test_a_store_that_fails_within_a_packed_file_is_an_error(monkeypatch):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    url = in_store("a.jsonl.bz2", bz2.compress("\n".join(map(json.dumps, hardly_packed())).encode()))
+    whole = type(memory).cat_file
+
+    def failing(self, path, start=None, end=None):
+        if start:
+            raise OSError("the store is gone")
+        return whole(self, path, start, end)
+
+    monkeypatch.setattr(type(memory), "cat_file", failing)
+    with pytest.raises(InputError, match="the store is gone"):
+        find_sources([url])

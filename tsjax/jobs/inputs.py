@@ -212,7 +212,7 @@ def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
         compression = compression_of(name, head)
         raw.seek(0)
         if compression is not None:
-            head = _head(unpacked(raw, compression))
+            head = _head(_unpacking(raw, compression))
             raw.seek(0)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
@@ -220,21 +220,58 @@ def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
 
 
 def _beginning(url: str, size: int) -> BinaryIO:
-    """A file, to look at its first bytes; of a store no more than those are asked for."""
-    if not is_url(url):
-        return open_raw(url)
-    try:
-        return io.BytesIO(_file_system(url).cat_file(url, start=0, end=min(HEAD, size)) if size else b"")
-    except OSError as error:
-        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+    """Open a file to look at its first bytes; of a store no more than about those are asked for."""
+    return cast("BinaryIO", _Fetched(url, size)) if is_url(url) else open_raw(url)
 
 
-def _head(stream: BinaryIO) -> bytes:
+class _Fetched(io.RawIOBase):
+    """A file of a store from its start, in pieces that grow: the first is `HEAD`, and each as large as all before it.
+
+    Args:
+        url: where it is.
+        size: in bytes.
+    """
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url, self._size, self._system = url, size, _file_system(url)
+        self._fetched, self._place = b"", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._place == len(self._fetched) < self._size:
+            self._fetch()
+        block = self._fetched[self._place : self._place + len(buffer)]
+        buffer[: len(block)] = block
+        self._place += len(block)
+        return len(block)
+
+    def _fetch(self) -> None:
+        start = len(self._fetched)
+        try:
+            piece = self._system.cat_file(self._url, start=start, end=min(max(HEAD, 2 * start), self._size))
+        except OSError as error:
+            raise InputError(f"cannot read {self._url}: {error.strerror or error}") from error
+        self._fetched += piece
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go back to the start."""
+        if offset or whence:
+            raise io.UnsupportedOperation("seek")
+        self._place = 0
+        return 0
+
+
+def _head(stream: Any) -> bytes:
     """The first bytes of compressed data, so far as they can be unpacked: whoever reads it finds the damage."""
+    read = getattr(stream, "read1", stream.read)  # one block, so that damage after it does not take it along
     head = b""
     try:
-        while len(head) < HEAD and (block := stream.read(min(1 << 12, HEAD - len(head)))):
+        while len(head) < HEAD and (block := read(min(1 << 12, HEAD - len(head)))):
             head += block
+    except InputError:  # a store that does not answer is no damage
+        raise
     except Exception:  # zlib, lzma and zstandard each have their own kinds
         return head
     return head
@@ -287,25 +324,30 @@ def unpacked(raw: BinaryIO, compression: Compression | None, encoding: str | Non
     Raises:
         MissingExtraError: zstd without the package zstandard.
     """
-    stream: Any = raw
-    if compression == "gzip":
-        stream = gzip.GzipFile(fileobj=raw)
-    elif compression == "bzip2":
-        stream = _Frames(raw, bz2.BZ2Decompressor)
-    elif compression == "xz":
-        stream = _Frames(raw, lzma.LZMADecompressor, padding=b"\0")
-    elif compression == "zstd":
-        try:
-            import zstandard  # noqa: PLC0415  # an extra
-        except ImportError as error:
-            raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
-        stream = _Frames(raw, zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj)
+    stream = _unpacking(raw, compression)
     if encoding is not None:
         stream = _AsUtf8(stream, encoding)
     if isinstance(stream, io.BufferedReader):
         return stream
     # A store's file finds each line by itself, many times as slowly.
     return cast("BinaryIO", io.BufferedReader(stream, _BUFFER))
+
+
+def _unpacking(raw: BinaryIO, compression: Compression | None) -> Any:
+    """The bytes of a file as they were before it was packed, unpacked as they are asked for; raises as `unpacked`."""
+    if compression == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    if compression == "bzip2":
+        return _Frames(raw, bz2.BZ2Decompressor)
+    if compression == "xz":
+        return _Frames(raw, lzma.LZMADecompressor, padding=b"\0")
+    if compression == "zstd":
+        try:
+            import zstandard  # noqa: PLC0415  # an extra
+        except ImportError as error:
+            raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
+        return _Frames(raw, zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj)
+    return raw
 
 
 class _AsUtf8(io.RawIOBase):
