@@ -1,5 +1,6 @@
 """Names that nothing has, columns of paths, values as text, and lines that no row has."""
 
+import contextlib
 import datetime
 import decimal
 import json
@@ -12,11 +13,13 @@ import pytest
 from jobs.reading_files import read, texts, write
 
 from tsjax.errors import InputError
+from tsjax.jobs.auditing import LineAudit
 from tsjax.jobs.columns import Columns, Rejection, Row
 from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
-from tsjax.jobs.rows import check_columns
+from tsjax.jobs.rows import check_columns, open_rows
 from tsjax.jobs.texts import check_texts
+from tsjax.jobs.verdict import Verdict
 
 
 def write_rows(path, rows):
@@ -251,3 +254,77 @@ def test_other_commands_read_the_same_formats(tmp_path):
             read_classification(write(tmp_path / "bad.csv", bad))
     with pytest.raises(InputError):
         read_corpus(write(tmp_path / "a.txt", "no columns\n"))
+
+
+def audited(path, columns=None, **reading):
+    """What an audit of lines says of a file, and the rows that it saw."""
+    columns = columns or Columns()
+    (source,) = find_sources([str(path)], Reading(**reading), columns=columns.needed)
+    verdict = Verdict(str(path))
+    audit = LineAudit([source], verdict)
+    with contextlib.closing(audit), contextlib.closing(open_rows(source, columns)) as reader:
+        for row in (rows := list(reader.read())):
+            audit.see(row)
+        audit.finish()
+    return verdict.problems, rows
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "columns"),
+    [
+        ("a.csv", b'id,text\n1,"caf\xe9\nx"\n2,b\n', Columns()),
+        ("a.csv", b'id,text\n"1\n\n\xff",a\n2,b\n', Columns(id="id")),
+        ("lang=en/a.csv", b'lang,text\n"e\nn",a\nen,b\n', Columns(keep=("lang",))),
+        ("a.tsv", b"id\ttext\nx\\\ny\t\\N\n2\tb\n", Columns()),
+    ],
+    ids=["text", "id", "path", "null"],
+)
+def test_a_rejected_row_of_several_lines_has_them_all(tmp_path, name, data, columns):
+    options = {"escape": "\\"} if name.endswith("tsv") else {}
+    problems, rows = audited(write(tmp_path / name, data), columns, **options)
+    assert [type(row) for row in rows] == [Rejection, Row]
+    assert (rows[0].line, rows[0].lines) == (2, data.count(b"\n") - 2)
+    assert problems == []
+
+
+def test_a_row_that_was_broken_up_has_one_line(tmp_path):
+    problems, rows = audited(write(tmp_path / "a.csv", 'id,text\n1,"a\n2,b\n3,c\n4,d\n'), Columns())
+    assert (rows[0].line, rows[0].lines) == (2, 1)
+    assert texts(rows) == ["b", "c", "d"]
+    assert problems == []
+
+
+def test_rejected_rows_of_several_lines_are_sound(model, tmp_path):
+    file, output = write(tmp_path / "a.csv", b'id,text\n1,"caf\xe9\nx"\n2,b\n'), tmp_path / "out"
+    assert batch_jobs.run(*batch_jobs.arguments(model, [file], output, "--id-column", "id")) in (0, 1)
+    assert batch_jobs.run("batch", "verify", output) == 0
+    (listed,) = map(json.loads, (output / "rejected.jsonl").read_text().splitlines())
+    assert set(listed) == {"file", "row", "line", "reason"}
+
+
+def test_a_list_where_the_path_has_text_is_rejected(tmp_path):
+    file = write(tmp_path / "lang=en" / "x.jsonl", '{"text":"a","lang":["en"]}\n{"text":"b"}\n')
+    rows = read(file, Columns(keep=("lang",)))
+    assert texts(rows) == ["b"]
+    assert "'lang' is ['en']" in rows[0].reason
+    with pytest.raises(InputError, match="line 1: 'lang' is"):
+        (source,) = find_sources([str(file)], columns=["lang"])
+        with contextlib.closing(open_rows(source, Columns(template="{lang} {text}"))) as reader:
+            list(reader.texts())
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_null_in_a_column_that_the_path_has_not_is_null(tmp_path, name):
+    rows = [{"text": "a", "title": None}, {"text": None, "title": None}]
+    columns = Columns(keep=("lang", "title"))
+    if name.endswith(".parquet"):
+        content = pa.table({"text": ["a", None], "title": pa.array([None, None], pa.string())})
+        (tmp_path / "lang=en").mkdir()
+        pa.parquet.write_table(content, tmp_path / "lang=en" / name)
+        file = tmp_path / "lang=en" / name
+    else:
+        file = write_rows(tmp_path / "lang=en" / name, rows)
+    check_columns(find_sources([str(file)], columns=columns.needed), columns)
+    first, second = read(file, columns)
+    assert first.kept == ("en", None)
+    assert second.reason == "'text' is null"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from tsjax.jobs.columns import Row
 from tsjax.jobs.formats import DELIMITED
 from tsjax.jobs.inputs import open_raw, unpacked
 from tsjax.jobs.rows import header_of
@@ -13,7 +12,7 @@ from tsjax.jobs.rows import header_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tsjax.jobs.columns import Rejection
+    from tsjax.jobs.columns import Rejection, Row
     from tsjax.jobs.inputs import Source
     from tsjax.jobs.verdict import Verdict
 
@@ -26,7 +25,8 @@ _MOST_LOST = 100
 class LineAudit:
     """Follows the rows of some files, and finds the lines that are in none, nor blank, nor the header's.
 
-    A row has the line that it begins on and those that the line breaks in its cells make; a rejected row has one.
+    A row has the line that it begins on and those that the line breaks in its cells make, whether or not it is rejected
+    for what they hold.
 
     Args:
         sources: the files, in order.
@@ -43,7 +43,7 @@ class LineAudit:
         while self._current is None or self._current.name != row.file:
             self._next_file()
         if row.line is not None:
-            self._current.cover(row.line, row.lines if isinstance(row, Row) else 1)
+            self._current.cover(row.line, row.lines)
 
     def finish(self) -> None:
         """Say which lines are left, after the last row."""

@@ -53,20 +53,26 @@ class Rejection(NamedTuple):
     Attributes:
         file: the name of its file.
         row: its place among the file's rows, from 0.
-        line: the line it begins on, from 1, which alone is rejected; None where files have no lines.
+        line: the line it begins on, from 1; None where files have no lines.
         reason: what is wrong with it.
+        lines: how many it has; one where a record of several was none, of which only its first line is rejected.
     """
 
     file: str
     row: int
     line: int | None
     reason: str
+    lines: int = 1
 
     @property
     def sentence(self) -> str:
         """Where it is, and what is wrong with it."""
         where = f"row {self.row}" if self.line is None else f"line {self.line}"
         return f"{self.file}, {where}: {self.reason}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values: what is listed of it, where the input says how many lines it has."""
+        return {"file": self.file, "row": self.row, "line": self.line, "reason": self.reason}
 
 
 class BadRowError(Exception):

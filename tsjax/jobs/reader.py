@@ -69,7 +69,7 @@ class RowReader(abc.ABC):
                     raise cells
                 yield make(file, row, cells, self.line, self.lines)
             except BadRowError as error:
-                yield Rejection(file, row, self.line, str(error))
+                yield Rejection(file, row, self.line, str(error), self.lines)
 
     def texts(self) -> Iterator[str]:
         """The texts of the rows from here on; an `InputError` at a row that has none."""
@@ -109,7 +109,11 @@ class RowReader(abc.ABC):
         """A row's cells with the columns of the file's path; where both have one, they must say the same."""
         if isinstance(cells, BadRowError):
             return cells
-        for name, value in self._partitions.items():
-            if (own := cells.get(name)) is not None and value != cell_text(own, name):
-                return BadRowError(f"{name!r} is {own!r:.40}, and {value!r} in the file's path")
-        return {**self._partitions, **{name: value for name, value in cells.items() if value is not None}}
+        try:
+            for name, value in self._partitions.items():
+                if (own := cells.get(name)) is not None and value != cell_text(own, name):
+                    return BadRowError(f"{name!r} is {own!r:.40}, and {value!r} in the file's path")
+        except BadRowError as error:
+            return error
+        own_cells = {name: cell for name, cell in cells.items() if cell is not None or name not in self._partitions}
+        return {**self._partitions, **own_cells}

@@ -69,7 +69,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        rejected = [rejection._asdict() for rejection in self.rejected]
+        rejected = [rejection.to_json() for rejection in self.rejected]
         return {**asdict(self), "rejected": rejected}
 
     def summary(self) -> dict[str, Any]:

@@ -324,7 +324,7 @@ class Output:
         file = self.rejected_file(worker)
         with _written(file, partial) as stream:
             for rejection in self.rejections(keys):
-                stream.write(json.dumps(rejection._asdict(), ensure_ascii=False) + "\n")
+                stream.write(json.dumps(rejection.to_json(), ensure_ascii=False) + "\n")
 
     def write_record(self, record: Record, partial: Path) -> None:
         """Say that a shard is whole."""

@@ -233,7 +233,7 @@ def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: dict[st
         return False  # what it says of each was compared with the records
     try:
         with output.rejected_file(ALONE).open(encoding="utf-8") as lines:
-            wanted = (rejection._asdict() for rejection in output.rejections(keys))
+            wanted = (rejection.to_json() for rejection in output.rejections(keys))
             return all(_is_json(line, row) for line, row in itertools.zip_longest(lines, wanted))
     except (OSError, UnicodeDecodeError):
         return False
