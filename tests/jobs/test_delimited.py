@@ -191,6 +191,40 @@ def test_a_dialect_that_is_none(wrong):
         Reading(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("a.csv", {"escape": '"'}, "doubled within quotes need no option"),
+        ("a.csv", {"delimiter": '"'}, "delimiter and quote .*CSV"),
+        ("a.csv", {"escape": ","}, "delimiter and escape .*CSV"),
+        ("a.csv", {"quote": ","}, "delimiter and quote .*CSV"),
+        ("a.tsv", {"escape": "\t"}, "delimiter and escape .*TSV"),
+        ("a.tsv", {"quote": "\t"}, "delimiter and quote .*TSV"),
+        ("a.tsv", {"quote": '"', "escape": '"'}, "doubled within quotes need no option"),
+    ],
+)
+def test_a_mark_that_is_another_by_default_is_refused(tmp_path, name, wrong, said):
+    file = write(tmp_path / name, "id,text\n1,a\n")
+    with pytest.raises(InputError, match=said):
+        find_sources([str(file)], Reading(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("a.csv", {"escape": '"', "quote": "none"}),
+        ("a.csv", {"escape": '"', "quote": "'"}),
+        ("a.csv", {"escape": ",", "delimiter": ";"}),
+        ("a.csv", {"delimiter": '"', "quote": "none"}),
+        ("a.tsv", {"escape": '"'}),
+        ("a.tsv", {"delimiter": '"'}),
+    ],
+)
+def test_a_mark_that_is_another_in_another_format_only_is_taken(tmp_path, name, right):
+    delimiter = right.get("delimiter", "," if name == "a.csv" else "\t")
+    assert texts(read(write(tmp_path / name, f"id{delimiter}text\n1{delimiter}a\n"), BY_ID, **right)) == ["a"]
+
+
 def test_rejections_say_how_the_file_may_be_meant(tmp_path):
     spark = read(write(tmp_path / "a.csv", 'id,text\n1,"say \\"hi\\""\n'), BY_ID)
     pandas = read(write(tmp_path / "a.tsv", 'id\ttext\n1\t"two\nlines"\n'), BY_ID)

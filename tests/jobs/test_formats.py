@@ -156,6 +156,37 @@ def test_lines_that_begin_like_other_formats_are_lines(tmp_path):
         assert texts(read(write(tmp_path / "notes.md", f"{line}\nmore\n"))) == [line, "more"]
 
 
+@pytest.mark.parametrize("word", ["mustard", "ustar", "ustar  text"])
+def test_the_mark_of_tar_within_a_text_is_no_archive(tmp_path, word):
+    """Not even where a stray control character stands before it."""
+    for first in ("x", "\x1f"):
+        before = first + "x" * (256 - word.index("ustar"))
+        assert texts(read(write(tmp_path / "a.txt", f"{before}{word}\n"))) == [before + word]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_of_tar_are_refused(tmp_path, kind):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=kind) as packed:
+        packed.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
+    with pytest.raises(InputError, match="is a tar archive"):
+        find_sources([str(write(tmp_path / "a.txt", data.getvalue()))])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "notes.md"])
+@pytest.mark.parametrize("word", ["PARERE", "ORC", "FEA1", "PAR1", "ARROW1"])
+def test_letters_before_text_of_another_encoding_are_no_mark(tmp_path, name, word):
+    rows = read(write(tmp_path / name, f"{word} \xe8 bello\nmore\n".encode("latin-1")))
+    assert rejected_lines(rows) == [1]
+    assert texts(rows) == ["more"]
+
+
+@pytest.mark.parametrize("mark", [b"PARE", b"ORC", b"FEA1"])
+def test_letters_before_other_bytes_than_text_are_a_mark(tmp_path, mark):
+    with pytest.raises(InputError, match="which is not read"):
+        find_sources([str(write(tmp_path / "a.txt", mark + b"\x15\x04text" * 9))])
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.dat", "a", "a.geojson"])
 @pytest.mark.parametrize("data", [LINES, json.dumps(ROWS), json.dumps(ROWS, indent=1), '["a", "b"]\n'])
 def test_json_is_not_taken_for_lines_of_text(tmp_path, name, data):

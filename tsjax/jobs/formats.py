@@ -6,6 +6,7 @@ The one place where this is decided, for every command. What cannot be decided, 
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -72,7 +73,8 @@ _CONVERT = "convert it to Parquet, JSON lines or CSV"
 _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"PK\x03\x04", "a zip archive (.xlsx, .docx and .npz are such)", "unpack it, or export it as CSV or Parquet"),
     (0, b"PK\x05\x06", "an empty zip archive", "name other files"),
-    (257, b"ustar", "a tar archive", "unpack it"),
+    (257, b"ustar\x00", "a tar archive", "unpack it"),
+    (257, b"ustar  \x00", "a tar archive", "unpack it"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (0, b"Rar!\x1a\x07", "a rar archive", "unpack it"),
     (0, b"\x04\x22\x4d\x18", "compressed by lz4", "unpack it, or compress it by gzip or zstd"),
@@ -166,8 +168,7 @@ class Reading:
                     ", or none" if name == "quote" else ""
                 )
                 raise InputError(f"the {name} of delimited text must be {expected}; got {value!r}")
-        if len(set(given.values())) < len(given):
-            raise InputError(f"delimiter, quote and escape of delimited text must differ; got {given}")
+        _check_distinct(given, "delimited text")
 
     @property
     def has_dialect(self) -> bool:
@@ -175,12 +176,18 @@ class Reading:
         return any(value is not None for value in (self.delimiter, self.quote, self.escape))
 
     def dialect(self, format_: InputFormat) -> Dialect | None:
-        """The dialect of a format; None where it is not delimited."""
+        """The dialect of a format; None where it is not delimited.
+
+        Raises:
+            InputError: a character is what another is by default in this format.
+        """
         if format_ not in DELIMITED:
             return None
         delimiter = self.delimiter or ("," if format_ == "csv" else "\t")
-        quote = self.quote or ('"' if format_ == "csv" else "none")
-        return Dialect(delimiter, None if quote == "none" else quote, self.escape, trusted=self.quote is not None)
+        said = self.quote or ('"' if format_ == "csv" else "none")
+        quote = None if said == "none" else said
+        _check_distinct({"delimiter": delimiter, "quote": quote, "escape": self.escape}, _named(format_))
+        return Dialect(delimiter, quote, self.escape, trusted=self.quote is not None)
 
     @classmethod
     def recorded(cls, facts: Mapping[str, Any]) -> Reading:
@@ -191,6 +198,15 @@ class Reading:
         told = Dialect.from_json(dialect)
         # Where quotes are not trusted nothing was said of them, so the format's own were used.
         return cls(facts["format"], told.delimiter, (told.quote or "none") if told.trusted else None, told.escape)
+
+
+def _check_distinct(marks: Mapping[str, str | None], what: str) -> None:
+    """Refuse characters of delimited text of which two are the same."""
+    for (one, mark), (other, same) in itertools.combinations(marks.items(), 2):
+        if mark is not None and mark == same:
+            doubled = "; quotation marks that are doubled within quotes need no option"
+            advice = doubled if (one, other) == ("quote", "escape") else ""
+            raise InputError(f"the {one} and {other} of {what} are both {mark!r}, and must differ{advice}")
 
 
 class Content(NamedTuple):
@@ -283,10 +299,12 @@ def _table(head: bytes) -> InputFormat | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether a file begins as text does: some marks of other formats are letters, and begin texts, too."""
+    """Whether a file begins as text does: some marks of other formats are letters, and begin texts, too.
+
+    In whatever encoding: bytes that are not UTF-8 are no sign of those formats, and control characters are.
+    """
     start = head[:512]
-    valid = codecs.getincrementaldecoder("utf-8")("replace").decode(start).find("\ufffd") < 0
-    return valid and start == start.translate(None, _CONTROL)
+    return start == start.translate(None, _CONTROL)
 
 
 def _check_known(name: str, head: bytes) -> None:
