@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import decimal
 import json
+import time
 
 import batch_jobs
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tsjax.jobs.columns import Columns, Rejection, Row
 from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.rows import check_columns, open_rows
-from tsjax.jobs.texts import check_texts
+from tsjax.jobs.texts import check_texts, count_texts
 from tsjax.jobs.verdict import Verdict
 
 
@@ -328,3 +329,99 @@ def test_null_in_a_column_that_the_path_has_not_is_null(tmp_path, name):
     first, second = read(file, columns)
     assert first.kept == ("en", None)
     assert second.reason == "'text' is null"
+
+
+@pytest.mark.parametrize("blank", ["\v", "\f", " \t", "\r", "\v\f "])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_blank_line_is_the_same_to_reader_and_audit(tmp_path, name, blank):
+    first = ['{"text": "a"}'] if name == "a.jsonl" else ["id,text", "1,a"]
+    problems, rows = audited(write(tmp_path / name, "\n".join([*first, blank, ""])))
+    assert texts(rows) == ["a"]
+    assert len(rows) == (1 if name == "a.jsonl" or blank == "\r" else 2)
+    assert problems == []
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.csv", b" \n"), ("a.csv", b"\v\n"), ("a.jsonl", b"\xbb\n")])
+def test_a_lost_line_that_the_reader_would_not_pass_over_is_missed(tmp_path, name, line):
+    head = b"id,text\n1,a\n" if name == "a.csv" else b'{"text": "a"}\n'
+    (source,) = find_sources([str(write(tmp_path / name, head + line))])
+    verdict = Verdict(name)
+    with contextlib.closing(LineAudit([source], verdict)) as audit:
+        audit.see(Row(name, 0, "1", "a", (), head.count(b"\n")))
+        audit.finish()
+    assert verdict.problems == [f"line {head.count(bytes([10])) + 1} of {name} is in no row"]
+
+
+def test_a_header_of_white_space_is_the_header(tmp_path):
+    problems, rows = audited(write(tmp_path / "a.csv", "\ufeff\n ,text\n\n1,a\n"), Columns())
+    assert texts(rows) == ["a"]
+    assert problems == []
+    problems, rows = audited(write(tmp_path / "a.csv", "\n  \na\n"), Columns(text="  "))
+    assert texts(rows) == ["a"]
+    assert problems == []
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv"])
+def test_nothing_after_a_byte_order_mark_is_no_row(tmp_path, name, mark):
+    file = write(tmp_path / name, mark)
+    assert audited(file) == ([], [])
+    assert count_texts(str(file)) in (0, None)
+    assert texts(read(write(tmp_path / "a.txt", b"\xef\xbb\xbf\n"))) == [""]
+
+
+def test_a_row_of_another_file_is_an_error(tmp_path):
+    (source,) = find_sources([str(write(tmp_path / "a.txt", "a\n"))])
+    with (
+        contextlib.closing(LineAudit([source], Verdict("x"))) as audit,
+        pytest.raises(ValueError, match=r"b\.txt"),
+    ):
+        audit.see(Row("b.txt", 0, "b", "b", (), 1))
+
+
+def test_a_look_that_was_cut_short_says_so(tmp_path, monkeypatch):
+    file = write_rows(tmp_path / "a.jsonl", [{"text": "a" * 1000}] * 50)
+    (source,) = find_sources([str(file)])
+    with pytest.raises(InputError, match=r"only 'text'$"):
+        check_columns([source], Columns(keep=("title",)))
+    monkeypatch.setattr("tsjax.jobs.rows._LOOK_BYTES", 1000)
+    with pytest.raises(InputError, match=r"1 rows? .* looked at"):
+        check_columns([source], Columns(keep=("title",)))
+    monkeypatch.setattr("tsjax.jobs.rows._LOOK_BYTES", 1 << 28)
+    monkeypatch.setattr("tsjax.jobs.rows._LOOK_ROWS", 7)
+    with pytest.raises(InputError, match=r"7 rows were looked at"):
+        check_columns([source], Columns(keep=("title",)))
+
+
+def test_files_of_a_store_are_closed_when_another_is_refused(monkeypatch):
+    import fsspec
+
+    from tsjax.jobs import rows
+
+    memory, opened = fsspec.filesystem("memory"), []
+    for number in range(5):
+        memory.pipe(f"/closing/{number}.csv", b"id,text\n" if number else b"id,body\n")
+
+    def noted(source, columns):
+        if source.name == "0.csv":
+            time.sleep(0.3)  # so that the others are open when it is refused
+        opened.append(open_rows(source, columns))
+        return opened[-1]
+
+    sources = find_sources(["memory://closing/*.csv"])
+    closed = []
+
+    def close(self):
+        closed.append(self)
+
+    monkeypatch.setattr(rows.CellReader, "close", close)
+    monkeypatch.setattr(rows, "open_rows", noted)
+    with pytest.raises(InputError, match="no column 'text'"):
+        check_columns(sources, Columns())
+    assert len(opened) == 4
+    assert {id(reader) for reader in closed} == {id(reader) for reader in opened}
+
+
+def test_a_header_that_cannot_be_read_is_where_it_is(tmp_path):
+    with pytest.raises(InputError, match="a.csv, line 3: .*never closed"):
+        read(write(tmp_path / "a.csv", '\n\nid,"text\n1,a\n'))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from tsjax.jobs.formats import DELIMITED
-from tsjax.jobs.inputs import open_raw, unpacked
+from tsjax.jobs.formats import DELIMITED, is_blank
+from tsjax.jobs.inputs import lines_of, open_raw, unpacked
 from tsjax.jobs.rows import header_of
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tsjax.jobs.verdict import Verdict
 
 _WITH_LINES = ("txt", "jsonl", *DELIMITED)
-# A byte order mark, and white space.
-_BLANK = b"\xef\xbb\xbf \t\r\n"
 _MOST_LOST = 100
 
 
@@ -39,8 +37,10 @@ class LineAudit:
         self._current: _FileAudit | None = None
 
     def see(self, row: Row | Rejection) -> None:
-        """Count the lines of the next row."""
+        """Count the lines of the next row; a ValueError where its file is none of those, or one that came before."""
         while self._current is None or self._current.name != row.file:
+            if not self._waiting:
+                raise ValueError(f"a row of {row.file}, which is not among the files that are left")
             self._next_file()
         if row.line is not None:
             self._current.cover(row.line, row.lines)
@@ -72,15 +72,15 @@ class _FileAudit:
     def __init__(self, source: Source) -> None:
         self.name = source.name
         header = header_of(source) if source.format in DELIMITED else []
-        self._blank_is_none = source.format != "txt" and len(header) != 1
+        self._format, self._width = source.format, len(header)
         self._raw = open_raw(source.url)
         try:
             stream = unpacked(self._raw, source.compression, source.encoding)
-            self._lines = enumerate(stream if source.format in _WITH_LINES else (), start=1)
+            self._lines = enumerate(lines_of(stream) if source.format in _WITH_LINES else (), start=1)
             self._taken = 0
             self._lost: list[list[int]] = []
             if header:
-                self._taken = next(number for number, line in self._lines if line.strip(_BLANK))
+                self._taken = next(number for number, line in self._lines if not is_blank(line, source.format))
                 self._take(self._taken + sum(name.count("\n") for name in header), lost=False)
         except BaseException:
             self._raw.close()
@@ -103,7 +103,7 @@ class _FileAudit:
         """Take the lines up to this one, or all that are left; those that are lost are noted."""
         for number, line in itertools.islice(self._lines, None if last is None else max(0, last - self._taken)):
             self._taken = number
-            if not lost or (self._blank_is_none and not line.strip(_BLANK)):
+            if not lost or is_blank(line, self._format, self._width):
                 continue
             if self._lost and self._lost[-1][1] == number - 1:
                 self._lost[-1][1] = number

@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tsjax.jobs.columns import BadRowError
+from tsjax.jobs.formats import EMPTY_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +37,6 @@ _MOST_PATTERNS = 4
 # The share of rows that have those.
 _MOST = 0.8
 
-_BLANK = (b"\n", b"\r\n")
 _CARRIAGE_RETURN = "a carriage return outside of quotes; only a line feed ends a line"
 
 
@@ -56,7 +56,7 @@ class Delimited:
         accounted: lines that are the header's, a record's, or blank: as many as are read, unless one was lost.
 
     Raises:
-        BadRowError: the header cannot be read.
+        BadRowError: the header cannot be read; says where it is.
     """
 
     def __init__(self, lines: Iterator[bytes], dialect: Dialect) -> None:
@@ -73,7 +73,7 @@ class Delimited:
         self._broken = (0, 0)
         for cells in self.records():
             if isinstance(cells, BadRowError):
-                raise cells
+                raise BadRowError(f"line {self.start}: {cells}")
             self.header = [cell or "" for cell in cells]
             break
 
@@ -100,7 +100,7 @@ class Delimited:
                 return
             self.line += 1
             self.start, self.breaks = self.line, 0
-            if line in _BLANK and width != 1:
+            if line in EMPTY_LINES and width != 1:
                 self.accounted += 1  # with one column it is an empty cell, and otherwise no row
                 continue
             marked = first is not None and (first in line or (second is not None and second in line))
@@ -249,7 +249,7 @@ class Shape:
         A stray quotation mark stands in a line that is a row by itself. The first line of a cell with line breaks lacks
         the cells that follow; its last line may look like a row, of any text and the true label.
         """
-        first, *after = [_split(line, dialect) for line in lines if line not in _BLANK]
+        first, *after = [_split(line, dialect) for line in lines if line not in EMPTY_LINES]
         if not self.fits(first):
             return False
         fitting = [cells for cells in after if self.is_known and self.fits(cells)]

@@ -27,6 +27,9 @@ JSON = ("jsonl", "json")
 # Formats whose rows are stored by column, with types.
 TABLES = ("parquet", "arrow")
 
+# Lines of delimited text without a cell, unless there is one column only.
+EMPTY_LINES = (b"\n", b"\r\n")
+
 # Bytes from the beginning of a file, and of what it holds compressed, that say what it is.
 HEAD = 1 << 16
 
@@ -277,6 +280,19 @@ def recognise(name: str, head: bytes, compression: Compression | None, asked: In
     if said is None or (said == "txt" and asked is None):
         _check_lines(name, suffix, head)
     return Content(said or "txt", compression, encoding)
+
+
+def is_blank(line: bytes, format_: InputFormat, width: int = 0) -> bool:
+    """Whether a line is passed over, and is no row.
+
+    Args:
+        line: with its end.
+        format_: of its file.
+        width: columns of delimited text; 0 before its header.
+    """
+    if format_ in DELIMITED:
+        return width != 1 and line in EMPTY_LINES
+    return format_ in JSON and not line.strip()
 
 
 def stem(name: str) -> str:

@@ -26,7 +26,7 @@ from tsjax.jobs.formats import HEAD, Compression, Content, Dialect, InputFormat,
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 _BUFFER = 1 << 20
 
@@ -350,6 +350,14 @@ def _unpacking(raw: BinaryIO, compression: Compression | None) -> Any:
     return raw
 
 
+def lines_of(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """Give the lines of text, with their ends and without a byte order mark: none where there is nothing else."""
+    lines = iter(stream)
+    if first := next(lines, b"").removeprefix(codecs.BOM_UTF8):
+        yield first
+    yield from lines
+
+
 class _AsUtf8(io.RawIOBase):
     """Text of another encoding as UTF-8. What cannot be decoded is a ValueError."""
 
@@ -509,6 +517,8 @@ def _facts(url: str) -> tuple[int, str]:
                 "created",
             )
             mark = next((f"{name}:{info[name]}" for name in marks if info.get(name) is not None), "unknown")
+            if info.get("size") is None:
+                raise InputError(f"cannot read {url}: its store does not say how large it is; fetch it first")
             return int(info["size"]), mark
         facts = Path(url).stat()
         return facts.st_size, f"mtime:{facts.st_mtime_ns}"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tsjax.errors import InputError
 from tsjax.jobs.columns import BadRowError, Columns, known
 from tsjax.jobs.delimited import Delimited
-from tsjax.jobs.formats import JSON
-from tsjax.jobs.inputs import Source, is_url, open_raw, unpacked
+from tsjax.jobs.formats import JSON, is_blank
+from tsjax.jobs.inputs import Source, is_url, lines_of, open_raw, unpacked
 from tsjax.jobs.json_array import JsonArray
 from tsjax.jobs.reader import Found, RowReader
 from tsjax.jobs.tables import ArrowReader, ParquetReader, TableReader
@@ -75,9 +75,9 @@ class _LineReader(RowReader):
     def _guarded(self, stream: Iterable[bytes]) -> Iterator[bytes]:
         """The lines, without a byte order mark."""
         with self._explaining():
-            for line in stream:
+            for line in lines_of(stream):
                 self._read_lines += 1
-                yield line.removeprefix(b"\xef\xbb\xbf") if self._read_lines == 1 else line
+                yield line
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -121,7 +121,7 @@ class _JsonReader(_LineReader):
         self._lines = self._guarded(self._stream)
 
     def _records(self) -> Iterator[bytes]:
-        return (line for line in self._lines if line.strip())
+        return (line for line in self._lines if not is_blank(line, "jsonl"))
 
     def _found(self) -> Iterator[Found]:
         for line in self._records():
@@ -178,7 +178,7 @@ class CellReader(_LineReader):
         try:
             self._delimited = Delimited(self._lines, self.source.dialect)
         except BadRowError as error:
-            raise InputError(f"{self.source.url}, line 1: {error}") from error
+            raise InputError(f"{self.source.url}, {error}") from error
         if header := self._delimited.header:
             other = next((mark for mark in ",;\t|" if len(header) == 1 and mark in header[0]), None)
             self._check_names(
@@ -237,9 +237,8 @@ def header_of(source: Source) -> list[str]:
     """The names of the columns of delimited text; none where there is no header."""
     assert source.dialect is not None
     with open_raw(source.url) as raw:
-        lines = iter(unpacked(raw, source.compression, source.encoding))
-        first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")
-        return Delimited(itertools.chain([first] if first else [], lines), source.dialect).header
+        lines = lines_of(unpacked(raw, source.compression, source.encoding))
+        return Delimited(lines, source.dialect).header
 
 
 def kept_types(source: Source, columns: Columns) -> list[Any] | None:
@@ -271,8 +270,7 @@ def check_columns(sources: Sequence[Source], columns: Columns, *, named: bool = 
         open_rows(source, columns).close()
     if remote := [source for source in with_header if is_url(source.url)]:
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-            for reader in pool.map(lambda source: open_rows(source, columns), remote):
-                reader.close()
+            list(pool.map(lambda source: open_rows(source, columns).close(), remote))
     _check_json([source for source in sources if source.format in JSON], columns)
 
 
@@ -281,6 +279,7 @@ def _check_json(sources: Sequence[Source], columns: Columns) -> None:
     missing = list(columns.needed)
     names: dict[str, None] = {}
     rows = size = 0
+    cut = False  # whether there are rows that were not looked at
     for source in sources:
         missing = [name for name in missing if name not in dict(source.partitions)]
         if not missing:
@@ -296,13 +295,13 @@ def _check_json(sources: Sequence[Source], columns: Columns) -> None:
                 if size + reader.position() > _LOOK_BYTES:
                     break
             size += reader.position()
-        if rows >= _LOOK_ROWS or size > _LOOK_BYTES:
+        if cut := rows >= _LOOK_ROWS or size > _LOOK_BYTES:
             break
     if names:  # else there is no row that could say
         where = sources[0].url if len(sources) == 1 else f"{sources[0].url} and the files after it"
         raise InputError(
             f"no row of {where} has {missing[0]!r}{known(names)}"
-            + (f" ({rows:,} rows were looked at; give one of them the column, with null)" if rows >= _LOOK_ROWS else "")
+            + (f" ({rows:,} rows were looked at; give one of them the column, with null)" if cut else "")
         )
 
 

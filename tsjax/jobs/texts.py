@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def count_texts(file: str, reading: Reading | None = None, column: str | None = 
         while block := stream.read(1 << 20):
             lines += block.count(b"\n")
             last = block
-    return lines + (bool(last) and not last.endswith(b"\n"))
+    return lines + (last not in (b"", codecs.BOM_UTF8) and not last.endswith(b"\n"))
 
 
 def _open(file: str) -> BinaryIO:
