@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tsjax.errors import InputError
+from tsjax.jobs import output_filter
 from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.output_filter import OutputFilter
@@ -172,3 +173,24 @@ def test_embed_refuses_its_own_output_among_the_inputs(model, tmp_path, capsys):
         assert batch_jobs.run(*again) == 2
         assert "is the output and one of the inputs" in capsys.readouterr().err
         assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "before"),
+    [
+        ("/*.jsonl", "/"),
+        ("/a/b*/c", "/a"),
+        ("*.jsonl", "."),
+        ("a/*.jsonl", "a"),
+        ("~/x[1].jsonl", "~/x[1].jsonl"),
+        ("~/y[1].jsonl", "~"),
+        ("file://{home}/x[1].jsonl", "file://{home}/x[1].jsonl"),
+        ("file:///*.jsonl", "/"),
+        ("memory://a/*.jsonl", "memory://a"),
+    ],
+)
+def test_the_folders_before_a_wildcard(tmp_path, monkeypatch, pattern, before):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x[1].jsonl").write_text("{}\n")
+    found = output_filter._before_wildcards(pattern.format(home=tmp_path))
+    assert output_filter._spellings(found) == output_filter._spellings(before.format(home=tmp_path))

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tracemalloc
+import warnings
 from datetime import time
 from pathlib import Path
 
@@ -344,6 +345,55 @@ def test_files_are_found(tmp_path):
         find_sources([str(tmp_path / "a")])
     with pytest.raises(InputError, match="no file matches"):
         find_sources([str(tmp_path / "*.parquet")])
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_a_folder_that_a_pattern_matches_is_told(tmp_path, where):
+    import fsspec
+
+    for name in ("in/a.csv", "in/x.csv/part-0.csv", "in/sub/b.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text\na\n")
+        fsspec.filesystem("memory").pipe(f"/folders/{name}", b"text\na\n")
+    base = str(tmp_path) if where == "disk" else "memory://folders"
+    for pattern in ("*.csv", "[ax].csv"):
+        with pytest.warns(UserWarning, match=r"matches .*in/x\.csv, which is a folder; .*in/x.csv/\*") as told:
+            assert [source.name for source in find_sources([f"{base}/in/{pattern}"])] == ["a.csv"]
+        assert len(told) == 1
+    for pattern in ("in/**/*.csv", "in/**", "in/a*"):  # whose files it matches, too
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert find_sources([f"{base}/{pattern}"])
+    with pytest.raises(InputError, match=r"no file matches .*in/x\.csv is a folder; name its files"):
+        find_sources([f"{base}/in/x*"])
+
+
+def test_a_link_to_nothing_that_a_pattern_matches_is_told(tmp_path):
+    write(tmp_path / "a.txt", b"a\n")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
+    with pytest.warns(UserWarning, match=r"matches .*b\.txt, which is no file"):
+        assert len(find_sources([str(tmp_path / "*.txt")])) == 1
+    with pytest.raises(InputError, match=r"b\.txt is no file"):
+        find_sources([str(tmp_path / "b*.txt")])
+
+
+def test_a_folder_of_a_store_is_no_input():
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/folder/x.csv/part-0.csv", b"text\na\n")
+    with pytest.raises(InputError, match="is a folder; name its files"):
+        find_sources(["memory://folder/x.csv"])
+
+
+@pytest.mark.parametrize("info", [{"size": None, "type": "file"}, {"type": "file"}])
+def test_a_store_that_does_not_say_how_large_a_file_is(monkeypatch, info):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/sizeless/a.txt", b"a\n")
+    monkeypatch.setattr(type(memory), "info", lambda self, path, **_: info)
+    with pytest.raises(InputError, match="does not say how large"):
+        find_sources(["memory://sizeless/a.txt"])
 
 
 def test_a_file_is_read_once_however_it_is_named(tmp_path, monkeypatch):

@@ -301,6 +301,11 @@ def stem(name: str) -> str:
     return plain[: -len(_suffix(plain))] if _suffix(plain) in _BY_SUFFIX else plain
 
 
+def has_input_suffix(name: str) -> bool:
+    """Whether a name ends as that of a file that is read, packed or not."""
+    return _suffix(name) in _BY_SUFFIX or _suffix(name) in _COMPRESSED
+
+
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 

@@ -6,6 +6,7 @@ Local files, or those of any store that fsspec knows (``gs://``, ``s3://``, …)
 
 from __future__ import annotations
 
+import bisect
 import bz2
 import codecs
 import glob
@@ -22,11 +23,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from tsjax.errors import InputError, MissingExtraError
-from tsjax.jobs.formats import HEAD, Compression, Content, Dialect, InputFormat, Reading, compression_of, recognise
+from tsjax.jobs.formats import (
+    HEAD,
+    Compression,
+    Content,
+    Dialect,
+    InputFormat,
+    Reading,
+    compression_of,
+    has_input_suffix,
+    recognise,
+)
 from tsjax.text.unicode import lone_surrogate
+from tsjax.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 _BUFFER = 1 << 20
 
@@ -479,10 +491,12 @@ def _matches(pattern: str) -> list[str]:
         return [expanded]  # also where its name has a bracket in it
     if Path(expanded).is_dir():
         raise InputError(f"{pattern} is a folder; name its files, such as '{pattern.rstrip('/')}/*.jsonl'")
-    found = sorted(path for path in glob.glob(expanded, recursive=True) if Path(path).is_file())  # noqa: PTH207
-    if not found:
-        raise InputError(f"no file matches {pattern}")
-    return found
+    found = sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207
+    files = [path for path in found if Path(path).is_file()]
+    # A pipe or the like is no input, and no mistake.
+    others = {path: Path(path).is_dir() for path in found if Path(path).is_dir() or not Path(path).exists()}
+    _tell_others(pattern, files, others)
+    return files
 
 
 def _remote_matches(pattern: str) -> list[str]:
@@ -493,11 +507,48 @@ def _remote_matches(pattern: str) -> list[str]:
         plain = not glob.has_magic(pattern) or system.isfile(pattern)
         found = [pattern] if plain else sorted(system.glob(pattern))
         files = [path for path in found if system.isfile(path)]
+        others = {path: True for path in sorted({*found} - {*files}) if system.isdir(path)}
     except OSError as error:
         raise InputError(f"cannot look for {pattern}: {error.strerror or error}") from error
+    files = [_with_scheme(path, scheme) for path in files]
+    _tell_others(pattern, files, {_with_scheme(path, scheme): folder for path, folder in others.items()})
+    return files
+
+
+def _with_scheme(path: str, scheme: str) -> str:
+    return path if is_url(path) else f"{scheme}://{path}"
+
+
+def _tell_others(pattern: str, files: Sequence[str], others: Mapping[str, bool]) -> None:
+    """Warn of what else than files a pattern matches, unless the pattern matches files in it, too.
+
+    Nor is it told of folders that only ``*`` matches, and whose names are none of files: they are not meant.
+
+    Args:
+        pattern: with or without wildcards.
+        files: those that it matches, sorted.
+        others: the others, with whether they are folders.
+
+    Raises:
+        InputError: it matches no files.
+    """
+    told = {path: folder for path, folder in others.items() if not files or _is_passed_over(pattern, path, files)}
+    first = next(iter(told), None)
+    what = "" if first is None else f"a folder; name its files: '{first.rstrip('/')}/*'" if told[first] else "no file"
     if not files:
-        raise InputError(f"no file matches {pattern}")
-    return [path if is_url(path) else f"{scheme}://{path}" for path in files]
+        raise InputError(f"no file matches {pattern}" + ("" if first is None else f"; {first} is {what}"))
+    if first is not None:
+        more = f" (and {len(told) - 1:,} more)" if len(told) > 1 else ""
+        warn(f"{pattern} also matches {first}, which is {what}; it is passed over{more}", UserWarning)
+
+
+def _is_passed_over(pattern: str, path: str, files: Sequence[str]) -> bool:
+    """Whether nothing in a folder is read although it looks as if it was meant; also of what is no folder."""
+    inside = f"{path.rstrip('/')}/"
+    place = bisect.bisect(files, inside)
+    if place < len(files) and files[place].startswith(inside):
+        return False
+    return bool(pattern.rstrip("/").rpartition("/")[2].strip("*?")) or has_input_suffix(path.rstrip("/"))
 
 
 def _facts(url: str) -> tuple[int, str]:

@@ -78,8 +78,7 @@ def _holds(folder: Path) -> Callable[[Path], bool] | None:
 
 def _spellings(path: str) -> tuple[Path, ...]:
     """A local path from the root, with its links and without; none for what lies in a store."""
-    for scheme in _LOCAL_SCHEMES:
-        path = path.removeprefix(scheme)
+    path = _without_local_scheme(path)
     if is_url(path):
         return ()
     path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100  # a path that need not exist
@@ -88,6 +87,14 @@ def _spellings(path: str) -> tuple[Path, ...]:
 
 def _before_wildcards(pattern: str) -> str:
     """The folders that a pattern names before its first wildcard; all of a pattern without any."""
-    if Path(pattern).is_file():
-        return pattern  # also where its name has a bracket in it
-    return "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split("/"))) or "."
+    plain = _without_local_scheme(pattern)
+    if Path(os.path.expanduser(plain)).is_file():
+        return plain  # also where its name has a bracket in it
+    before = list(itertools.takewhile(lambda part: not glob.has_magic(part), plain.split("/")))
+    return "/" if before == [""] else "/".join(before) or "."
+
+
+def _without_local_scheme(path: str) -> str:
+    for scheme in _LOCAL_SCHEMES:
+        path = path.removeprefix(scheme)
+    return path
