@@ -84,8 +84,8 @@ def looked_at(name, tau, monkeypatch):
     config, params = model(name)
     matrices, inputs = [], []
 
-    def written_out(query, key, value, view, *, temperature, scale, causal, window, kernel):
-        del kernel
+    def written_out(query, key, value, view, *, temperature, scale, causal, window, longest, kernel):
+        del longest, kernel
         q, k, v, t = (np.asarray(x, np.float64)[0] for x in (query, key, value, temperature))
         n, heads, _ = q.shape
         weights = np.zeros((heads, n, n))
