@@ -12,7 +12,6 @@ import numpy as np
 from tsjax.doctor.check import DISTRUST, Check, Found
 from tsjax.doctor.models import (
     GRADIENT_TEXTS,
-    LENGTHS,
     MODELS,
     TEMPERATURES,
     direction,
@@ -75,10 +74,10 @@ def _check_vectors(device: jax.Device, dtype: Dtype, name: str, kernel: Kernel) 
     few = device.platform == "cpu" and dtype != "float32"
     budget = 2 * _LONGEST_IN_HALF if few else None
     engine = Engine(config, params, 0, dtype=dtype, devices=[device], kernel=kernel, token_budget=budget)
-    longest = _LONGEST_IN_HALF if few else max(LENGTHS)
-    packed = engine.ladder(longest).packed
-    chosen = [i for i, length in enumerate(LENGTHS) if length <= longest and (packed or length in _LENGTHS_OF_ROWS)]
     every = token_ids()
+    longest = _LONGEST_IN_HALF if few else max(map(len, every))
+    packed = engine.ladder(longest).packed
+    chosen = [i for i, text in enumerate(every) if len(text) <= longest and (packed or len(text) in _LENGTHS_OF_ROWS)]
     ids = [every[i] for i in chosen]
     lengths = np.array([len(text) for text in ids], np.int32)
     tokenized = Tokenized(ids, lengths, np.zeros(len(ids), np.bool_), None)
@@ -88,7 +87,7 @@ def _check_vectors(device: jax.Device, dtype: Dtype, name: str, kernel: Kernel) 
         tau = Temperature.of(temperature(kind, config).tolist())
         for computed in engine.compute([tokenized], tau, max_length=int(lengths.max())):
             vectors[computed.indices] = computed.embeddings
-        right = expected(name, kind)[chosen]
+        right = expected(name, kind)[-len(every) :][chosen]
         errors = np.abs(vectors - right).max(axis=1) / np.abs(right).max(axis=1)
         worst = max(worst, float(errors.max()))
     detail = f"off by {worst:.1e} of the largest value, texts of {lengths.min()} to {lengths.max():,} tokens"
