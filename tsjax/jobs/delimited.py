@@ -250,16 +250,15 @@ class Shape:
         the cells that follow; its last line may look like a row, of any text and the true label.
         """
         first, *after = [_split(line, dialect) for line in lines if line not in EMPTY_LINES]
-        if not self.fits(first):
+        if not self.is_known or not self.fits(first):
             return False
-        fitting = [cells for cells in after if self.is_known and self.fits(cells)]
+        fitting = [cells for cells in after if self.fits(cells)]
         if 2 * len(fitting) <= len(after):
             return False
         return all(
             int(a[place]) < int(b[place])  # type: ignore[arg-type]
             for place in self._rising
             for a, b in itertools.pairwise([first, *fitting])
-            if place < len(a) and _pattern(a[place]) == "9"
         )
 
 
