@@ -119,6 +119,7 @@ def test_names():
     assert [needed_length(name) for name in ("8x512", "139", "mixed")] == [512, 139, 10]
 
 
+@pytest.mark.slow
 def test_texts_have_exactly_the_tokens_asked_for(minilm):
     tokenizer = minilm._tokenizer.with_max_length(512)
     lengths = draw_lengths("mixed", 20_000, 512)
@@ -199,6 +200,7 @@ def test_a_compile_clock_stops():
     assert clock.seconds == seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_matrix_rate_is_a_rate(dtype):
     config = ModelConfig(encoder=EncoderConfig(**BERT, max_positions=8))
@@ -257,6 +259,7 @@ def test_bench_of_random_weights_takes_the_tokenizer_and_leaves_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_model_is_left_out_unless_it_was_asked_for(model, capsys, monkeypatch):
     measured = []
     nothing = {field.name: 1 for field in dataclasses.fields(Figures)}

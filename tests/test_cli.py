@@ -207,6 +207,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, model, number, status):
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["embed", "-", "-o", "-"], ["info"]])
 def test_a_full_disk_under_standard_output(model, arguments):
     with Path("/dev/full").open("wb") as full:
@@ -217,6 +218,7 @@ def test_a_full_disk_under_standard_output(model, arguments):
     assert b"Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_standard_output_is_utf8_whatever_the_locale(model):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     process = run("embed", "-", "-o", "-", "--model", model, input="é\n".encode(), env=environment)

@@ -101,6 +101,7 @@ def kept(model, tmp_path_factory):
     return directory, Path(place), hits + misses, vectors
 
 
+@pytest.mark.slow
 def test_the_next_process_compiles_nothing_and_gives_the_same_bits(model, kept):
     directory, place, programs, vectors = kept
     assert place.parent == directory
@@ -159,6 +160,7 @@ def test_a_place_that_cannot_be_used_stops_no_command(model, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), tsjax.load(model).encode(["the"]))
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_no_command(model, tmp_path):
     """A limit on the size of files stands in for it, as wide as the vectors and too narrow for a program."""
     (tmp_path / "a.txt").write_text("the\n")
@@ -170,6 +172,7 @@ def test_a_full_disk_stops_no_command(model, tmp_path):
     assert all(line.startswith("tsjax: ") for line in err.splitlines()), err
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_unasked(model, tmp_path):
     code = f"{COUNT}\nimport tsjax; tsjax.load(sys.argv[1]).encode(['the']); print(json.dumps(count['cache_misses']))"
     assert finish(start(code, model, TSJAX_CACHE=str(tmp_path)))[0] == 0

@@ -116,6 +116,7 @@ def test_pairs_are_read_as_the_device_works(scorer):
     assert seen[-1] == 5000
 
 
+@pytest.mark.slow
 def test_ten_times_as_many_pairs_take_no_more_memory_than_their_scores(scorer):
     def peak(count):
         tracemalloc.start()
@@ -128,6 +129,7 @@ def test_ten_times_as_many_pairs_take_no_more_memory_than_their_scores(scorer):
     assert peak(8000) - peak(800) < 60 * 7200  # bytes; a pair alone takes some 200, and its tokens as much
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["predict", "rank"])
 def test_few_texts_are_alive_at_a_time(scorer, way):
     alive, most = weakref.WeakSet(), []
@@ -150,6 +152,7 @@ def test_few_texts_are_alive_at_a_time(scorer, way):
     assert max(most) < 2000
 
 
+@pytest.mark.slow
 def test_rank_gives_the_texts_of_a_generator_on_request(scorer):
     documents = [second for _, second in pairs(300)]
     expected = scorer.rank("what he had", documents, return_documents=True)

@@ -195,6 +195,7 @@ def test_truncate_then_normalise(directory, embedder):
     np.testing.assert_array_equal(ours.encode(TEXTS), short)
 
 
+@pytest.mark.slow
 def test_token_embeddings(embedder):
     tokens = embedder.encode(TEXTS, output_value="token_embeddings")
     everything = embedder.encode(TEXTS, output_value=None)
@@ -345,6 +346,7 @@ def test_warmup_compiles_every_shape_and_no_later_call_does(directory, capsys):
     assert embedder.statistics.compilations == compiled
 
 
+@pytest.mark.slow
 def test_half_precision(directory, embedder):
     half = tsjax.load(directory, dtype="bfloat16")
     a, b = half.encode(TEXTS, normalize_embeddings=True), embedder.encode(TEXTS, normalize_embeddings=True)
@@ -378,6 +380,7 @@ def test_repr_says_what_it_is(embedder):
     assert "3 layers × 36" in repr(embedder)
 
 
+@pytest.mark.slow
 def test_double_precision_elsewhere_in_the_program_does_no_harm(embedder, tmp_path):
     script = "import sys, tsjax, numpy; numpy.save(sys.argv[2], tsjax.load(sys.argv[1]).encode(['the cat', 'sat of']))"
     command = [sys.executable, "-c", script, str(embedder._header.path), str(tmp_path / "vectors.npy")]

@@ -34,6 +34,7 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("tsjax-batch")]
 
 
+@pytest.mark.slow
 def test_many_threads_share_the_engine_and_get_their_own_vectors(embedder):
     taus = np.linspace(0.5, 1.5, 16)
     expected = [embedder.encode(TEXTS, temperature=tau) for tau in taus]
@@ -67,6 +68,7 @@ def test_each_embedder_counts_the_programs_of_its_own_calls(tmp_path):
     assert (one.statistics.compilations, other.statistics.compilations) == (1, 1)
 
 
+@pytest.mark.slow
 def test_each_embedder_counts_its_own_programs_when_several_compile_at_once(tmp_path):
     """Architectures of their own, so that each program is one engine's."""
     loaded = [
@@ -124,6 +126,7 @@ def test_threads_end_with_their_engine(directory):
     assert not begun & set(threads())
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_thread_goes_on(directory, tmp_path):
     script = """
 import sys, threading, time

@@ -102,6 +102,7 @@ def test_a_platform_that_is_not_there(models, monkeypatch, error):
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["embed", "batch"])
 def test_a_command_says_so_in_one_line(models, tmp_path, command):
     (tmp_path / "texts.txt").write_text("the cat\n")

@@ -37,14 +37,15 @@ def vectors(config, params, tau):
 @pytest.mark.parametrize(
     ("encoder", "tau"),
     [
-        *((BERT, tau) for tau in (1, 0.7, PER_LAYER, PER_HEAD)),
-        (dataclasses.replace(BERT, attention_bias=False), PER_HEAD),
-        (BIASED, 0.7),
-        (BIASED, [[0.9, 0.7, 1.3]] * 3),
-        (NORMED, 0.7),
-        (NORMED, PER_LAYER),
-        (SHARED, [[0.9, 0.7, 1.3]] * 3),
-        (dataclasses.replace(NORMED, shared_layers=True), 0.7),
+        *(pytest.param(BERT, tau, marks=pytest.mark.slow) for tau in (1, 0.7, PER_LAYER)),
+        (BERT, PER_HEAD),
+        pytest.param(dataclasses.replace(BERT, attention_bias=False), PER_HEAD, marks=pytest.mark.slow),
+        pytest.param(BIASED, 0.7, marks=pytest.mark.slow),
+        pytest.param(BIASED, [[0.9, 0.7, 1.3]] * 3, marks=pytest.mark.slow),
+        pytest.param(NORMED, 0.7, marks=pytest.mark.slow),
+        pytest.param(NORMED, PER_LAYER, marks=pytest.mark.slow),
+        pytest.param(SHARED, [[0.9, 0.7, 1.3]] * 3, marks=pytest.mark.slow),
+        pytest.param(dataclasses.replace(NORMED, shared_layers=True), 0.7, marks=pytest.mark.slow),
     ],
 )
 def test_the_vectors_are_those_of_the_temperature(encoder, tau):

@@ -198,12 +198,14 @@ def test_a_child_forked_after_jax_was_used_is_refused_at_once(directories):
     assert report["parent"]
 
 
+@pytest.mark.slow
 def test_a_child_forked_before_jax_was_used_is_as_any_other_process(directories):
     report = run(BEFORE, directories)
     assert report["clean"] == ["done", "done"]
     assert report["after another's use of JAX"][0] == "LifecycleError"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="the system does not tell of threads")  # noqa: PTH110
 def test_a_child_that_imports_tsjax_only_after_the_fork_is_refused(directories):
     assert run(UNSEEN, directories[:1])["child"][0] == "LifecycleError"

@@ -94,6 +94,7 @@ class Subclass(tsjax.Embedder):
 # -- pickled and copied --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_is_equal_and_counts_from_zero(model, way):
     expected = result(model)
@@ -134,6 +135,7 @@ def test_settings_are_those_at_the_time_of_copying(directories, way):
     assert "only" not in embedder.prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", COPIES)
 def test_a_cross_encoders_activation_goes_along(directories, way):
     model = tsjax.load(directories["cross-encoder"])
@@ -142,6 +144,7 @@ def test_a_cross_encoders_activation_goes_along(directories, way):
         np.testing.assert_array_equal(result(COPIES[way](model)), result(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", COPIES)
 def test_the_routes_of_a_copy_share_their_prompts_with_each_other_alone(directories, way):
     routed = tsjax.load(directories["routed"])
@@ -233,6 +236,7 @@ def test_devices_are_found_by_their_ids(embedder):
             pickle.loads(pickle.dumps(own))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_another_process_computes_with_a_pickled_model(directories, method):
     """Although JAX is in use here."""
@@ -243,6 +247,7 @@ def test_another_process_computes_with_a_pickled_model(directories, method):
             np.testing.assert_array_equal(pool.apply(function, (model,)), result(model))
 
 
+@pytest.mark.slow
 def test_joblib(embedder):
     halves = joblib.Parallel(n_jobs=2)(joblib.delayed(embedder.encode)(texts) for texts in (TEXTS[:2], TEXTS[2:]))
     np.testing.assert_allclose(np.concatenate(halves), embedder.encode(TEXTS), atol=1e-5)
@@ -288,6 +293,7 @@ def test_closing_frees_the_parameters_unless_a_copy_has_them(model):
     assert all(leaf() is None for leaf in held)
 
 
+@pytest.mark.slow
 def test_closing_lets_a_call_that_has_begun_finish(embedder, monkeypatch):
     expected = embedder.encode(MANY)
     launch, computing, closed = Engine._launch, threading.Event(), threading.Event()
@@ -322,6 +328,7 @@ def test_a_stream_ends_with_an_error_after_its_embedder_was_closed(embedder):
         next(stream)
 
 
+@pytest.mark.slow
 def test_a_dropped_model_leaves_no_thread(directories, kind):
     before = threads()
     model = tsjax.load(directories[kind], token_budget=256)
@@ -348,6 +355,7 @@ def test_a_dropped_stream_leaves_no_thread_busy(embedder):
     assert not threads() - before
 
 
+@pytest.mark.slow
 def test_an_error_while_tokenising_reaches_the_caller_and_harms_nothing(model, monkeypatch):
     monkeypatch.setattr("tsjax.embedder._LEAST_CHARACTERS", 1)
     monkeypatch.setattr("tsjax.embedder._CHARACTERS_A_TOKEN", 1)

@@ -73,6 +73,7 @@ def test_the_example_of_the_help_can_be_parsed(capsys):
     assert [value.value for value in options.temperature] == [1.0, 0.8]
 
 
+@pytest.mark.slow
 def test_temperatures_of_every_kind(corpus, model, tmp_path):
     law = '{"value": 0.9, "by_length": {"law": "log", "reference_length": 8}}'
     given = ["--temperature", "1,0.9", "--temperature", "[1, 0.5, 0.25]", "--temperature", law]
@@ -84,6 +85,7 @@ def test_temperatures_of_every_kind(corpus, model, tmp_path):
     assert not (tmp_path / "out" / "heads.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_report_is_replaced_only_when_asked_and_nothing_else_is(corpus, model, tmp_path, capsys):
     out = tmp_path / "out"
     assert small(corpus, model, out) == 0

@@ -161,6 +161,7 @@ def test_padding_changes_nothing(name):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_temperature_reaches_its_layer_and_head():
     ones = np.ones((2, 3), np.float32)
     plain = probed("post-norm, absolute", ones)

@@ -146,6 +146,7 @@ def test_a_sentence_claims_no_more_than_its_error_allows():
     assert "0.10 and 0.50 (within two standard errors) at τ = 1" in said["cosine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -79,6 +79,7 @@ def test_every_family_of_transformers_is_here():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_config(tmp_path, model_type):
     write_json(tmp_path / "config.json", {"model_type": model_type, **CONFIGS[model_type]})
@@ -107,6 +108,7 @@ TEXTS = [
 FILES = ("tokenizer.json", "tokenizer.json", "tokenizer_config.json", "tokenizer_config.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ["config", "decoder"])
 @pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
 def test_tokenizer(tmp_path, kind, named):

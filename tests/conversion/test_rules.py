@@ -29,6 +29,7 @@ def convert(weights, config, spelling=BERT.spellings[0]):
     return apply(rows, weights.__getitem__, shapes_of(config), axes(config), "file")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(family=st.sampled_from(FAMILIES), data=st.data())
 def test_there_and_back_is_exact_in_every_family_and_spelling(family, data):

@@ -31,6 +31,7 @@ def test_all_checks_in_one_process():
     assert {result.found for result in results} == {Found("ok", "fine")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [

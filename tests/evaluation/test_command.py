@@ -91,6 +91,7 @@ def test_without_a_gain_what_is_saved_is_one(tmp_path, model, retrieval, capsys,
     assert again.max_seq_length == 20
 
 
+@pytest.mark.slow
 def test_a_saved_temperature_is_not_the_baseline(tmp_path, model, retrieval, capsys):
     assert cli.main(["convert", model, str(tmp_path / "hot"), "--temperature", "5"]) == 0
     found = []
@@ -101,6 +102,7 @@ def test_a_saved_temperature_is_not_the_baseline(tmp_path, model, retrieval, cap
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_other_tasks(tmp_path, model, capsys):
     labelled = [{"text": text, "label": i % 3} for i, text in enumerate(texts(36, 2))]
     pairs = zip(texts(40, 3), texts(40, 4), strict=True)
@@ -153,6 +155,7 @@ def test_bad_input_is_one_line_before_any_model_is_loaded(tmp_path, retrieval, m
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_written_is_not_lost(tmp_path, model, retrieval, capsys):
     (tmp_path / "file").write_text("")
     assert main("retrieval", retrieval, "--model", model, "--temperature", "0.5", "-o", tmp_path / "file" / "out") == 2

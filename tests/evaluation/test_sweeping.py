@@ -40,6 +40,7 @@ def tasks():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retrieval", "sts", "classification", "clustering"])
 def test_the_best_temperature_is_found_and_reported(kind):
     task = tasks()[kind]

@@ -106,6 +106,7 @@ def test_names_sort_as_the_rows_do():
             ShardKey.parse(text)
 
 
+@pytest.mark.slow
 def test_the_vectors_do_not_depend_on_the_cuts(model, corpus, whole, tmp_path):
     assert batch_jobs.run(*batch_jobs.arguments(model, corpus, tmp_path / "out")) == 0
 
@@ -123,6 +124,7 @@ def test_the_vectors_do_not_depend_on_the_cuts(model, corpus, whole, tmp_path):
     assert batch_jobs.run("batch", "verify", whole) == 0
 
 
+@pytest.mark.slow
 def test_other_bytes_a_shard_are_another_job(model, corpus, whole, capsys):
     command = batch_jobs.arguments(model, corpus, whole, "--bytes-per-shard", "1001")
     assert batch_jobs.run(*command) == 2
@@ -130,6 +132,7 @@ def test_other_bytes_a_shard_are_another_job(model, corpus, whole, capsys):
     assert batch_jobs.run(*batch_jobs.arguments(model, corpus, whole, "--bytes-per-shard", "0")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hashed", ["whole", "by samples"])
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_is_lost_is_made_again(model, corpus, whole, tmp_path, seed, hashed, monkeypatch):

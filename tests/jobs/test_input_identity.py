@@ -123,6 +123,7 @@ def started(model, tmp_path):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_the_same_bytes_at_another_time_go_on_and_are_verified(started, name, tmp_path):
     source, command, output = started(name)

@@ -47,6 +47,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_the_right_text_comes_first_and_all_agree_with_an_exact_search(place, minilm):
     table = lancedb.connect(place / "db").open_table("texts")
     assert table.count_rows() == 124

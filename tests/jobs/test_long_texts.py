@@ -61,6 +61,7 @@ def words(embedder, text):
     return pieces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "overlap"), [(None, 0), (20, 0), (20, 5), (39, 10)])
 def test_the_weighted_mean_of_chunks(embedder, tokens, overlap):
     options = Options(long_texts="chunk", chunk_tokens=tokens, overlap_tokens=overlap)
@@ -90,6 +91,7 @@ def test_a_prompt_stands_before_each_chunk(embedder):
     np.testing.assert_allclose(done.vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_late_chunks_of_one_window_are_means_of_token_vectors(embedder):
     text = " ".join(LONG[0].split()[:30])
     (done,) = embed(Model.of(embedder), Options(long_texts="late", chunk_tokens=8), [[text, "the of"]])
@@ -108,6 +110,7 @@ def test_late_chunks_of_one_window_are_means_of_token_vectors(embedder):
     assert done.spans[4] == (0, 0, 6, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["", "to be: "])
 def test_late_chunks_over_several_windows(embedder, prompt):
     text, size, overlap = LONG[1], 16, 12

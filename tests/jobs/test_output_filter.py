@@ -52,6 +52,7 @@ PATTERNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("where", ["out", "sub/deep/out", "."])
 def test_a_job_goes_on_below_its_own_pattern(model, corpus, pattern, where, capsys):

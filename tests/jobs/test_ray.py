@@ -21,7 +21,10 @@ from tsjax.jobs.ray import Embed
 ray = pytest.importorskip("ray", reason="needs tsjax[ray]")
 
 # Ray Data's own settings, at their defaults, warn of themselves.
-pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context"),
+]
 
 SHARDS = 150
 

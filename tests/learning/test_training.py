@@ -36,6 +36,7 @@ TRAINING, VALIDATION = [pairs(24, 0)], [pairs(12, 1)]
 QUICK = Recipe(steps=6, batch_size=8, evaluate_every=2, learning_rate=0.05)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_best_is_kept(embedder):
     looks = []
     learned = learn(embedder, TRAINING, VALIDATION, dataclasses.replace(QUICK, steps=12), report=looks.append)
@@ -87,6 +88,7 @@ def test_many_pairs_validate_in_blocks(embedder, monkeypatch):
     np.testing.assert_allclose(run._validate(ones), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_validation_every_step_is_taken_and_the_last_kept(embedder):
     learned = learn(embedder, TRAINING, (), dataclasses.replace(QUICK, patience=1, batch_size=24))
     assert learned.steps == learned.best_step == QUICK.steps
@@ -424,6 +426,7 @@ def test_a_copy_of_the_query_or_of_its_answer_is_no_negative():
         Pairs("corpus", ("a", "b"), ("the same", "The same "))
 
 
+@pytest.mark.slow
 def test_the_number_of_hard_negatives_compiles_nothing_anew(embedder):
     some = pairs(24, 0, hard=2)
     uneven = Pairs("corpus", some.queries, some.documents, tuple(n[: i % 3] for i, n in enumerate(some.negatives)))

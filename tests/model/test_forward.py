@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import fast_where
 
 from tsjax.errors import InputError
 from tsjax.model.attention import View, attention
@@ -59,6 +60,7 @@ def test_layers_differ():
     assert not np.allclose(kernel[0], kernel[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["xla", "windows"])
 def test_compile_time_does_not_grow_with_depth(kernel):
     def size(layers):
@@ -106,6 +108,7 @@ def test_attention_divides_the_logits_of_each_head_and_text(kernel):
     np.testing.assert_allclose(np.asarray(ours)[mask], expected[mask], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 2])
 def test_both_kernels_that_have_a_gradient_have_the_same(causal, window):
@@ -136,7 +139,7 @@ def test_both_kernels_that_have_a_gradient_have_the_same(causal, window):
         assert np.abs(one).max() > 0.01
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 3), (3, 2, 3)])
+@pytest.mark.parametrize("shape", fast_where((3, 2, 3).__eq__, [(3, 1, 3), (3, 2, 3)]))
 def test_gradients_reach_the_temperature(shape):
     lengths = [11, 6]
     target = np.random.default_rng(2).standard_normal((2, 36)).astype("f4")
@@ -192,6 +195,7 @@ def test_annotations_can_be_read_at_run_time():
     assert hints["temperature"].dim_str == "L #B N"
 
 
+@pytest.mark.slow
 def test_rows_without_a_text_are_finite():
     assert np.isfinite(run(ids([4, 0], 8), [4, 0])).all()
 
@@ -219,6 +223,7 @@ def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
     assert np.abs(ours - exact).max() > 0
 
 
+@pytest.mark.slow
 def test_heads_keep_float32_in_half_precision():
     config = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="dense", in_features=36, out_features=7),))
     half = flatten(config, cast_params(init_params(config), jnp.dtype("bfloat16")))

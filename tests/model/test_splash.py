@@ -49,6 +49,7 @@ def expected(query, key, value, segments, *, causal=False, window=None):
 SEEN = [{}, {"causal": True}, {"window": 5}, {"causal": True, "window": 40}, {"window": 0}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", SEEN, ids=str)
 def test_packed_rows_of_awkward_lengths(seen):
     query, key, value = tensors(2, 256, seed=1)
@@ -57,6 +58,7 @@ def test_packed_rows_of_awkward_lengths(seen):
     np.testing.assert_allclose(mixed, expected(query / np.sqrt(32), key, value, segments, **seen), atol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", [{"window": 70}, {"causal": True}], ids=str)
 def test_many_blocks(seen):
     query, key, value = tensors(1, 640, heads=1, head_size=8, seed=2)  # 5 blocks of 128 queries
@@ -65,6 +67,7 @@ def test_many_blocks(seen):
     np.testing.assert_allclose(mixed, expected(query / 3, key, value, segments, **seen), atol=3e-6)
 
 
+@pytest.mark.slow
 def test_blocks_that_a_token_sees_nothing_of():
     query, key, value = tensors(1, 4096, heads=1, head_size=8, seed=3)  # 2 blocks of 2048 keys
     segments = segments_of(4096, [2000, 1000, 900])
@@ -112,6 +115,7 @@ def test_a_temperature_is_a_factor_on_the_query(tau):
     np.testing.assert_allclose(mixed, jnp.einsum("rnts,rsnh->rtnh", jax.nn.softmax(logits), value), atol=3e-6)
 
 
+@pytest.mark.slow
 def test_gradients():
     query, key, value = tensors(1, 256, heads=1, head_size=16)
     segments, weights = segments_of(256, [100, 120]), tensors(1, 256, heads=1, head_size=16, seed=5)[0]
@@ -128,6 +132,7 @@ def test_gradients():
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])
 def test_half_precision(dtype, tolerance):
     query, key, value = (jnp.asarray(x, dtype) for x in tensors(1, 128))

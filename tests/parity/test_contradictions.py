@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 import tsjax
 
 TEXTS = ["the cat", "it was", WORDS]
-pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")]
 
 
 def changed(file, **fields):

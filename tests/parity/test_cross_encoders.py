@@ -95,6 +95,7 @@ def test_saved_by_sentence_transformers(both, name):
     np.testing.assert_allclose(ours.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts(both):
     theirs, ours = both("BERT")
     np.testing.assert_allclose(
@@ -102,6 +103,7 @@ def test_prompts(both):
     )
 
 
+@pytest.mark.slow
 def test_pairs_are_cut_as_theirs_are(both):
     theirs, ours = both("BERT")
     theirs.max_seq_length = ours.max_seq_length = 19
@@ -150,6 +152,7 @@ def test_an_activation_that_gives_no_score_for_each_logit_is_refused(both, funct
         both("RoBERTa")[1].rank("the", ["a", "of"], activation_fn=function)
 
 
+@pytest.mark.slow
 def test_an_activation_of_the_users(both):
     _, ours = both("RoBERTa")
     logits = ours.predict(PAIRS, activation_fn="identity")
@@ -162,6 +165,7 @@ def test_an_activation_of_the_users(both):
         ours.activation = "sigmoid"
 
 
+@pytest.mark.slow
 def test_long_pairs_take_no_longer_than_their_tokens(both):
     """The Rust tokenizer would join every cut-off piece of one text with every one of the other: minutes, gigabytes."""
     _, ours = both("RoBERTa")

@@ -19,6 +19,7 @@ class Vectors(torch.utils.data.Dataset):
         return self.embedder.encode(self.texts[place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_embed(tmp_path, method):
     texts = ["the cat", "of it", "what he had"]

@@ -79,6 +79,7 @@ def test_a_second_conversion_gives_the_same_checkpoint(exported, name, tmp_path)
     assert again.files["model.safetensors"] == first.files["model.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_folded_temperature(exported, name, tmp_path):
     _, mine, _ = exported(name)
@@ -107,6 +108,7 @@ def test_a_temperature_that_cannot_be_folded_is_refused(exported, name, tau, mes
     assert not (tmp_path / "folded").exists()
 
 
+@pytest.mark.slow
 def test_a_temperature_for_each_head(exported, tmp_path):
     _, mine, _ = exported("BERT")
     tau = Temperature(tuple(tuple(0.6 + 0.1 * (3 * i + j) for j in range(3)) for i in range(3)))

@@ -49,6 +49,7 @@ def add_modules(directory, width):
     write_json(directory / "1_Pooling" / "config.json", {"embedding_dimension": width, "pooling_mode": "mean"})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::tsjax.errors.AssumptionWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_the_encoder_of_every_class(tmp_path, name):

@@ -94,6 +94,7 @@ def test_a_temperature_for_each_head(directory, ours, lengths, taus):
     np.testing.assert_allclose(states[mask] / scale, expected[mask] / scale, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_embeddings(directory, ours):
     input_ids, types = ids(5), ids(6) % 2
     from flax import nnx
@@ -109,6 +110,7 @@ def test_embeddings(directory, ours):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_feed_forward_and_layer(directory, ours, index):
     from flax import nnx
@@ -130,6 +132,7 @@ def test_feed_forward_and_layer(directory, ours, index):
     np.testing.assert_allclose(states, expected, rtol=0, atol=4e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "tanh"])
 @pytest.mark.parametrize("types", [1, 2])
 def test_activations_and_token_types(tmp_path, activation, types):

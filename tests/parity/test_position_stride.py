@@ -29,6 +29,7 @@ def saved(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 64])
 def test_a_mixed_batch(saved, monkeypatch, width):
     """Each text by its own length, and not by that of the batch."""
@@ -56,6 +57,7 @@ def test_e5_base_4k_is_known_by_its_name(tmp_path):
     assert read_header(tmp_path / "asked").metadata.model.encoder.position_stride == 1
 
 
+@pytest.mark.slow
 def test_it_is_part_of_what_names_a_conversion(tmp_path):
     source = write_bert(tmp_path / "theirs", max_position_embeddings=ROWS)
     vectors = [tsjax.load(source, position_stride=stride).encode("the a of") for stride in (None, 1, 4, 2)]

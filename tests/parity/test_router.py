@@ -159,6 +159,7 @@ def test_it_has_what_an_embedder_has():
     assert public(tsjax.RoutedEmbedder) - public(tsjax.Embedder) == {"routes"}
 
 
+@pytest.mark.slow
 def test_what_is_set_is_set_on_every_route(both):
     theirs, ours = both
     assert ours.max_seq_length == theirs.max_seq_length == 41
@@ -198,6 +199,7 @@ def test_temperatures(both, asymmetric):
     assert ours.route("document").temperature == ours.route("query").temperature == loaded.temperature
 
 
+@pytest.mark.slow
 def test_statistics_shapes_and_warmup(both):
     _, ours = both
     ours.encode_query(TEXTS)

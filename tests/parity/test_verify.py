@@ -37,6 +37,7 @@ def test_an_embedding_model(verify, tmp_path, capsys):
     assert capsys.readouterr().out.count("normalised vectors") == 2
 
 
+@pytest.mark.slow
 def test_a_cross_encoder(verify, tmp_path, capsys):
     case = CASES["RoBERTa"]
     Case(case.config, HEADS["RoBERTa"], {**case.sizes, "num_labels": 1}).save(tmp_path / "model")
