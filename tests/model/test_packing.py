@@ -37,16 +37,15 @@ ENCODERS = {
     "relative bias": dataclasses.replace(PLAIN, relative_buckets=8, relative_max_distance=16),
     "ALiBi, causal": dataclasses.replace(PLAIN, alibi=True, causal=True),
 }
+FAST = {"BERT", "rotary, grouped, windows", "relative bias"}
 MODES = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
 TOKENS, SLOTS = 96, 8
 
 
-def model(encoder):
-    config = ModelConfig(encoder=encoder, pooling=PoolingConfig(modes=MODES))
+@functools.cache
+def model(name):
+    config = ModelConfig(encoder=ENCODERS[name], pooling=PoolingConfig(modes=MODES))
     return config, init_params(config, seed=3)
-
-
-MODELS = {name: model(encoder) for name, encoder in ENCODERS.items()}
 
 
 def texts_of(lengths, seed):
@@ -56,13 +55,13 @@ def texts_of(lengths, seed):
 
 @functools.cache
 def padded(name):
-    config, params = MODELS[name]
+    config, params = model(name)
     return jax.jit(lambda *a: apply(config, params, *a).embeddings)
 
 
 @functools.cache
 def packed(name, kernel):
-    config, params = MODELS[name]
+    config, params = model(name)
     return jax.jit(lambda inputs, temperature: apply_packed(config, params, inputs, temperature, kernel).embeddings)
 
 
@@ -77,7 +76,7 @@ def one_by_one(name, texts, temperature, prompt):
 
 
 @pytest.mark.parametrize("kernel", fast_where("windows".__eq__, ["xla", "windows"]))
-@pytest.mark.parametrize("name", fast_where({"BERT", "rotary, grouped, windows", "relative bias"}.__contains__, ENCODERS))
+@pytest.mark.parametrize("name", fast_where(FAST.__contains__, ENCODERS))
 @settings(deadline=None, max_examples=15)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=2, max_size=SLOTS).filter(lambda sizes: sum(sizes) <= TOKENS),
@@ -108,7 +107,8 @@ def test_long_texts_go_block_by_block_and_give_the_same(monkeypatch):
     monkeypatch.setattr("tsjax.model.windows._SCORES", 300)
     lengths = np.array([40, 33, 17])
     texts = texts_of(lengths, 5)
-    for name, (config, params) in MODELS.items():
+    for name in ENCODERS:
+        config, params = model(name)
         batch = Batch((np.arange(3),), Shape(1, TOKENS))
         inputs = Inputs(fill(texts, batch, 0), Packing(*pack(lengths, batch, SLOTS)), np.zeros((1, SLOTS), "i4"))
         run = jax.jit(lambda i, t, c=config, p=params: apply_packed(c, p, i, t, "windows").embeddings)
@@ -118,7 +118,7 @@ def test_long_texts_go_block_by_block_and_give_the_same(monkeypatch):
 
 
 def test_a_text_does_not_see_its_neighbours():
-    config, params = MODELS["BERT"]
+    config, params = model("BERT")
     lengths = np.array([30, 20, 20])
     batch = Batch((np.arange(3),), Shape(1, TOKENS))
     packing = Packing(*map(jnp.asarray, pack(lengths, batch, SLOTS)))
