@@ -225,6 +225,7 @@ def test_standard_output_is_utf8_whatever_the_locale(model):
     assert json.loads(process.stdout.decode())["text"] == "é"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(tmp_path, model):
     (tmp_path / "a.txt").write_text("the of\n" * 3000)
     command = f"{sys.executable} -m tsjax embed {tmp_path / 'a.txt'} -o - --model {model} | head -n 1"

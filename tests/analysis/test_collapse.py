@@ -18,6 +18,8 @@ from tsjax.analysis import (
 )
 from tsjax.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 WORD_LIST = WORDS.split()
 
 
@@ -45,7 +47,6 @@ def by(rows, *columns):
     return {tuple(getattr(row, column) for column in columns): row for row in rows}
 
 
-@pytest.mark.slow
 def test_vectors_are_those_of_the_embedder(embedder, found):
     whole = {8: 7, 16: 14, 41: 40}
     vectors = by(found.vectors, "corpus", "temperature", "length")
@@ -88,7 +89,6 @@ def test_cut_texts_are_those_that_the_embedder_cuts(embedder):
     assert not found.states
 
 
-@pytest.mark.slow
 def test_tables_have_a_row_for_each_of_their_keys(found):
     names = [entry["name"] for entry in found.about["temperatures"]]
     corpora = {"texts": [8, 16, 41], "cut": [8, 16], "repeated": [8, 16, 41]}

@@ -13,6 +13,8 @@ from real_texts import addresses
 from tsjax.jobs.records import Output
 from tsjax.jobs.searching import search
 
+pytestmark = pytest.mark.slow
+
 # What is asked, and the title of the text that answers it.
 QUESTIONS = {
     "a thirsty bird drops stones into a jug to reach the water": "The Crow and the Pitcher",
@@ -47,7 +49,6 @@ def place(tmp_path_factory):
     return place
 
 
-@pytest.mark.slow
 def test_the_right_text_comes_first_and_all_agree_with_an_exact_search(place, minilm):
     table = lancedb.connect(place / "db").open_table("texts")
     assert table.count_rows() == 124

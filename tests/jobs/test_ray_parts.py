@@ -60,6 +60,7 @@ def test_each_shard_is_of_one_piece(tmp_path):
     assert plan.share_of(large[3]) == 1 / 8
 
 
+@pytest.mark.slow
 def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, tmp_path):
     """As when a node is given up for dead, its piece given to another, and it lives."""
     options = Options(columns=Columns(id="id"), rows_per_shard=16)

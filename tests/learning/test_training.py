@@ -96,6 +96,7 @@ def test_without_validation_every_step_is_taken_and_the_last_kept(embedder):
     assert learned.curve[-1]["loss"] < learned.curve[1]["loss"]
 
 
+@pytest.mark.slow
 def test_a_refit_learns_from_all_pairs_for_as_many_steps_as_were_best(embedder, tmp_path):
     recipe = dataclasses.replace(QUICK, steps=12)
     first = dataclasses.replace(learn(embedder, TRAINING, VALIDATION, QUICK), best_step=4)
@@ -305,6 +306,7 @@ def test_the_loss_by_hand(cosine):
     np.testing.assert_allclose(contrastive(*given, 7.0, (3,), cosine=cosine), np.mean(losses), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_matrices_and_tables_decay_and_nothing_else(embedder):
     decays = optimizer.decays({"weights": init_params(embedder.metadata.model)})
     leaves = jax.tree_util.tree_leaves_with_path(decays)
@@ -325,6 +327,7 @@ def test_it_stops_where_nothing_gets_better(embedder):
     assert learned.steps - learned.best_step == 3
 
 
+@pytest.mark.slow
 def test_a_penalty_holds_temperatures_near_one(embedder):
     free, held = (
         learn(embedder, TRAINING, TRAINING, dataclasses.replace(QUICK, steps=12, penalty=penalty)).temperature

@@ -183,6 +183,7 @@ def test_what_is_set_is_set_on_every_route(both):
     theirs.truncate_dim, theirs.max_seq_length = None, 30
 
 
+@pytest.mark.slow
 def test_temperatures(both, asymmetric):
     _, ours = both
     before, fingerprint = ours.encode_document(TEXTS), ours.fingerprint
