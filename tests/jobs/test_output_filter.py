@@ -1,6 +1,7 @@
 """An output that lies below the pattern of an input is no input: not the job's own, nor another's by accident."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tsjax.errors import InputError
+from tsjax.errors import InputError, OutputError
 from tsjax.jobs import output_filter
 from tsjax.jobs.formats import Reading
 from tsjax.jobs.inputs import find_sources
 from tsjax.jobs.output_filter import OutputFilter
+from tsjax.jobs.plan import Worker
 from tsjax.jobs.records import Output
 
 
@@ -195,3 +197,10 @@ def test_the_folders_before_a_wildcard(tmp_path, monkeypatch, pattern, before):
     (tmp_path / "x[1].jsonl").write_text("{}\n")
     found = output_filter._before_wildcards(pattern.format(home=tmp_path))
     assert output_filter._spellings(found) == output_filter._spellings(before.format(home=tmp_path))
+
+
+def test_an_output_whose_name_is_not_utf8_is_refused_before_anything_is_written(tmp_path):
+    place = tmp_path / os.fsdecode(b"out\xff")
+    with pytest.raises(OutputError, match="not UTF-8"), Output(place).working(Worker()):
+        pass
+    assert not place.exists()

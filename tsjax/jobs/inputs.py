@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import bz2
 import codecs
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from tsjax.errors import InputError, MissingExtraError
+from tsjax.errors import InputError, MissingExtraError, TsjaxError
 from tsjax.jobs.formats import (
     HEAD,
     Compression,
@@ -134,7 +135,7 @@ def find_sources(
         if not pattern:
             raise InputError("the name of an input is empty")
         for url in leave_out(pattern, _matches(pattern)):
-            found.setdefault(url if is_url(url) else os.path.realpath(url), url)
+            found.setdefault(_identity(url), url)
     urls = list(found.values())
     if not urls:
         raise InputError("no input is given")
@@ -156,6 +157,14 @@ def find_sources(
     if isinstance(reading, Reading):
         check_dialect(reading, sources)
     return _with_digests(sources)
+
+
+def _identity(url: str) -> str:
+    """What is the same for every name of a file; of ``file://`` and ``local://``, the path."""
+    scheme, colon, path = url.partition("://")
+    if colon and scheme in ("file", "local"):
+        return os.path.realpath(path)
+    return url if colon else os.path.realpath(url)
 
 
 _UNSAID = itertools.repeat(Reading())
@@ -231,6 +240,22 @@ def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
     return recognise(name, head, compression, reading.format)
 
 
+@contextlib.contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Turn what a file system or a store raises into an InputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+    except TsjaxError:
+        raise
+    except Exception as error:
+        if not is_url(url):
+            raise
+        # The packages of stores have exceptions of their own, for credentials, networks and limits.
+        raise InputError(f"cannot read {url}: {type(error).__name__}: {error}") from error
+
+
 def _beginning(url: str, size: int) -> BinaryIO:
     """Open a file to look at its first bytes; of a store no more than about those are asked for."""
     return cast("BinaryIO", _Fetched(url, size)) if is_url(url) else open_raw(url)
@@ -261,11 +286,8 @@ class _Fetched(io.RawIOBase):
 
     def _fetch(self) -> None:
         start = len(self._fetched)
-        try:
-            piece = self._system.cat_file(self._url, start=start, end=min(max(HEAD, 2 * start), self._size))
-        except OSError as error:
-            raise InputError(f"cannot read {self._url}: {error.strerror or error}") from error
-        self._fetched += piece
+        with _reading(self._url):
+            self._fetched += self._system.cat_file(self._url, start=start, end=min(max(HEAD, 2 * start), self._size))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go back to the start."""
@@ -322,12 +344,8 @@ def open_raw(url: str) -> BinaryIO:
         InputError: it cannot be opened.
         MissingExtraError: a URL without fsspec, or without the package of its store.
     """
-    try:
-        if is_url(url):
-            return cast("BinaryIO", _file_system(url).open(url, "rb"))
-        return Path(url).open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+    with _reading(url):
+        return cast("BinaryIO", _file_system(url).open(url, "rb")) if is_url(url) else Path(url).open("rb")
 
 
 def unpacked(raw: BinaryIO, compression: Compression | None, encoding: str | None = None) -> BinaryIO:
@@ -502,17 +520,24 @@ def _matches(pattern: str) -> list[str]:
 def _remote_matches(pattern: str) -> list[str]:
     system = _file_system(pattern)
     scheme = pattern.split("://", maxsplit=1)[0]
-    try:
+    with _reading(pattern):
         # Also where its name has a bracket in it.
-        plain = not glob.has_magic(pattern) or system.isfile(pattern)
+        plain = not glob.has_magic(pattern) or _kind(system, pattern) == "file"
         found = [pattern] if plain else sorted(system.glob(pattern))
-        files = [path for path in found if system.isfile(path)]
-        others = {path: True for path in sorted({*found} - {*files}) if system.isdir(path)}
-    except OSError as error:
-        raise InputError(f"cannot look for {pattern}: {error.strerror or error}") from error
+        kinds = {path: _kind(system, path) for path in found}
+    files = [path for path in found if kinds[path] == "file"]
+    others = {path: True for path in found if kinds[path] == "directory"}
     files = [_with_scheme(path, scheme) for path in files]
     _tell_others(pattern, files, {_with_scheme(path, scheme): folder for path, folder in others.items()})
     return files
+
+
+def _kind(system: Any, path: str) -> str | None:
+    """What is there: "file", "directory", or None. fsspec's own `isfile` says no, too, where it could not look."""
+    try:
+        return cast("str", system.info(path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 def _with_scheme(path: str, scheme: str) -> str:
@@ -553,7 +578,7 @@ def _is_passed_over(pattern: str, path: str, files: Sequence[str]) -> bool:
 
 def _facts(url: str) -> tuple[int, str]:
     """Size and version of a file."""
-    try:
+    with _reading(url):
         if is_url(url):
             info = _file_system(url).info(url)
             marks = (
@@ -573,8 +598,6 @@ def _facts(url: str) -> tuple[int, str]:
             return int(info["size"]), mark
         facts = Path(url).stat()
         return facts.st_size, f"mtime:{facts.st_mtime_ns}"
-    except OSError as error:
-        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
 
 
 def _with_digests(sources: Sequence[Source]) -> tuple[Source, ...]:
@@ -598,7 +621,7 @@ def _digest(source: Source, most: int) -> str:
         starts = [(source.size - size) * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
         spans = [(start, start + size) for start in starts]
     digest = hashlib.sha256()
-    try:
+    with _reading(source.url):
         if is_url(source.url):
             system = _file_system(source.url)
             for start, end in spans:
@@ -608,8 +631,6 @@ def _digest(source: Source, most: int) -> str:
                 for start, end in spans:
                     raw.seek(start)
                     digest.update(raw.read(end - start))
-    except OSError as error:
-        raise InputError(f"cannot read {source.url}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 

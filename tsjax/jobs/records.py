@@ -26,6 +26,7 @@ from tsjax.files import expanded, explaining
 from tsjax.jobs.job import Job
 from tsjax.jobs.plan import ShardKey, Worker
 from tsjax.jobs.record import Record, ShardFile, are, names_shard
+from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -91,10 +92,12 @@ class Output:
         by itself, a second process does the same work for nothing, and harms nothing.
 
         Raises:
-            OutputError: another process is at it, or the directory cannot be written.
+            OutputError: another process is at it, the directory cannot be written, or its name is not UTF-8.
         """
         from filelock import Timeout  # noqa: PLC0415
 
+        if lone_surrogate(str(self.path)) is not None:
+            raise OutputError(f"the name of the folder {str(self.path)!r} is not UTF-8, as its manifests have to be")
         with explaining(self.path):
             for folder in (self.vectors, self.records, self._hidden):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,8 @@ class _LineReader(RowReader):
         except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
             raise InputError(f"cannot read {self.source.url} beyond line {self._read_lines}: {error}") from error
         except Exception as error:
-            if type(error).__name__ != "ZstdError":
+            # The packages of stores have exceptions of their own.
+            if type(error).__name__ != "ZstdError" and not is_url(self.source.url):
                 raise
             raise InputError(f"cannot read {self.source.url} beyond line {self._read_lines}: {error}") from error
 
