@@ -122,7 +122,7 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
 
     group = command.add_argument_group("output")
-    group.add_argument("--output", metavar="OUT", help="a folder; of the same job, if there is something in it")
+    group.add_argument("-o", "--output", metavar="OUT", help="a folder; of the same job, if there is something in it")
     group.add_argument("--format", choices=("parquet", "npy"), default="parquet", help="of the shards")
     group.add_argument(
         "--precision",
