@@ -362,3 +362,19 @@ def test_embedding_with_a_cross_encoder_is_said(tmp_path, capsys):
         tsjax.load(source, truncate_dim=3)
     with pytest.raises(tsjax.CheckpointError, match="holds a cross-encoder"):
         tsjax.Embedder(tsjax.hub.resolve(source))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "meant"),
+    [
+        (["batch", "--input", "a.csv", "--ouput", "build/x"], "--ouput", "--output"),
+        (["batch", "--input", "a.csv", "--output", "verify", "--temprature", "0.9"], "--temprature", "--temperature"),
+        (["batch", "verify", "out", "--inputs=a.csv"], "--inputs", "--input"),
+        (["embed", "a.txt", "--temperatur", "0.9"], "--temperatur", "--temperature"),
+    ],
+)
+def test_a_misspelt_or_shortened_option_is_named_with_the_nearest(arguments, option, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"no option {option}; did you mean {meant}?" in capsys.readouterr().err

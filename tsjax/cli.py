@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
 import signal
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 0, 2 for an error of the user's, 128 and the signal's number for an interrupt; what a command
         says of itself, such as 3 for a search of an output that is not finished.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    parser.check_options(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     try:
         _expand_outputs(options)
         command: Callable[[argparse.Namespace], int | None] = options.command
@@ -110,7 +113,7 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(prog="tsjax", description="Text embeddings in JAX, with a temperature in every attention softmax.")
     parser.add_argument("--version", action="version", version=f"tsjax {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -120,7 +123,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all our errors."""
+    """An argument parser whose errors are one line, like all our errors, and that takes no abbreviations."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def check_options(self, arguments: Sequence[str], outer: frozenset[str] = frozenset()) -> None:
+        """Exit with the first option that does not exist: argparse may take the word after it for an action.
+
+        Args:
+            arguments: the words of the command line that this parser gets.
+            outer: options of the command that this parser's command is part of.
+        """
+        known = outer.union(self._option_string_actions)
+        for place, word in enumerate(arguments):
+            if word == "--":
+                return
+            for action in self._actions:
+                if isinstance(action, argparse._SubParsersAction) and word in action.choices:
+                    action.choices[word].check_options(arguments[place + 1 :], known)
+                    return
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                self.error(f"there is no option {name}" + (f"; did you mean {close[0]}?" if close else ""))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

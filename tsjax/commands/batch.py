@@ -289,6 +289,8 @@ def _summarise(reporter: Reporter, summary: Summary, output: str, limit: int) ->
         f"duplicates; {summary.truncated:,} texts cut at {limit} tokens, {summary.chunked:,} in chunks; written to "
         f"{output}"
     )
+    if summary.rejected:
+        text += f"\ntsjax: the rejected rows are listed with their reasons in {output}/rejected*.jsonl"
     if figures.get("tokens"):
         text += (
             f"\ntsjax: {figures['tokens']:,} tokens in {figures['seconds']:,.1f} s "
