@@ -136,13 +136,14 @@ class _Parser(argparse.ArgumentParser):
             outer: options of the command that this parser's command is part of.
         """
         known = outer.union(self._option_string_actions)
+        nested = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        commands = {name: parser for choices in nested for name, parser in choices.items()}
         for place, word in enumerate(arguments):
             if word == "--":
                 return
-            for action in self._actions:
-                if isinstance(action, argparse._SubParsersAction) and word in action.choices:
-                    action.choices[word].check_options(arguments[place + 1 :], known)
-                    return
+            if word in commands:
+                commands[word].check_options(arguments[place + 1 :], known)
+                return
             name = word.partition("=")[0]
             if name.startswith("--") and name not in known:
                 close = difflib.get_close_matches(name, known, 1)

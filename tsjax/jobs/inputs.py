@@ -161,10 +161,8 @@ def find_sources(
 
 def _identity(url: str) -> str:
     """What is the same for every name of a file; of ``file://`` and ``local://``, the path."""
-    scheme, colon, path = url.partition("://")
-    if colon and scheme in ("file", "local"):
-        return os.path.realpath(path)
-    return url if colon else os.path.realpath(url)
+    path = url.removeprefix("file://").removeprefix("local://")
+    return path if is_url(path) else os.path.realpath(path)
 
 
 _UNSAID = itertools.repeat(Reading())
@@ -228,15 +226,13 @@ def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
         InputError: it cannot be read; see `tsjax.jobs.formats.recognise`.
         MissingExtraError: zstd without the package zstandard.
     """
-    try:
+    with _reading(name):
         head = raw.read(HEAD)
         compression = compression_of(name, head)
         raw.seek(0)
         if compression is not None:
             head = _head(_unpacking(raw, compression))
             raw.seek(0)
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
     return recognise(name, head, compression, reading.format)
 
 
