@@ -14,6 +14,7 @@ from tiers import fast_where
 import tsjax
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+POOLINGS = [*MODES, ("cls", "mean"), ("mean", "cls"), MODES]
 TEXTS = ["the cat", "", "what he had to be, but not by all of this", "Is it?", "was. " * 12, "it is, for this was one"]
 
 
@@ -42,9 +43,7 @@ def assert_equal(theirs, ours, texts=TEXTS, **options):
     )
 
 
-@pytest.mark.parametrize(
-    "modes", fast_where(lambda modes: modes is MODES, [*MODES, ("cls", "mean"), ("mean", "cls"), MODES])
-)
+@pytest.mark.parametrize("modes", fast_where(lambda modes: modes is MODES, POOLINGS))
 def test_pooling_modes(both, modes):
     assert_equal(*both(lambda: Pooling(36, modes)))
 
