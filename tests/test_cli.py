@@ -207,6 +207,48 @@ def test_an_interrupt_leaves_nothing(tmp_path, model, number, status):
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
+# What keeps a signal from its handler: it arrives in another thread, as when the main thread is about to block; or the
+# exception is raised in a callback that drops it.
+LATE = """
+import os, signal, sys, threading, time
+from tsjax.commands.interrupts import Interrupts
+Interrupts().install()
+def send():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Thread(target=send, daemon=True).start()
+sys.stdin.buffer.read()
+"""
+DROPPED = """
+import os, signal, sys
+from tsjax.commands.interrupts import Interrupts
+Interrupts().install()
+class Dropping:
+    def __eq__(self, other):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 0)
+        except BaseException:
+            return False
+class Unraisable:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 0)
+(Dropping() == 1) if sys.argv[1] == "dropped" else Unraisable()
+sys.stdin.buffer.read()
+"""
+
+
+@pytest.mark.parametrize(("code", "how"), [(LATE, ""), (DROPPED, "dropped"), (DROPPED, "unraisable")])
+def test_no_signal_is_lost(code, how):
+    command = [sys.executable, "-c", code, how]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        status = process.wait(timeout=30)
+        error = process.stderr.read().decode()
+    assert status != 0
+    assert error.count("Interrupted") == 1, error  # the traceback of an exception that nobody caught
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["embed", "-", "-o", "-"], ["info"]])
 def test_a_full_disk_under_standard_output(model, arguments):

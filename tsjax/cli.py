@@ -17,35 +17,26 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsjax._version import __version__
 from tsjax.commands import batch, bench, collapse, convert, doctor, embed, export, info, learn, search, sweep
+from tsjax.commands.interrupts import Interrupted, Interrupts
 from tsjax.errors import AssumptionWarning, TsjaxError
 from tsjax.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-
 # The options that name what a command writes.
 _OUTPUTS = ("output", "destination", "save", "json")
 
 
-class _Interrupted(KeyboardInterrupt):
-    """An interrupt that knows its signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__()
-        self.status = 128 + signum
-
-
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process: what the commands ``tsjax`` and ``python -m tsjax`` do."""
-    _install_interrupts()
+    Interrupts().install()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     status = main(arguments)
     if status > 128:
         # The device may still be computing what nobody wants any more; the interpreter's own end crashes on that.
-        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
@@ -79,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 2
     except KeyboardInterrupt as interrupt:
-        print("tsjax: interrupted", file=sys.stderr)
-        return interrupt.status if isinstance(interrupt, _Interrupted) else 128 + signal.SIGINT
+        status = 128 + signal.SIGINT
+        if isinstance(interrupt, Interrupted):
+            interrupt.caught.set()
+            status = interrupt.status
+        with contextlib.suppress(OSError):  # who stopped us may have left
+            print("tsjax: interrupted", file=sys.stderr, flush=True)
     return status
 
 
@@ -151,30 +146,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _install_interrupts() -> None:
-    """Make Ctrl-C and a polite kill raise, and raise again where Python swallows it.
-
-    An exception that a signal raises inside a garbage-collection callback (JAX has one) is printed and ignored. What
-    was ignored comes to `sys.unraisablehook`, which has it raised a moment later, outside of the callback.
-    """
-    lost = signal.SIGINT
-
-    def interrupt(signum: int, frame: object) -> NoReturn:
-        raise _Interrupted(lost if signum == signal.SIGALRM else signum)
-
-    def ignored(unraisable: sys.UnraisableHookArgs) -> None:
-        nonlocal lost
-        if isinstance(unraisable.exc_value, _Interrupted):
-            lost = signal.Signals(unraisable.exc_value.status - 128)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-        else:
-            sys.__unraisablehook__(unraisable)
-
-    sys.unraisablehook = ignored
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(signum, interrupt)
 
 
 if __name__ == "__main__":
