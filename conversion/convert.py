@@ -17,13 +17,13 @@ from conversion.rules import Names, apply, check_copies, expand, match
 from conversion.sentence_transformers import Stack, read_scorer, read_stack
 from conversion.source import open_tensors, read_json_object
 from conversion.tokenizer import read_tokenizer
-from tsjax.checkpoint import Metadata, kept_shapes, save
+from tsjax.checkpoints.conversion_options import INSTRUCTORS, Options
+from tsjax.checkpoints.format import Metadata, kept_shapes, save
+from tsjax.checkpoints.routed import save_routed
 from tsjax.errors import CheckpointError, ConfigError, ConversionError, InputError
-from tsjax.files import check_absent
 from tsjax.model.config import ModelConfig, PoolingConfig
 from tsjax.model.forward import weight_shapes
-from tsjax.options import INSTRUCTORS, Options
-from tsjax.routed_checkpoint import save_routed
+from tsjax.storage.atomic import check_absent
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from conversion.rules import Rule
     from conversion.source import Tensors
     from conversion.tokenizer import TokenizerSource
-    from tsjax.checkpoint import FlatWeights, Header, Kind
+    from tsjax.checkpoints.format import FlatWeights, Header, Kind
+    from tsjax.checkpoints.routed import RoutedHeader
     from tsjax.model.config import EncoderConfig
-    from tsjax.routed_checkpoint import RoutedHeader
 
 # Where neither the checkpoint nor its positions say where texts are to be cut.
 _USUAL_LENGTH = 512

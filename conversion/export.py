@@ -16,11 +16,11 @@ from conversion.fields import Fields
 from conversion.heads import Classifier
 from conversion.model_card import model_card
 from conversion.rules import Rule, invert
-from tsjax.checkpoint import read_header, read_tokenizer, read_weights, write_tensors
+from tsjax.checkpoints.format import read_header, read_tokenizer, read_weights, write_tensors
+from tsjax.checkpoints.temperature_folding import fold_weights
 from tsjax.errors import ConversionError
-from tsjax.files import check_absent, replacing
-from tsjax.folding import fold_weights
 from tsjax.model.forward import weight_shapes
+from tsjax.storage.atomic import check_absent, replacing
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from conversion.families.family import Family
-    from tsjax.checkpoint import Header, Metadata
+    from tsjax.checkpoints.format import Header, Metadata
     from tsjax.model.config import EncoderConfig
 
     Weights = dict[str, NDArray[np.float32]]

@@ -11,7 +11,7 @@ from conversion.sentence_transformers import POOLING_BOOLEANS, TASKS
 from tsjax.errors import ConversionError
 
 if TYPE_CHECKING:
-    from tsjax.checkpoint import Metadata
+    from tsjax.checkpoints.format import Metadata
     from tsjax.model.config import Activation, HeadConfig, PoolingConfig
 
 

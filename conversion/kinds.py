@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from tsjax.checkpoint import Kind
+    from tsjax.checkpoints.format import Kind
 
 _TASK = "ForSequenceClassification"
 

@@ -13,7 +13,7 @@ from tsjax._version import __version__
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
-    from tsjax.checkpoint import Metadata
+    from tsjax.checkpoints.format import Metadata
 
 
 def model_card(metadata: Metadata, tau: Temperature) -> str:

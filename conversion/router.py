@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from conversion.fields import Fields
 from conversion.modules import ROUTERS, Module, in_order, known_module
 from conversion.source import read_json_object
+from tsjax.checkpoints.routed import RouterConfig
 from tsjax.errors import ConversionError
-from tsjax.routed_checkpoint import RouterConfig
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

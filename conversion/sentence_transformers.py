@@ -14,11 +14,11 @@ from conversion.fields import Fields
 from conversion.heads import HeadSource, dense_rules, layer_norm_rules
 from conversion.modules import MODEL_CONFIG, TRANSFORMER_CONFIGS
 from conversion.source import read_json_object
-from tsjax.checkpoint import Kind
+from tsjax.checkpoints.format import Kind
+from tsjax.encoders.prompts import ALWAYS, merged
+from tsjax.encoders.similarity import Similarity
 from tsjax.errors import ConversionError
 from tsjax.model.config import Activation, HeadConfig, PoolingConfig, PoolingMode
-from tsjax.prompts import ALWAYS, merged
-from tsjax.similarity import Similarity
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:

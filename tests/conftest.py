@@ -3,9 +3,7 @@
 import atexit
 import os
 import shutil
-import sys
 import tempfile
-from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -22,15 +20,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "parity")]  # where the helpers are
 
 import tsjax.model.config  # has no arrays, and its tests give it wrong types on purpose
 
 with install_import_hook("tsjax.model", "beartype.beartype"):
     import tsjax.model.forward  # imports the whole network under the hook
-    import tsjax.model.splash
-with install_import_hook("tsjax.analysis.probe", "beartype.beartype"):
-    import tsjax.analysis.probe
+    import tsjax.model.kernels.splash
+with install_import_hook("tsjax.lab.analysis.probe", "beartype.beartype"):
+    import tsjax.lab.analysis.probe
 
 import jax
 import pytest

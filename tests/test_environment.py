@@ -7,11 +7,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, bert_weights, write_bert, write_sentence_transformers
 
 import tsjax
+from tests.support.checkpoints import BERT_CONFIG, bert_weights, write_bert, write_sentence_transformers
+from tsjax.engine.devices import local_devices
 from tsjax.errors import InputError
-from tsjax.local_devices import local_devices
 
 MODES = {
     "JAX_NUMPY_RANK_PROMOTION": "raise",
@@ -25,10 +25,10 @@ SCRIPT = """
 import sys, warnings
 import numpy as np
 import tsjax
-from learning_pairs import pairs
-from tsjax.cli import main
-from tsjax.learning.recipe import Recipe
-from tsjax.learning.training import learn
+from tests.support.learning_pairs import pairs
+from tsjax.cli.main import main
+from tsjax.lab.learning.recipe import Recipe
+from tsjax.lab.learning.training import learn
 
 embedder, scorer = (tsjax.load(f"{sys.argv[1]}/{kind}") for kind in ("embedder", "scorer"))
 embedder.warmup(verbose=False)

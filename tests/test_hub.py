@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, write_bert, write_json, write_sentence_transformers
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import tsjax
 from conversion.files import read_files
+from tests.support.checkpoints import BERT_CONFIG, write_bert, write_json, write_sentence_transformers
 from tsjax import hub
-from tsjax.checkpoint import is_checkpoint
+from tsjax.checkpoints.format import is_checkpoint
 from tsjax.errors import CheckpointError, ConversionError, InputError, ModelNotFoundError, OutputError
 
 

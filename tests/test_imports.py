@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from checkpoints import write_bert
+
+from tests.support.checkpoints import write_bert
 
 
 def run(code, *arguments):
@@ -19,7 +20,7 @@ def run(code, *arguments):
 def test_importing_tsjax_imports_nothing_heavy():
     heavy = json.loads(
         run(
-            "import sys, json, tsjax; dir(tsjax); from tsjax.cli import main\n"
+            "import sys, json, tsjax; dir(tsjax); from tsjax.cli.main import main\n"
             "heavy = ('jax', 'flax', 'transformers', 'torch', 'numpy', 'tokenizers')\n"
             "print(json.dumps([name for name in heavy if name in sys.modules]))"
         )

@@ -5,11 +5,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-from checkpoints import write_cross_encoder, write_routed, write_sentence_transformers
 
 import conversion
 import tsjax
-from tsjax.jobs.ray.embed import Embed
+from tests.support.checkpoints import write_cross_encoder, write_routed, write_sentence_transformers
+from tsjax.integrations.ray_data import Embed
 
 LONG = "the " * 100
 TEXTS = [LONG, "the"]

@@ -13,14 +13,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tsjax import forks as forks  # sees every fork from here on
 from tsjax._version import __version__ as __version__
+from tsjax.engine import forks as forks  # sees every fork from here on
 
 if TYPE_CHECKING:
     from tsjax.api import embed, load
-    from tsjax.compile_cache import enable_compile_cache
-    from tsjax.cross_encoder import CrossEncoder
-    from tsjax.embedder import Embedder
+    from tsjax.checkpoints.temperature_folding import fold
+    from tsjax.encoders.cross_encoder import CrossEncoder
+    from tsjax.encoders.embedder import Embedder
+    from tsjax.encoders.quantization import quantize_embeddings
+    from tsjax.encoders.router import RoutedEmbedder
     from tsjax.errors import (
         AssumptionWarning,
         CheckpointError,
@@ -34,9 +36,7 @@ if TYPE_CHECKING:
         TruncationWarning,
         TsjaxError,
     )
-    from tsjax.folding import fold
-    from tsjax.quantization import quantize_embeddings
-    from tsjax.router import RoutedEmbedder
+    from tsjax.storage.compile_cache import enable_compile_cache
     from tsjax.temperature import LogLength, Piecewise, Temperature
 
 __all__ = [
@@ -65,17 +65,17 @@ __all__ = [
 ]
 
 _HOME = {
-    "CrossEncoder": "tsjax.cross_encoder",
-    "Embedder": "tsjax.embedder",
+    "CrossEncoder": "tsjax.encoders.cross_encoder",
+    "Embedder": "tsjax.encoders.embedder",
     "LogLength": "tsjax.temperature",
     "Piecewise": "tsjax.temperature",
-    "RoutedEmbedder": "tsjax.router",
+    "RoutedEmbedder": "tsjax.encoders.router",
     "Temperature": "tsjax.temperature",
     "embed": "tsjax.api",
-    "enable_compile_cache": "tsjax.compile_cache",
-    "fold": "tsjax.folding",
+    "enable_compile_cache": "tsjax.storage.compile_cache",
+    "fold": "tsjax.checkpoints.temperature_folding",
     "load": "tsjax.api",
-    "quantize_embeddings": "tsjax.quantization",
+    "quantize_embeddings": "tsjax.encoders.quantization",
 }
 
 

@@ -1,6 +1,6 @@
 """``python -m tsjax``, the same as the command ``tsjax``."""
 
-from tsjax.cli import run
+from tsjax.cli.main import run
 
 if __name__ == "__main__":
     run()

@@ -8,13 +8,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tsjax import hub
-from tsjax.checkpoint import read_header
-from tsjax.cross_encoder import CrossEncoder
-from tsjax.embedder import Embedder
+from tsjax.checkpoints.format import read_header
+from tsjax.checkpoints.routed import is_routed
+from tsjax.encoders.cross_encoder import CrossEncoder
+from tsjax.encoders.embedder import Embedder
+from tsjax.encoders.router import RoutedEmbedder
+from tsjax.engine.forks import check_not_forked
 from tsjax.errors import InputError
-from tsjax.forks import check_not_forked
-from tsjax.routed_checkpoint import is_routed
-from tsjax.router import RoutedEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import jax
     from numpy.typing import NDArray
 
-    from tsjax.checkpoint import Kind
-    from tsjax.settings import Dtype
-    from tsjax.similarity import Similarity
+    from tsjax.checkpoints.format import Kind
+    from tsjax.encoders.settings import Dtype
+    from tsjax.encoders.similarity import Similarity
     from tsjax.temperature import TemperatureLike
 
 

@@ -19,9 +19,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.cache_directory import cache_directory
-from tsjax.checkpoint import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
-from tsjax.digests import digests
+from tsjax.checkpoints.conversion_options import Options
+from tsjax.checkpoints.format import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
+from tsjax.checkpoints.routed import is_routed, read_routed_header, save_routed
 from tsjax.errors import (
     AssumptionWarning,
     CheckpointError,
@@ -30,17 +30,17 @@ from tsjax.errors import (
     ModelNotFoundError,
     OutputError,
 )
-from tsjax.files import expanded
-from tsjax.options import Options
-from tsjax.routed_checkpoint import is_routed, read_routed_header, save_routed
-from tsjax.snapshots import ask, snapshot_of, unseen
+from tsjax.storage.atomic import expanded
+from tsjax.storage.cache_directory import cache_directory
+from tsjax.storage.digests import digests
+from tsjax.storage.hub_snapshots import ask, snapshot_of, unseen
 from tsjax.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tsjax.checkpoint import FlatWeights, Header, Kind, Metadata
-    from tsjax.routed_checkpoint import RoutedHeader
+    from tsjax.checkpoints.format import FlatWeights, Header, Kind, Metadata
+    from tsjax.checkpoints.routed import RoutedHeader
     from tsjax.temperature import Temperature
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"

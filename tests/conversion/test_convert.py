@@ -4,11 +4,11 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, bert_weights, write_bert, write_json, write_sentence_transformers
 from safetensors.numpy import load_file, save_file
 
 from conversion.convert import convert
-from tsjax.checkpoint import read_header, read_weights
+from tests.support.checkpoints import BERT_CONFIG, bert_weights, write_bert, write_json, write_sentence_transformers
+from tsjax.checkpoints.format import read_header, read_weights
 from tsjax.errors import ConversionError, MissingExtraError, OutputError
 from tsjax.model.config import HeadConfig
 from tsjax.model.forward import weight_shapes

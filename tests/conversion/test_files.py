@@ -1,8 +1,7 @@
 """Which files of a checkpoint count for its identity."""
 
-from checkpoints import write_bert, write_json
-
 from conversion.files import read_files
+from tests.support.checkpoints import write_bert, write_json
 
 
 def names(directory):

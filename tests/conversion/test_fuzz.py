@@ -5,12 +5,12 @@ import itertools
 
 import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, bert_weights, write_bert, write_json, write_sentence_transformers
-from fuzzing import Fuzzer
 from safetensors.numpy import save_file
 
 import conversion.convert
 from conversion.convert import convert
+from tests.support.checkpoints import BERT_CONFIG, bert_weights, write_bert, write_json, write_sentence_transformers
+from tests.support.fuzzing import Fuzzer
 from tsjax.errors import TsjaxError
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer

@@ -5,13 +5,13 @@ import itertools
 import json
 
 import pytest
-from checkpoints import tokenizer_json, write_json
-from fuzzing import Fuzzer
 from transformers import AutoConfig, AutoTokenizer
 
 from conversion.families import FAMILIES, family_of
 from conversion.fields import Fields
 from conversion.tokenizer import read_tokenizer
+from tests.support.checkpoints import tokenizer_json, write_json
+from tests.support.fuzzing import Fuzzer
 from tsjax.errors import TsjaxError
 from tsjax.text.tokenizer import TextTokenizer
 

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-from checkpoints import write_json, write_sentence_transformers
 
 from conversion.convert import convert
+from tests.support.checkpoints import write_json, write_sentence_transformers
 from tsjax.errors import ConversionError
 
 NEW, SPARSE = "sentence_transformers.sentence_transformer.modules", "sentence_transformers.sparse_encoder.modules"

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, bert_weights
-from family_configs import configs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +8,8 @@ from conversion.families import FAMILIES
 from conversion.families.bert import BERT
 from conversion.fields import Fields
 from conversion.rules import Names, Rule, apply, expand, invert, match, shape_before, swapped
+from tests.support.checkpoints import BERT_CONFIG, bert_weights
+from tests.support.family_configs import configs
 from tsjax.errors import ConversionError
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import weight_shapes

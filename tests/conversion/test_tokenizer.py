@@ -2,10 +2,10 @@ import json
 import re
 
 import pytest
-from checkpoints import tokenizer_json, write_json
 from tokenizers import Tokenizer
 
 from conversion.tokenizer import read_tokenizer
+from tests.support.checkpoints import tokenizer_json, write_json
 from tsjax.errors import ConversionError, MissingExtraError
 
 BERT = {"model_type": "bert"}

@@ -3,20 +3,17 @@
 `make test` and `make test-latest` run all of them by `tsjax doctor`; here are the cheapest.
 """
 
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from scripts.verify import doctor_reference
 from tsjax.doctor import networks, patterns, surroundings
 from tsjax.doctor.models import LENGTHS, MODELS, expected, parameters, temperature, token_ids
-from tsjax.model import attention
 from tsjax.model.compiling import jit
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
-import doctor_reference
+from tsjax.model.kernels import dispatch as attention
 
 DEVICE = jax.local_devices()[0]
 

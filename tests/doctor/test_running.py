@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tsjax.cli import main
+from tsjax.cli.main import main
 from tsjax.doctor import running
 from tsjax.doctor.check import Found
 from tsjax.doctor.running import examine

@@ -1,9 +1,9 @@
 """What most tests of jobs begin with."""
 
-import batch_jobs
 import pytest
 
-from tsjax.jobs.records import Output
+from tests.support import batch_jobs
+from tsjax.jobs.output.directory import Output
 
 
 @pytest.fixture(scope="module")

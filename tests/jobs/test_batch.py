@@ -11,17 +11,17 @@ import threading
 import tracemalloc
 from pathlib import Path
 
-import batch_jobs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 import tsjax
+from tests.support import batch_jobs
 from tsjax.errors import CheckpointError, InputError
+from tsjax.jobs.inspect.status import missing_shards
+from tsjax.jobs.output.shards import Layout
 from tsjax.jobs.plan import ShardKey
-from tsjax.jobs.shards import Layout
-from tsjax.jobs.status import missing_shards
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
 
@@ -136,7 +136,7 @@ def test_another_version_is_refused_by_name(output, model, corpus, capsys, monke
 _FOUR_DEVICES = """
 import json, sys
 import jax
-from tsjax.cli import main
+from tsjax.cli.main import main
 
 assert jax.device_count() == 4
 print([main(json.loads(command)) for command in sys.argv[1:]])
@@ -163,9 +163,8 @@ def test_the_devices_that_are_used_are_part_of_the_job(output, whole, model, cor
 
 def test_another_model_or_input_is_refused_by_name(output, model, corpus, capsys, tmp_path):
     more = ["--id-column", "id", "--keep", "title", "text"]
-    from checkpoints import write_sentence_transformers
-
     from conversion.convert import convert
+    from tests.support.checkpoints import write_sentence_transformers
 
     source = write_sentence_transformers(tmp_path / "source", seed=1, heads=[("Normalize", {})])
     convert(source, tmp_path / "model")
@@ -199,7 +198,8 @@ def test_stopping_at_a_bad_row_that_an_earlier_run_rejected(output, model, corpu
 def test_a_full_disk_stops_the_job_and_the_next_run_ends_alike(
     model, corpus, whole, tmp_path, capsys, monkeypatch, which
 ):
-    from tsjax.jobs import records, shards
+    from tsjax.jobs.output import directory as records
+    from tsjax.jobs.output import shards
 
     output, calls, real = tmp_path / "out", [], records.sync
     place = {"shard": "shard-00000-00002.parquet", "record": "shard-00000-00002.json", "manifest": "manifest.json"}[
@@ -240,8 +240,8 @@ def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
     """As on file systems whose clients grant locks by themselves: two processes are the same worker at once."""
     import filelock
 
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Worker
-    from tsjax.jobs.records import Output
 
     class Granted(filelock.SoftFileLock):
         def __init__(self, path, **more):
@@ -263,8 +263,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     """No file is left that would lock out whoever comes after a kill."""
     import fcntl
 
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Worker
-    from tsjax.jobs.records import Output
 
     def none(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
@@ -279,8 +279,8 @@ def test_a_worker_waits_for_who_only_looks(tmp_path):
     """As `status` does, which holds a worker's lock for a moment."""
     from filelock import FileLock
 
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Worker
-    from tsjax.jobs.records import Output
 
     output, worker = Output(tmp_path / "out"), Worker(1, 4)
     with output.working(worker):
@@ -293,12 +293,12 @@ def test_a_worker_waits_for_who_only_looks(tmp_path):
 
 
 def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):
-    from tsjax.jobs import running
-    from tsjax.jobs.columns import Columns, Rejection, Row
-    from tsjax.jobs.inputs import find_sources
+    from tsjax.jobs.input.columns import Columns, Rejection, Row
+    from tsjax.jobs.input.sources import find_sources
     from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Plan
-    from tsjax.jobs.records import Output
+    from tsjax.jobs.run import worker_loop as running
 
     (tmp_path / "a.jsonl").write_text("")
     plan = Plan.of(find_sources([str(tmp_path / "a.jsonl")]), 16)
@@ -319,8 +319,8 @@ def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):
 
 
 def test_what_killed_processes_have_left_is_removed(tmp_path):
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import ALONE, Worker
-    from tsjax.jobs.records import Output
 
     output, worker = Output(tmp_path / "out"), Worker(1, 4)
     with output.working(worker) as mine:
@@ -342,10 +342,10 @@ def test_what_killed_processes_have_left_is_removed(tmp_path):
 
 def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monkeypatch):
     """Also where it is damaged while the job is at work; one that the disk does not give is an error."""
-    from tsjax.jobs import records
-    from tsjax.jobs.books import Books
+    from tsjax.jobs.output import directory as records
     from tsjax.jobs.plan import ALONE, Plan, ShardKey
-    from tsjax.jobs.running import JobRunner
+    from tsjax.jobs.run.accounting import Books
+    from tsjax.jobs.run.worker_loop import JobRunner
 
     command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
     (output / "records" / "shard-00000-00007.json").write_text("{")  # of a shard that the job has not
@@ -379,11 +379,11 @@ def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monk
 
 def test_two_workers_of_different_jobs_that_start_at_once(model, corpus, tmp_path, monkeypatch):
     """Whoever is second joins the first's job, or none, before there is any manifest; with the first's ranges."""
-    from tsjax.jobs.inputs import find_sources
+    from tsjax.jobs.input.sources import find_sources
     from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Plan, Worker
-    from tsjax.jobs.records import Output
-    from tsjax.jobs.running import JobRunner
+    from tsjax.jobs.run.worker_loop import JobRunner
 
     plan = Plan.of(find_sources(corpus), 16)
     loaded = Model.of(tsjax.load(model))
@@ -420,7 +420,7 @@ def rewrite(output, name, change):
     path = output / "vectors" / f"{name}.parquet"
     changed = change(pa.parquet.read_table(path))
     pa.parquet.write_table(changed, path, compression="zstd")
-    from tsjax.jobs.records import file_facts
+    from tsjax.jobs.output.directory import file_facts
 
     facts = file_facts(path)
     for file in (output / "records" / f"{name}.json", output / "manifest.json"):
@@ -562,7 +562,7 @@ def test_what_can_be_told_from_the_records_is_written_again(output, capsys, what
 
 
 def test_a_whole_output_can_be_read_only(output, capsys, monkeypatch):
-    from tsjax.jobs.records import Output
+    from tsjax.jobs.output.directory import Output
 
     monkeypatch.setattr(Output, "working", lambda *_: pytest.fail("nothing is to be written"))
     assert "whole and sound" in problems(output, capsys)
@@ -867,7 +867,7 @@ def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
 @pytest.mark.parametrize("leak", [False, True])
 def test_no_row_and_no_vector_outlives_its_shard(model, tmp_path, monkeypatch, leak):
     """What Python and NumPy have at the most, which what is kept of each row raises at once: a leak is seen here."""
-    from tsjax.jobs import running
+    from tsjax.jobs.run import worker_loop as running
 
     kept, add = [], running._Tally.add
     if leak:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tsjax.cli import main
+from tsjax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")

@@ -4,20 +4,20 @@ import itertools
 import json
 import random
 
-import batch_jobs
 import pyarrow.parquet
 import pytest
 
 import tsjax
-from tsjax.jobs import inputs
-from tsjax.jobs.books import Books
-from tsjax.jobs.columns import Columns
-from tsjax.jobs.inputs import find_sources
+from tests.support import batch_jobs
+from tsjax.jobs.input import sources as inputs
+from tsjax.jobs.input.columns import Columns
+from tsjax.jobs.input.sources import find_sources
+from tsjax.jobs.inspect.status import missing_shards, status
 from tsjax.jobs.job import Model, Options
+from tsjax.jobs.output.directory import Output
 from tsjax.jobs.plan import GroupReader, Made, Plan, ShardKey, Worker, missing_shard
-from tsjax.jobs.records import Output
-from tsjax.jobs.running import JobRunner
-from tsjax.jobs.status import missing_shards, status
+from tsjax.jobs.run.accounting import Books
+from tsjax.jobs.run.worker_loop import JobRunner
 
 
 def texts(rows=70, seed=1):

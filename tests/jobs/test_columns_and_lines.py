@@ -6,21 +6,21 @@ import decimal
 import json
 import time
 
-import batch_jobs
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from jobs.reading_files import read, texts, write
 
+from tests.support import batch_jobs
 from tsjax.errors import InputError
-from tsjax.jobs.auditing import LineAudit
-from tsjax.jobs.columns import Columns, Rejection, Row
-from tsjax.jobs.formats import Reading
-from tsjax.jobs.inputs import find_sources
-from tsjax.jobs.rows import check_columns, open_rows
-from tsjax.jobs.texts import check_texts, count_texts
-from tsjax.jobs.verdict import Verdict
+from tsjax.jobs.input.columns import Columns, Rejection, Row
+from tsjax.jobs.input.formats import Reading
+from tsjax.jobs.input.rows import check_columns, open_rows
+from tsjax.jobs.input.sources import find_sources
+from tsjax.jobs.input.texts import check_texts, count_texts
+from tsjax.jobs.inspect.audit import LineAudit
+from tsjax.jobs.inspect.verdict import Verdict
 
 
 def write_rows(path, rows):
@@ -194,7 +194,7 @@ def test_a_number_of_half_the_bits_is_what_was_written(tmp_path):
 
 
 def test_verify_says_which_lines_no_row_has(model, tmp_path, capsys, monkeypatch):
-    from tsjax.jobs.delimited import Delimited
+    from tsjax.jobs.input.delimited import Delimited
 
     lines = [f'{i},"a text of\nlines {i}"' if i % 5 == 0 else f"{i},text {i}" for i in range(30)]
     file, output = write(tmp_path / "a.csv", "id,text\n\n" + "\n".join(lines) + "\n\n"), tmp_path / "out"
@@ -223,7 +223,7 @@ def test_verify_says_which_lines_no_row_has(model, tmp_path, capsys, monkeypatch
 
 def test_a_reader_that_loses_lines_says_so(tmp_path, monkeypatch):
     """What the cells hold is compared with the lines that were read."""
-    from tsjax.jobs import delimited
+    from tsjax.jobs.input import delimited
 
     whole = delimited._Quoted.parse
 
@@ -237,8 +237,8 @@ def test_a_reader_that_loses_lines_says_so(tmp_path, monkeypatch):
 
 
 def test_other_commands_read_the_same_formats(tmp_path):
-    from tsjax.evaluation import read_classification, read_sts
-    from tsjax.learning.corpora import read_corpus
+    from tsjax.lab.evaluation import read_classification, read_sts
+    from tsjax.lab.learning.corpora import read_corpus
 
     pairs = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i} for i in range(4)]
     labelled = [{"text": f"text {i}", "label": i % 2} for i in range(8)]
@@ -384,11 +384,11 @@ def test_a_look_that_was_cut_short_says_so(tmp_path, monkeypatch):
     (source,) = find_sources([str(file)])
     with pytest.raises(InputError, match=r"only 'text'$"):
         check_columns([source], Columns(keep=("title",)))
-    monkeypatch.setattr("tsjax.jobs.rows._LOOK_BYTES", 1000)
+    monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_BYTES", 1000)
     with pytest.raises(InputError, match=r"1 rows? .* looked at"):
         check_columns([source], Columns(keep=("title",)))
-    monkeypatch.setattr("tsjax.jobs.rows._LOOK_BYTES", 1 << 28)
-    monkeypatch.setattr("tsjax.jobs.rows._LOOK_ROWS", 7)
+    monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_BYTES", 1 << 28)
+    monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_ROWS", 7)
     with pytest.raises(InputError, match=r"7 rows were looked at"):
         check_columns([source], Columns(keep=("title",)))
 
@@ -396,7 +396,7 @@ def test_a_look_that_was_cut_short_says_so(tmp_path, monkeypatch):
 def test_files_of_a_store_are_closed_when_another_is_refused(monkeypatch):
     import fsspec
 
-    from tsjax.jobs import rows
+    from tsjax.jobs.input import rows
 
     memory, opened = fsspec.filesystem("memory"), []
     for number in range(5):

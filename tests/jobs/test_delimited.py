@@ -8,11 +8,11 @@ import pytest
 from jobs.reading_files import read, rejected_lines, texts, write
 
 from tsjax.errors import InputError
-from tsjax.jobs import delimited
-from tsjax.jobs.columns import Columns, Rejection, Row
-from tsjax.jobs.formats import Reading
-from tsjax.jobs.inputs import find_sources
-from tsjax.jobs.rows import header_of
+from tsjax.jobs.input import delimited
+from tsjax.jobs.input.columns import Columns, Rejection, Row
+from tsjax.jobs.input.formats import Reading
+from tsjax.jobs.input.rows import header_of
+from tsjax.jobs.input.sources import find_sources
 
 BY_ID = Columns(id="id")
 

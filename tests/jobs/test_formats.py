@@ -22,11 +22,11 @@ import zstandard
 from jobs.reading_files import read, rejected_lines, texts, write
 
 from tsjax.errors import InputError
-from tsjax.jobs.columns import Columns, Rejection
-from tsjax.jobs.formats import HEAD, Reading
-from tsjax.jobs.inputs import find_sources
-from tsjax.jobs.rows import open_rows
-from tsjax.jobs.texts import check_texts, count_texts, read_texts
+from tsjax.jobs.input.columns import Columns, Rejection
+from tsjax.jobs.input.formats import HEAD, Reading
+from tsjax.jobs.input.rows import open_rows
+from tsjax.jobs.input.sources import find_sources
+from tsjax.jobs.input.texts import check_texts, count_texts, read_texts
 
 ROWS = [{"id": 1, "text": "one [1], two"}, {"id": 2, "text": 'a "b" {c}'}, {"id": 3, "text": ""}]
 TEXTS = [row["text"] for row in ROWS]
@@ -84,7 +84,7 @@ def test_json_is_lines_or_one_array_by_its_first_bytes(tmp_path, name, data):
 def test_an_array_costs_only_the_elements_that_are_broken(tmp_path, monkeypatch):
     data = '[{"text": "a"},\n {"text": "b" "c"},\n {"text": "d\\u0041"}, 7, "plain", {"text": null},\n{"text": "e"}]\n'
     for block in (1, 7, 1 << 18):
-        monkeypatch.setattr("tsjax.jobs.json_array._BLOCK", block)
+        monkeypatch.setattr("tsjax.jobs.input.json_array._BLOCK", block)
         rows = read(write(tmp_path / "a.json", data))
         assert texts(rows) == ["a", "dA", "plain", "e"]
         assert rejected_lines(rows) == [2, 3, 3]
@@ -358,7 +358,7 @@ def test_no_more_of_a_file_in_a_store_is_fetched_than_says_what_it_is(monkeypatc
         spans.append((start, end))
         return whole(self, path, start, end)
 
-    monkeypatch.setattr("tsjax.jobs.inputs._with_digests", tuple)
+    monkeypatch.setattr("tsjax.jobs.input.sources._with_digests", tuple)
     monkeypatch.setattr(type(memory), "cat_file", noted)
     data = "\n".join(json.dumps(row) for row in hardly_packed(20_000)).encode()
     for name, content, most in (("a.jsonl", data, HEAD), ("a.jsonl.gz", gzip.compress(data), 2 * HEAD)):

@@ -6,22 +6,22 @@ import os
 import random
 from pathlib import Path
 
-import batch_jobs
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 import tsjax
+from tests.support import batch_jobs
 from tsjax.errors import InputError
-from tsjax.jobs import inputs
-from tsjax.jobs.books import Books
-from tsjax.jobs.columns import Columns, Rejection, Row
-from tsjax.jobs.digests import RowsDigest
-from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.input import sources as inputs
+from tsjax.jobs.input.columns import Columns, Rejection, Row
+from tsjax.jobs.input.row_digests import RowsDigest
+from tsjax.jobs.input.sources import find_sources
 from tsjax.jobs.job import Model, Options
+from tsjax.jobs.output.directory import Output
 from tsjax.jobs.plan import ALONE, Made, Plan, ShardKey, check_made
-from tsjax.jobs.records import Output
-from tsjax.jobs.running import JobRunner
+from tsjax.jobs.run.accounting import Books
+from tsjax.jobs.run.worker_loop import JobRunner
 
 ROWS = 60
 

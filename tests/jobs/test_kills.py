@@ -5,8 +5,9 @@ import random
 import signal
 import time
 
-import batch_jobs
 import pytest
+
+from tests.support import batch_jobs
 
 KILLS = 20
 

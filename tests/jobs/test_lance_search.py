@@ -4,14 +4,14 @@ import gzip
 import json
 from pathlib import Path
 
-import batch_jobs
 import lancedb
 import numpy as np
 import pytest
-from real_texts import addresses
 
-from tsjax.jobs.records import Output
-from tsjax.jobs.searching import search
+from tests.support import batch_jobs
+from tests.support.real_texts import addresses
+from tsjax.jobs.inspect.search import search
+from tsjax.jobs.output.directory import Output
 
 pytestmark = pytest.mark.slow
 

@@ -1,18 +1,18 @@
 import random
 from types import SimpleNamespace
 
-import batch_jobs
 import numpy as np
 import pytest
-from checkpoints import write_sentence_transformers
 
 import tsjax
+from tests.support import batch_jobs
+from tests.support.checkpoints import write_sentence_transformers
 from tsjax.errors import InputError
-from tsjax.jobs.columns import Row
-from tsjax.jobs.computing import Block, Computer, Seen
+from tsjax.jobs.input.columns import Row
 from tsjax.jobs.job import Model, Options
-from tsjax.jobs.long_texts import Cutter
 from tsjax.jobs.plan import ShardKey
+from tsjax.jobs.run.compute import Block, Computer, Seen
+from tsjax.jobs.run.long_texts import Cutter
 
 RNG = random.Random(1)
 SHORT = [batch_jobs.make_text(RNG, 1, 12) for _ in range(9)]

@@ -5,18 +5,18 @@ import os
 import shutil
 from pathlib import Path
 
-import batch_jobs
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tests.support import batch_jobs
 from tsjax.errors import InputError, OutputError
-from tsjax.jobs import output_filter
-from tsjax.jobs.formats import Reading
-from tsjax.jobs.inputs import find_sources
-from tsjax.jobs.output_filter import OutputFilter
+from tsjax.jobs.input import output_filter
+from tsjax.jobs.input.formats import Reading
+from tsjax.jobs.input.output_filter import OutputFilter
+from tsjax.jobs.input.sources import find_sources
+from tsjax.jobs.output.directory import Output
 from tsjax.jobs.plan import Worker
-from tsjax.jobs.records import Output
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import sys
 import threading
 import time
 
-import batch_jobs
-import lance_tables
 import numpy as np
 import pytest
-from ray_cluster import NodesOfACluster
 
 import tsjax
+from tests.support import batch_jobs, lance_tables
+from tests.support.ray_cluster import NodesOfACluster
 from tsjax.jobs.ray import Embed
 
 ray = pytest.importorskip("ray", reason="needs tsjax[ray]")
@@ -165,7 +164,7 @@ def test_an_actor_is_killed(cluster, model, corpus, whole, tmp_path):
 def test_the_driver_is_killed_and_started_again(cluster, model, corpus, whole, tmp_path):
     output = tmp_path / "out"
     arguments = [*ray_command(model, corpus, output), "--address", cluster.address]
-    code = "import sys; from tsjax.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from tsjax.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, *arguments], stderr=log)
         wait_until(lambda: shards_in(output) >= 10 or driver.poll() is not None)

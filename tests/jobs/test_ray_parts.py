@@ -11,24 +11,24 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import batch_jobs
 import numpy as np
 import pytest
 
 import tsjax
+from tests.support import batch_jobs
 from tsjax.errors import InputError, MissingExtraError, OutputError
-from tsjax.jobs.books import Books
-from tsjax.jobs.columns import Columns
-from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.input.columns import Columns
+from tsjax.jobs.input.sources import find_sources
 from tsjax.jobs.job import Job, Model, Options
+from tsjax.jobs.output.directory import Output
 from tsjax.jobs.plan import ALONE, Piece, Plan, ShardKey
-from tsjax.jobs.progress import Reporter
 from tsjax.jobs.ray import Embed
 from tsjax.jobs.ray import cluster as ray_cluster
-from tsjax.jobs.ray.making import Failure, ModelSource, ShardMaker, Work, settle
+from tsjax.jobs.ray.actors import Failure, ModelSource, ShardMaker, Work, settle
 from tsjax.jobs.ray.progress import Board, Told, watching
-from tsjax.jobs.records import Output
-from tsjax.jobs.running import JobRunner
+from tsjax.jobs.run.accounting import Books
+from tsjax.jobs.run.progress import Reporter
+from tsjax.jobs.run.worker_loop import JobRunner
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ import pytest
 import zstandard
 
 from tsjax.errors import InputError, MissingExtraError
-from tsjax.jobs.columns import Columns, Rejection, Row
-from tsjax.jobs.inputs import find_sources
+from tsjax.jobs.input.columns import Columns, Rejection, Row
+from tsjax.jobs.input.rows import open_rows
+from tsjax.jobs.input.sources import find_sources
 from tsjax.jobs.plan import GroupReader, Plan, ShardKey, Worker
-from tsjax.jobs.rows import open_rows
 
 
 def rows_of(path, columns=None, skip=0):

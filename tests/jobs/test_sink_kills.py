@@ -6,11 +6,11 @@ import textwrap
 import time
 from pathlib import Path
 
-import batch_jobs
 import lancedb
 import pytest
-from lance_tables import loaded, sink, stored
 
+from tests.support import batch_jobs
+from tests.support.lance_tables import loaded, sink, stored
 from tsjax.jobs.sinks.loading import load
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def jobs(tmp_path_factory):
 # Loads an output shard by shard and kills itself before or after one of its commits.
 _KILLED = textwrap.dedent("""
     import os, sys
-    from tsjax.jobs.records import Output
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.sinks.lance import LanceSink
     from tsjax.jobs.sinks.loading import load
     from tsjax.jobs.sinks.sink import open_sink

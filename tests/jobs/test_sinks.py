@@ -5,14 +5,14 @@ import json
 import sys
 import types
 
-import batch_jobs
 import lancedb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from lance_tables import loaded, sink, stored, versions
 
+from tests.support import batch_jobs
+from tests.support.lance_tables import loaded, sink, stored, versions
 from tsjax.errors import InputError, MissingExtraError, OutputError
 from tsjax.jobs.plan import ShardKey
 from tsjax.jobs.sinks import lance

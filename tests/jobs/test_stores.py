@@ -8,9 +8,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tsjax.errors import InputError
-from tsjax.jobs.columns import Columns
-from tsjax.jobs.inputs import find_sources
-from tsjax.jobs.rows import open_rows
+from tsjax.jobs.input.columns import Columns
+from tsjax.jobs.input.rows import open_rows
+from tsjax.jobs.input.sources import find_sources
 
 
 class _StoreError(Exception):

@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from tsjax.errors import InputError, MissingExtraError
-from tsjax.jobs.formats import Reading
-from tsjax.jobs.texts import check_texts, count_texts, read_texts
+from tsjax.jobs.input.formats import Reading
+from tsjax.jobs.input.texts import check_texts, count_texts, read_texts
 
 
 def write(path, data):

@@ -3,16 +3,16 @@
 import json
 import os
 
-import batch_jobs
 import numpy as np
 import pytest
 
 import tsjax
+from tests.support import batch_jobs
 from tsjax.errors import CheckpointError
-from tsjax.jobs.records import Output
-from tsjax.jobs.searching import search
+from tsjax.jobs.inspect.search import search
+from tsjax.jobs.inspect.status import status
+from tsjax.jobs.output.directory import Output
 from tsjax.jobs.sinks.loading import load
-from tsjax.jobs.status import status
 
 TEXT = "paris of the last row"
 

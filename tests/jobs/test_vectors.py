@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from tsjax.errors import InputError, OutputError
-from tsjax.jobs.vectors import open_vectors
+from tsjax.jobs.output.vector_files import open_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 TEXTS = ["a", "", "é\n", "d", "e"]

@@ -1,9 +1,9 @@
 import pytest
 
 from tsjax.errors import InputError
-from tsjax.jobs import workers
 from tsjax.jobs.plan import Worker, parse_worker
-from tsjax.jobs.workers import find_worker
+from tsjax.jobs.run import worker_identity as workers
+from tsjax.jobs.run.worker_identity import find_worker
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_worker_that_is_said():
 
 
 def test_the_command_says_what_it_found(tmp_path, monkeypatch, capsys):
-    from tsjax.commands.batch import _worker
-    from tsjax.jobs.progress import Reporter
+    from tsjax.cli.batch import _worker
+    from tsjax.jobs.run.progress import Reporter
 
     monkeypatch.setattr(workers.os, "environ", {"JOB_COMPLETION_INDEX": "1", "JOB_COMPLETIONS": "2"})
     assert _worker("auto", Reporter()) == Worker(1, 2)

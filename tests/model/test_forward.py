@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiers import fast_where
 
+from tests.support.tiers import fast_where
 from tsjax.errors import InputError
-from tsjax.model.attention import View, attention
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
 from tsjax.model.forward import (
     Inputs,
@@ -21,6 +20,7 @@ from tsjax.model.forward import (
     traced_programs,
     weight_shapes,
 )
+from tsjax.model.kernels.dispatch import View, attention
 from tsjax.model.linear import PRECISION
 from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.params import cast_params, flatten, unflatten

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiers import fast_where
 
+from tests.support.tiers import fast_where
+from tsjax.engine.batching import Batch, Shape, fill, pack
 from tsjax.model.config import EncoderConfig, ModelConfig, PoolingConfig
 from tsjax.model.forward import Inputs, apply, apply_packed, init_params
 from tsjax.model.packing import Packing
-from tsjax.text.batching import Batch, Shape, fill, pack
 
 BERT = EncoderConfig(
     vocab_size=50, hidden_size=24, num_layers=2, num_heads=3, intermediate_size=32, max_positions=64, type_vocab_size=2
@@ -104,7 +104,7 @@ def test_packed_rows_give_what_padded_texts_give(name, kernel, lengths, seed, pr
 @pytest.mark.slow
 def test_long_texts_go_block_by_block_and_give_the_same(monkeypatch):
     """With a small cache the queries are taken in blocks, the last of which overlaps the one before it."""
-    monkeypatch.setattr("tsjax.model.windows._SCORES", 300)
+    monkeypatch.setattr("tsjax.model.kernels.cpu._SCORES", 300)
     lengths = np.array([40, 33, 17])
     texts = texts_of(lengths, 5)
     for name in ENCODERS:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tsjax.engine.batching import Batch, Shape, pack
 from tsjax.model.packing import Packing
 from tsjax.model.pooling import pool
-from tsjax.text.batching import Batch, Shape, pack
 
 SLOTS, WIDTH = 8, 24
 MODES = ("mean", "mean_sqrt_len_tokens", "weightedmean")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_texts import HOSTILE, real_texts
-from reference import mean_vectors
 
 import tsjax
+from tests.support.real_texts import HOSTILE, real_texts
+from tests.support.reference import mean_vectors
 
 pytestmark = pytest.mark.slow
 

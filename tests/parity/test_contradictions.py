@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from checkpoints import WORDS, write_json
-from families import CASES
 from sentence_transformers import SentenceTransformer
 
 import tsjax
+from tests.support.checkpoints import WORDS, write_json
+from tests.support.families import CASES
 
 TEXTS = ["the cat", "it was", WORDS]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")]
@@ -93,7 +93,7 @@ def test_segments_of_a_single_text(tmp_path, names):
 
 def test_segments_in_a_job(tmp_path):
     from tsjax.jobs.job import Model, Options
-    from tsjax.jobs.long_texts import Cutter
+    from tsjax.jobs.run.long_texts import Cutter
 
     test_segments_of_a_single_text(tmp_path / "model", ["input_ids", "token_type_ids", "attention_mask"])
     model = Model.of(tsjax.load(tmp_path / "model"))

@@ -6,12 +6,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from families import CASES, HEADS, Case
-from real_texts import real_texts
 from sentence_transformers import CrossEncoder
 
 import tsjax
 from conversion.originals import tempered
+from tests.support.families import CASES, HEADS, Case
+from tests.support.real_texts import real_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_sentence_transformers
 
 import tsjax
+from tests.support.checkpoints import write_sentence_transformers
 
 
 class Vectors(torch.utils.data.Dataset):

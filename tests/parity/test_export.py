@@ -8,8 +8,6 @@ import pytest
 import torch
 import transformers
 import yaml
-from checkpoints import write_json
-from families import CASES, HEADS, Case
 from huggingface_hub import ModelCardData
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from test_cross_encoders import PAIRS
@@ -19,6 +17,8 @@ import tsjax
 from conversion.convert import convert
 from conversion.export import export
 from conversion.originals import hidden_states, load_original
+from tests.support.checkpoints import write_json
+from tests.support.families import CASES, HEADS, Case
 from tsjax.errors import InputError
 from tsjax.temperature import LogLength, Temperature
 
@@ -74,7 +74,7 @@ def assert_same_output(output, expected):
 def test_a_second_conversion_gives_the_same_checkpoint(exported, name, tmp_path):
     _, mine, back = exported(name)
     again = convert(back, tmp_path / "again")
-    first = tsjax.checkpoint.read_header(mine)
+    first = tsjax.checkpoints.format.read_header(mine)
     assert again.metadata.model == first.metadata.model
     assert again.files["model.safetensors"] == first.files["model.safetensors"]
 

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoints import write_json
-from families import CASES, Case
 from safetensors.numpy import load_file, save_file
-from tiers import fast_where
 
 from conversion.convert import convert
 from conversion.families import FAMILIES, family_of
 from conversion.families.family import HARMLESS
 from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
-from tsjax.checkpoint import read_header, read_network_weights
+from tests.support.checkpoints import write_json
+from tests.support.families import CASES, Case
+from tests.support.tiers import fast_where
+from tsjax.checkpoints.format import read_header, read_network_weights
 from tsjax.errors import ConversionError
 from tsjax.model.forward import apply, weight_shapes
 from tsjax.model.params import cast_params, unflatten

@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import transformers as hf
-from checkpoints import write_json
-from families import CASES
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 
 import tsjax
-from tsjax.checkpoint import read_header, read_weights
-from tsjax.cli import main
+from tests.support.checkpoints import write_json
+from tests.support.families import CASES
+from tsjax.checkpoints.format import read_header, read_weights
+from tsjax.cli.main import main
 from tsjax.hub import resolve
 from tsjax.model.forward import weight_shapes
 

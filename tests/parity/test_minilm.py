@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from real_texts import HOSTILE, real_texts
-from reference import mean_vectors
 from sentence_transformers import SentenceTransformer
 
 import tsjax
+from tests.support.real_texts import HOSTILE, real_texts
+from tests.support.reference import mean_vectors
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from checkpoints import BERT_CONFIG, SIZES, write_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -15,16 +14,17 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from conversion.families.bert import BERT
 from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
-from tsjax.checkpoint import read_header, read_weights
+from tests.support.checkpoints import BERT_CONFIG, SIZES, write_bert
+from tsjax.checkpoints.format import read_header, read_weights
+from tsjax.engine.batching import Batch, Shape, pack
 from tsjax.hub import resolve
-from tsjax.model.attention import View
 from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Embeddings, FeedForward, Layer
 from tsjax.model.forward import apply, weight_shapes
+from tsjax.model.kernels.dispatch import View
 from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.params import unflatten
 from tsjax.model.pooling import pool
-from tsjax.text.batching import Batch, Shape, pack
 
 ROWS, LONGEST = 4, 41
 temperatures = st.sampled_from([1.0, 0.9, 0.7, 0.5, 1.7])

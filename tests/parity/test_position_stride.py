@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from checkpoints import write_bert
-from families import CASES, SIZES, Case
-from published import NOMIC
 from test_families import ours
 
 import tsjax
 from conversion.convert import convert
-from tsjax.checkpoint import read_header
-from tsjax.cli import main
+from tests.support.checkpoints import write_bert
+from tests.support.families import CASES, SIZES, Case
+from tests.support.published import NOMIC
+from tsjax.checkpoints.format import read_header
+from tsjax.cli.main import main
 from tsjax.errors import ConversionError, InputError
 
 ROWS, STRIDE = 64, 4

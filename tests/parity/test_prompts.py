@@ -7,15 +7,15 @@ import types
 
 import numpy as np
 import pytest
-from checkpoints import write_json, write_sentence_transformers
 from sentence_transformers import SentenceTransformer
 
 import tsjax
-from tsjax.checkpoint import read_header
-from tsjax.embedder import Embedder
+from tests.support.checkpoints import write_json, write_sentence_transformers
+from tsjax.checkpoints.format import read_header
+from tsjax.encoders.embedder import Embedder
+from tsjax.encoders.settings import Settings
 from tsjax.hub import resolve
 from tsjax.jobs.job import Model
-from tsjax.settings import Settings
 
 METHODS = ("encode", "encode_query", "encode_document")
 # Of a prompt in a checkpoint: not there, null, empty, a text of its own.
@@ -169,7 +169,7 @@ def test_prompts_that_are_set_later_replace_all(theirs, source):
 
 
 def test_info_says_which_prompt_no_method_uses(tmp_path, capsys):
-    from tsjax.cli import main
+    from tsjax.cli.main import main
 
     source = write_sentence_transformers(
         tmp_path / "st", options={"prompts": {"query": "it was ", "passage": "this is "}}
@@ -188,7 +188,7 @@ def test_a_hidden_prompt_is_said_once(tmp_path, caplog):
     )
     for _ in range(2):
         tsjax.load(source)
-    said = [record.getMessage() for record in caplog.records if record.name == "tsjax.prompts"]
+    said = [record.getMessage() for record in caplog.records if record.name == "tsjax.encoders.prompts"]
     assert len(said) == 1
     assert "prompt_name='passage'" in said[0]
     caplog.clear()

@@ -6,12 +6,22 @@ import functools
 import numpy as np
 import pytest
 import torch
-from published import DIALECTS, GTE, JINA_V2_CONFIG, JINA_V3, NOMIC, jina_v2, save, save_jina_v2, save_native
 from test_families import LENGTHS, TEMPERATURES, ids, mean_vectors, ours
 
 from conversion.convert import convert
 from conversion.originals import hidden_states
-from tsjax.checkpoint import read_header
+from tests.support.published import (
+    DIALECTS,
+    GTE,
+    JINA_V2_CONFIG,
+    JINA_V3,
+    NOMIC,
+    jina_v2,
+    save,
+    save_jina_v2,
+    save_native,
+)
+from tsjax.checkpoints.format import read_header
 from tsjax.errors import ConversionError
 from tsjax.model.positions import alibi_slopes
 

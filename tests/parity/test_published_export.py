@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from published import DIALECTS, jina_v2, save_jina_v2
 from test_families import LENGTHS, ids
 
 from conversion.convert import convert
 from conversion.export import export
 from conversion.originals import hidden_states, load_original
+from tests.support.published import DIALECTS, jina_v2, save_jina_v2
 from tsjax.errors import ConversionError
 
 

@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_bert, write_json
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 
 import tsjax
-from tsjax.cli import main
+from tests.support.checkpoints import write_bert, write_json
+from tsjax.checkpoints.routed import RouterConfig, is_routed, read_routed_header
+from tsjax.cli.main import main
 from tsjax.hub import resolve
-from tsjax.routed_checkpoint import RouterConfig, is_routed, read_routed_header
 
 TEXTS = ["the cat", "", "what he had to be", "Is it?"]
 TASKS = [None, "query", "document", "text", "other", ""]

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_bert
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling
 from sentence_transformers.util import quantize_embeddings
-from tiers import fast_where
 
 import tsjax
+from tests.support.checkpoints import write_bert
+from tests.support.tiers import fast_where
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 POOLINGS = [*MODES, ("cls", "mean"), ("mean", "cls"), MODES]

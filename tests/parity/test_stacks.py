@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_json
-from families import CASES
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Normalize, Pooling
-from tiers import fast_where
 
 import tsjax
+from tests.support.checkpoints import write_json
+from tests.support.families import CASES
+from tests.support.tiers import fast_where
 
 # Short, with any prompt, so that each family compiles one shape.
 TEXTS = ["the cat", "", "what he had to be", "was. was. was"]

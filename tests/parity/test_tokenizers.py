@@ -7,13 +7,13 @@ import random
 
 import pytest
 import sentencepiece
-from checkpoints import write_json
-from real_texts import HOSTILE, real_texts
 from sentence_transformers.sentence_transformer.modules import Transformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from conversion.tokenizer import read_tokenizer
+from tests.support.checkpoints import write_json
+from tests.support.real_texts import HOSTILE, real_texts
 from tsjax.text.tokenizer import TextTokenizer
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -1,4 +1,4 @@
-"""scripts/verify_parity.py on checkpoints of a user's, and what it wrote into the README."""
+"""scripts/verify/parity.py on checkpoints of a user's, and what it wrote into the README."""
 
 import importlib.util
 import json
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import CASES, HEADS, Case
-from rows import ROWS
 
 from conversion.families import FAMILIES
+from tests.support.families import CASES, HEADS, Case
+from tests.support.rows import ROWS
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -2,11 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from checkpoints import tokenizer_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
+from tests.support.checkpoints import tokenizer_json
 from tsjax.errors import CheckpointError, InputError
 from tsjax.text.pairs import PairTokenizer
 

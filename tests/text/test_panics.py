@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from checkpoints import tokenizer_json
 
+from tests.support.checkpoints import tokenizer_json
 from tsjax.errors import CheckpointError
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.panics import PanicError, reported_panics

@@ -1,8 +1,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from checkpoints import tokenizer_json
 
+from tests.support.checkpoints import tokenizer_json
 from tsjax.errors import CheckpointError, InputError
 from tsjax.text.tokenizer import TextTokenizer, check_texts, pieces
 

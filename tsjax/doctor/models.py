@@ -1,7 +1,7 @@
 """Four small random models and their inputs, the same on every machine, with the vectors that they must give.
 
 `RandomState` makes the numbers, because NumPy has frozen its streams. The expected vectors were computed in float64 by
-`scripts/doctor_reference.py`, which uses neither JAX nor this package's network.
+`scripts/verify/doctor_reference.py`, which uses neither JAX nor this package's network.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ from tsjax.doctor.models import (
     token_ids,
 )
 from tsjax.doctor.patterns import DTYPES
-from tsjax.engine import Engine
-from tsjax.model.attention import Kernel, kernel_for
+from tsjax.encoders.settings import Dtype
+from tsjax.engine.engine import Engine
 from tsjax.model.compiling import jit
 from tsjax.model.forward import Inputs, apply_packed
+from tsjax.model.kernels.dispatch import Kernel, kernel_for
 from tsjax.model.packing import one_a_row
 from tsjax.model.params import cast_params, unflatten
-from tsjax.settings import Dtype
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import Tokenized
 

@@ -17,9 +17,9 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from tsjax.doctor.check import DISTRUST, OTHER_COMPILER, Check, Found
+from tsjax.encoders.settings import Dtype
 from tsjax.model.compiling import jit
 from tsjax.model.linear import PRECISION
-from tsjax.settings import Dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from tsjax import machine
-from tsjax.cache_directory import cache_directory
+from tsjax.bench import machine
 from tsjax.doctor.check import Check, Found
 from tsjax.doctor.patterns import DTYPES
-from tsjax.model.attention import kernel_for
 from tsjax.model.config import EncoderConfig
+from tsjax.model.kernels.dispatch import kernel_for
+from tsjax.storage.cache_directory import cache_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tsjax._version import __version__
+from tsjax.encoders.settings import positive
 from tsjax.errors import InputError
-from tsjax.jobs.columns import Columns
 from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
-from tsjax.jobs.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
-from tsjax.settings import positive
+from tsjax.jobs.input.columns import Columns
+from tsjax.jobs.output.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tsjax.embedder import Embedder
+    from tsjax.encoders.embedder import Embedder
+    from tsjax.encoders.router import RoutedEmbedder
     from tsjax.jobs.plan import Plan
-    from tsjax.router import RoutedEmbedder
     from tsjax.temperature import Temperature
 
 FileFormat: TypeAlias = Literal["parquet", "npy"]

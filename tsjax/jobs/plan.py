@@ -16,17 +16,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tsjax.errors import InputError
-from tsjax.jobs.columns import Rejection, Row
 from tsjax.jobs.defaults import BYTES_PER_SHARD
-from tsjax.jobs.digests import RowsDigest
-from tsjax.jobs.rows import open_rows
+from tsjax.jobs.input.columns import Rejection, Row
+from tsjax.jobs.input.row_digests import RowsDigest
+from tsjax.jobs.input.rows import open_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tsjax.jobs.columns import Columns
-    from tsjax.jobs.inputs import Source
-    from tsjax.jobs.reader import RowReader
+    from tsjax.jobs.input.columns import Columns
+    from tsjax.jobs.input.reader import RowReader
+    from tsjax.jobs.input.sources import Source
 
 # Files are put together up to so many bytes.
 GROUP_BYTES = 64 << 20

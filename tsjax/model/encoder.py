@@ -20,8 +20,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from tsjax.model.activations import activate
-from tsjax.model.attention import Kernel, View, attention
 from tsjax.model.config import EncoderConfig
+from tsjax.model.kernels.dispatch import Kernel, View, attention
 from tsjax.model.linear import Linear
 from tsjax.model.packing import Packing, by_token
 from tsjax.model.positions import Rotation, alibi_bias, by_pair, relative_bias, rotate, rotation, table_rows

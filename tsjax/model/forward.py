@@ -19,11 +19,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tsjax.errors import InputError
-from tsjax.model.attention import Kernel
 from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
 from tsjax.model.encoder import Encoder
 from tsjax.model.heads import make_head
+from tsjax.model.kernels.dispatch import Kernel
 from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.params import Params, flatten
 from tsjax.model.pooling import pool

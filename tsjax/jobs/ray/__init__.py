@@ -4,6 +4,6 @@
 descriptions of pieces of work, never texts or vectors: the actors read the inputs and write the shards themselves.
 """
 
-from tsjax.jobs.ray.embed import Embed
+from tsjax.integrations.ray_data import Embed
 
 __all__ = ["Embed"]

@@ -8,8 +8,8 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tsjax.engine import Statistics
-from tsjax.jobs.progress import Reporter
+from tsjax.engine.engine import Statistics
+from tsjax.jobs.run.progress import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

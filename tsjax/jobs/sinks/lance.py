@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tsjax.errors import InputError, MissingExtraError, OutputError, TsjaxError
-from tsjax.files import expanded
-from tsjax.jobs.tables import import_parquet
+from tsjax.jobs.input.tables import import_parquet
+from tsjax.storage.atomic import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

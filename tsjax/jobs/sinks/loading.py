@@ -18,8 +18,8 @@ from tsjax.jobs.sinks.sink import StoredShard
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from tsjax.jobs.record import Record
-    from tsjax.jobs.records import Output
+    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.output.shard_record import Record
     from tsjax.jobs.sinks.sink import Sink
 
 # Rows that are added at a time: fewer steps make fewer and larger pieces in the database, and a kill costs one step.

@@ -1,0 +1,1 @@
+"""Large runs, and estimates for TPUs."""

@@ -1,0 +1,1 @@
+"""Whether a temperature helps: the studies behind docs/evidence.md."""

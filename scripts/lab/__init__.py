@@ -1,0 +1,1 @@
+"""Data for the lab, and the paper's experiment."""

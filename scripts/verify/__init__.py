@@ -1,0 +1,1 @@
+"""Parity figures, goldens and the assets that they need."""

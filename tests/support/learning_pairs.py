@@ -1,0 +1,15 @@
+"""Pairs of made texts to learn from."""
+
+import numpy as np
+
+from tests.support.checkpoints import WORDS
+from tsjax.lab.learning.pairs import Pairs
+
+
+def pairs(count, seed, name="corpus", hard=0):
+    """Texts of a few words whose queries are words of theirs."""
+    rng, words = np.random.default_rng(seed), WORDS.split()
+    documents = [" ".join(rng.choice(words, rng.integers(4, 30))) for _ in range(count)]
+    queries = [" ".join(rng.choice(text.split(), 3)) for text in documents]
+    negatives = [tuple(" ".join(rng.choice(words, 9)) for _ in range(hard)) for _ in range(count)] if hard else ()
+    return Pairs(name, tuple(queries), tuple(documents), tuple(negatives))

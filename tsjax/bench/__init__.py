@@ -1,0 +1,1 @@
+"""Benchmarks: workloads, operation counts, the machine."""

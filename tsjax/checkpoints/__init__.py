@@ -1,0 +1,1 @@
+"""The directory format of a converted checkpoint."""

@@ -1,0 +1,329 @@
+"""Our checkpoint directory: config.json, model.safetensors, tokenizer.json. Complete, and read without transformers.
+
+config.json holds the architecture in our words and all that turns text into the model's vectors: pooling, heads,
+prompts, lengths, temperature. It records the SHA-256 of the other two files and a fingerprint of everything, so that
+vectors can be stamped with the model that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tsjax.errors import CheckpointError, ConfigError, OutputError
+from tsjax.model.config import Activation, ModelConfig
+from tsjax.storage.atomic import replacing
+from tsjax.temperature import Temperature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+FORMAT = 2
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+Kind: TypeAlias = Literal["embedder", "cross_encoder"]
+
+FlatWeights = dict[str, "NDArray[np.float32]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """All that a checkpoint says besides its weights and its tokenizer.
+
+    Attributes:
+        model: encoder, pooling, heads.
+        max_seq_length: tokens at which texts are cut, special ones included.
+        pad_token_id: id that fills up a batch.
+        prompts: text to put before the input, by name.
+        default_prompt_name: the prompt used when none is named.
+        similarity_fn_name: cosine, dot, euclidean or manhattan.
+        truncate_dim: leading dimensions to keep; None for all.
+        temperature: τ used unless the user gives another.
+        kind: an embedder gives vectors of texts, a cross-encoder scores of pairs of texts.
+        activation: what a cross-encoder applies to its logits, unless the user gives another.
+        pooler: whether the file keeps the layer that the family puts on the first token. No vector depends on it, so
+            that the network has none; it is kept for the way back.
+        token_types: whether the encoder is told the segment of each token, such as which of a pair's texts it is of.
+        family: which architecture it was converted from; what `tsjax export` goes back to.
+        source: where the weights came from, for people to read.
+        assumed: what its conversion took for granted, in sentences for people to read; empty as a rule.
+    """
+
+    model: ModelConfig
+    max_seq_length: int
+    pad_token_id: int = 0
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str = "cosine"
+    truncate_dim: int | None = None
+    temperature: Temperature = Temperature()
+    kind: Kind = "embedder"
+    activation: Activation = "identity"
+    token_types: bool = False
+    pooler: bool = False
+    family: str = ""
+    source: str = ""
+    assumed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        encoder = self.model.encoder
+        for name, allowed in {"kind": get_args(Kind), "activation": get_args(Activation)}.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}")
+        if not 1 <= self.max_seq_length <= (encoder.max_length or self.max_seq_length):
+            raise ConfigError(f"max_seq_length is {self.max_seq_length}; the positions allow 1 to {encoder.max_length}")
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.model.embedding_dimension:
+            raise ConfigError(f"truncate_dim is {self.truncate_dim}, of {self.model.embedding_dimension} dimensions")
+        self.temperature.check(encoder.num_layers, encoder.num_heads)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; `from_json` is the inverse."""
+        return {
+            "format": FORMAT,
+            "source": self.source,
+            "model": self.model.to_json(),
+            "max_seq_length": self.max_seq_length,
+            "pad_token_id": self.pad_token_id,
+            "prompts": dict(self.prompts),
+            "default_prompt_name": self.default_prompt_name,
+            "similarity_fn_name": self.similarity_fn_name,
+            "truncate_dim": self.truncate_dim,
+            "temperature": self.temperature.to_json(),
+            "kind": self.kind,
+            "activation": self.activation,
+            "token_types": self.token_types,
+            "pooler": self.pooler,
+            "family": self.family,
+            **({"assumed": list(self.assumed)} if self.assumed else {}),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Metadata:
+        """The inverse of `to_json`."""
+        values = {name: value for name, value in data.items() if name != "format"}
+        values["model"] = ModelConfig.from_json(values["model"])
+        values["temperature"] = Temperature.from_json(values["temperature"])
+        values["assumed"] = tuple(values.get("assumed", ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What can be known of a checkpoint without reading its weights."""
+
+    path: Path
+    metadata: Metadata
+    files: Mapping[str, str]
+    fingerprint: str
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory is in our format (rather than, say, Hugging Face's)."""
+    try:
+        data = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "tsjax" in data
+
+
+def save(
+    path: Path, metadata: Metadata, weights: FlatWeights, tokenizer_json: str, *, overwrite: bool = False
+) -> Header:
+    """Write a checkpoint directory, all of it or nothing.
+
+    Args:
+        path: the directory to make.
+        metadata: what config.json will say.
+        weights: arrays by dotted name, layers stacked.
+        tokenizer_json: the content of tokenizer.json.
+        overwrite: whether a checkpoint at ``path`` may be replaced; anything else there never is.
+
+    Raises:
+        OutputError: the directory exists, or cannot be written.
+    """
+    if overwrite:
+        check_replaceable(path)
+    with replacing(path, directory=True, overwrite=overwrite) as directory:
+        write_tensors(directory / WEIGHTS, weights)
+        (directory / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
+        files = {name: _sha256(directory / name) for name in (WEIGHTS, TOKENIZER)}
+        content = metadata.to_json()
+        fingerprint = _fingerprint(content, files)
+        config = {"tsjax": content, "files": files, "fingerprint": fingerprint}
+        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return Header(path, metadata, files, fingerprint)
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that nothing but a checkpoint, of one model or of several routes, would be lost with a directory.
+
+    Raises:
+        OutputError: it is something else, or holds other files, too, or is a link to a directory.
+    """
+    if not path.exists():
+        return
+    if not is_checkpoint(path):
+        raise OutputError(f"{path} exists and is not a tsjax checkpoint; it is not overwritten")
+    if path.is_symlink():
+        raise OutputError(f"{path} is a symbolic link; give the directory that it leads to, {path.resolve()}")
+    own = {CONFIG, WEIGHTS, TOKENIZER}
+    for file in path.rglob("*"):
+        if not file.is_dir() and not (file.name in own and is_checkpoint(file.parent)):
+            raise OutputError(
+                f"{path} holds {file.relative_to(path)}, which is no part of a tsjax checkpoint and would be lost; "
+                "move it, or choose another directory"
+            )
+
+
+def write_tensors(file: Path, weights: FlatWeights) -> None:
+    """Write a safetensors file that PyTorch's readers take too.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        tensors = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # how it reports what the operating system says, such as a full disk
+        raise OutputError(f"cannot write {file}: {error}") from error
+    file.chmod(mode)  # safetensors makes its file for the owner alone
+
+
+def read_header(path: Path) -> Header:
+    """Read and check config.json.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another format, or does not match its fingerprint.
+    """
+    file = path / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and "tsjax" not in config:
+            raise CheckpointError(f"{path} is not a checkpoint of tsjax; tsjax.load converts those of other kinds")
+        content = config["tsjax"]
+        if "router" in content:
+            raise CheckpointError(f"{path} has several routes, each a checkpoint of its own; tsjax.load takes them all")
+        files, fingerprint = config["files"], config["fingerprint"]
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{file} has format {content['format']}; this version of tsjax reads format {FORMAT}")
+        if fingerprint != _fingerprint(content, files):
+            raise CheckpointError(f"{file} was changed after it was written: its fingerprint differs; convert it again")
+        return Header(path, Metadata.from_json(content), files, fingerprint)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def read_tokenizer(header: Header) -> str:
+    """The content of tokenizer.json, checked to be what was written."""
+    _verify(header, TOKENIZER)
+    return (header.path / TOKENIZER).read_text(encoding="utf-8")
+
+
+def kept_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that a checkpoint keeps though the network has no use for them."""
+    width = metadata.model.encoder.hidden_size
+    return {"pooler.kernel": (width, width), "pooler.bias": (width,)} if metadata.pooler else {}
+
+
+def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
+    """The weights by dotted name, checked to be those that were written and those that the architecture asks for.
+
+    Args:
+        header: from `read_header`.
+        shapes: the shape of every weight that the architecture has; `kept_shapes` come on top.
+
+    Raises:
+        CheckpointError: the file is missing or is not the one whose SHA-256 was recorded, or a weight is missing,
+            unexpected, misshapen, not float32 or not finite.
+    """
+    # The hash takes longest, so it is made while the weights are read. Its error says most, so it comes first.
+    with ThreadPoolExecutor(1) as beside:
+        verified = beside.submit(_verify, header, WEIGHTS)
+        try:
+            return _read_tensors(header.path / WEIGHTS, {**shapes, **kept_shapes(header.metadata)})
+        finally:
+            verified.result()
+
+
+def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
+    weights: FlatWeights = {}
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            if difference := set(tensors.keys()) ^ set(shapes):
+                name = min(difference)
+                raise CheckpointError(f"{file}: weight {name!r} is {'missing' if name in shapes else 'unexpected'}")
+            for name, shape in shapes.items():
+                weight = weights[name] = tensors.get_tensor(name)
+                if weight.shape != shape:
+                    raise CheckpointError(f"{file}: weight {name!r} has shape {weight.shape}, not {shape}")
+                if weight.dtype != np.float32:
+                    raise CheckpointError(f"{file}: weight {name!r} is {weight.dtype}, not float32")
+                if not np.isfinite(weight).all():
+                    raise CheckpointError(f"{file}: weight {name!r} holds NaN or infinity")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return weights
+
+
+def read_network_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
+    """`read_weights` without what the checkpoint only keeps: the weights that ``shapes`` name."""
+    weights = read_weights(header, shapes)
+    return {name: weights[name] for name in shapes}
+
+
+def parameter_count(header: Header) -> int:
+    """How many numbers the weights are, without reading them."""
+    file = header.path / WEIGHTS
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  # no dict
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def verify_files(header: Header) -> None:
+    """Compare every file with the SHA-256 recorded for it; a CheckpointError names the first that differs."""
+    for name in header.files:
+        _verify(header, name)
+
+
+def _verify(header: Header, name: str) -> None:
+    file = header.path / name
+    try:
+        found = _sha256(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    if found != header.files[name]:
+        raise CheckpointError(
+            f"{file} is damaged: its SHA-256 is not the one in {CONFIG}; convert the model again "
+            f"(one in the cache is, once {header.path} is deleted)"
+        )
+
+
+def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """SHA-256 of all that decides the vectors, so not of ``source`` and ``assumed``."""
+    decisive = {name: value for name, value in content.items() if name not in ("source", "assumed")}
+    canonical = json.dumps([decisive, dict(files)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

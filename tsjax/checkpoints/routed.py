@@ -1,0 +1,157 @@
+"""A checkpoint directory of several routes: a whole checkpoint of ours for each, in a folder, and who takes which.
+
+Its config.json names the folders and says which route the texts of a task take, and records a fingerprint of all of
+them. Routes that are the same share a folder; routes that share a module have it each, so that each is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsjax.checkpoints.format import CONFIG, FORMAT, Header, check_replaceable, is_checkpoint, read_header, save
+from tsjax.errors import CheckpointError, ConfigError, InputError
+from tsjax.storage.atomic import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tsjax.checkpoints.format import FlatWeights, Metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterConfig:
+    """Which route the texts of a task take.
+
+    Attributes:
+        routes: the folder of each, by its name.
+        tasks: the route of each task that has one.
+        other_tasks: the route of any other task; None if such a task is an error.
+        default_route: the route of texts without a task; None if they are an error.
+    """
+
+    routes: Mapping[str, str]
+    tasks: Mapping[str, str]
+    other_tasks: str | None = None
+    default_route: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.routes:
+            raise ConfigError("a router needs at least one route")
+        for folder in self.routes.values():
+            if not folder or Path(folder).name != folder:
+                raise ConfigError(f"the route's folder {folder!r} is not a plain name")
+        for name in (*self.tasks.values(), self.other_tasks, self.default_route):
+            if name is not None and name not in self.routes:
+                raise ConfigError(f"there is no route {name!r} among {', '.join(self.routes)}")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folder of each route, those that several share once."""
+        return tuple(dict.fromkeys(self.routes.values()))
+
+    def route(self, task: str | None) -> str:
+        """The name of the route of a task.
+
+        Raises:
+            InputError: no route is for it.
+        """
+        if task is not None and not isinstance(task, str):
+            raise InputError(f"a task is a name, not {task!r}")
+        name = self.default_route if task is None else self.tasks.get(task, self.other_tasks)
+        if name is None:
+            asked = "texts without a task, and no default" if task is None else f"task {task!r}"
+            raise InputError(f"there is no route for {asked}; the tasks of this model are {', '.join(self.tasks)}")
+        return name
+
+
+@dataclass(frozen=True)
+class RoutedHeader:
+    """What can be known of such a directory without reading weights.
+
+    Attributes:
+        path: the directory.
+        config: who takes which route.
+        headers: what each route's checkpoint says, by folder.
+        fingerprint: SHA-256 of all that decides the vectors.
+    """
+
+    path: Path
+    config: RouterConfig
+    headers: Mapping[str, Header]
+    fingerprint: str
+
+
+def is_routed(path: Path) -> bool:
+    """Whether a checkpoint directory of ours has several routes."""
+    return is_checkpoint(path) and "router" in json.loads((path / CONFIG).read_text(encoding="utf-8"))["tsjax"]
+
+
+def save_routed(
+    path: Path,
+    config: RouterConfig,
+    parts: Iterable[tuple[Metadata, FlatWeights, str]],
+    *,
+    overwrite: bool = False,
+) -> RoutedHeader:
+    """Write such a directory, all of it or nothing.
+
+    Args:
+        path: the directory to make.
+        config: who takes which route.
+        parts: the arguments of `tsjax.checkpoints.format.save` for each of ``config.folders``; one is held in
+            memory at a time.
+        overwrite: whether a checkpoint at ``path`` may be replaced; anything else there never is.
+
+    Raises:
+        OutputError: the directory exists, or cannot be written.
+    """
+    if overwrite:
+        check_replaceable(path)
+    headers = {}
+    with replacing(path, directory=True, overwrite=overwrite) as directory:
+        for folder, part in zip(config.folders, parts, strict=True):
+            headers[folder] = dataclasses.replace(save(directory / folder, *part), path=path / folder)
+        content = {"format": FORMAT, "router": dataclasses.asdict(config)}
+        fingerprint = _fingerprint(content, headers)
+        text = json.dumps({"tsjax": content, "fingerprint": fingerprint}, indent=2)
+        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+    return RoutedHeader(path, config, headers, fingerprint)
+
+
+def read_routed_header(path: Path) -> RoutedHeader:
+    """Read and check config.json, and that of every route.
+
+    Raises:
+        CheckpointError: one is missing, damaged, of another format, or does not match its fingerprint.
+    """
+    file = path / CONFIG
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        content = saved["tsjax"]
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{file} has format {content['format']}; this version of tsjax reads format {FORMAT}")
+        config = RouterConfig(**content["router"])
+        headers = {folder: read_header(path / folder) for folder in config.folders}
+        fingerprint = _fingerprint(content, headers)
+        if saved["fingerprint"] != fingerprint:
+            raise CheckpointError(
+                f"{file} or a route in it was changed after it was written: its fingerprint differs; convert it again"
+            )
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return RoutedHeader(path, config, headers, fingerprint)
+
+
+def _fingerprint(content: Mapping[str, Any], headers: Mapping[str, Header]) -> str:
+    routes = {folder: header.fingerprint for folder, header in headers.items()}
+    canonical = json.dumps([content, routes], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Encoders: what a user holds."""

@@ -1,0 +1,493 @@
+"""The object that a user holds: a model, its tokenizer and its prompts, turning texts into vectors.
+
+Keyword names and behaviour are those of ``SentenceTransformer`` in sentence-transformers 6, so that changing over is
+changing an import. What is added: ``temperature``, ``stream``, ``warmup``,
+``statistics`` and ``fingerprint``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from tsjax.checkpoints import format as checkpoint
+from tsjax.encoders.lifecycle import Lifecycle
+from tsjax.encoders.prompts import name_for
+from tsjax.encoders.quantization import Precision, check_precision, quantize_embeddings
+from tsjax.encoders.settings import Dtype, Settings, check_unused, positive
+from tsjax.encoders.similarity import Similarity, normalize, similarity, similarity_pairwise
+from tsjax.engine.batching import Shape
+from tsjax.engine.engine import Engine, Statistics
+from tsjax.engine.jax_modes import usual_modes
+from tsjax.engine.prefetch import one_ahead
+from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
+from tsjax.temperature import Temperature
+from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
+from tsjax.warn import warn
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+
+    import jax
+    from numpy.typing import ArrayLike, NDArray
+
+    from tsjax.engine.engine import Computed
+    from tsjax.temperature import TemperatureLike
+    from tsjax.text.tokenizer import Tokenized
+
+# Characters of texts that are planned together, for each token of a batch, and at least: many batches' worth, so that
+# the last ones' padding does not matter, and yet little memory as tokens.
+_CHARACTERS_A_TOKEN = 64
+_LEAST_CHARACTERS = 1_000_000
+
+logger = logging.getLogger(__name__)
+
+OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
+_Progress: TypeAlias = "Callable[[int], object] | None"
+
+
+class _Request(NamedTuple):
+    """One call's choices, resolved."""
+
+    prompt: str
+    temperature: Temperature
+    max_texts: int | None
+    truncate_dim: int | None
+    normalize: bool
+
+
+class Embedder(Lifecycle, Settings):
+    """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
+
+    It can be pickled, copied and closed (see `close`; ``with`` closes it at its end). A pickle holds the checkpoint's
+    directory and the settings; where it is loaded, the directory must exist and hold the same model. Devices that were
+    given as a number, or not at all, are chosen there in the same way, and JAX's devices are found by their ids.
+    ``copy.copy`` and ``copy.deepcopy`` share the parameters in memory. Statistics start at zero in both.
+
+    Args:
+        directory: one that `tsjax convert` made; `tsjax.load` takes any model, and the same keywords.
+        temperature: τ of the attention softmax; None for the one saved with the model.
+        dtype: what the encoder computes in; vectors are float32 in any case.
+        max_seq_length: tokens at which texts are cut; None for the model's own.
+        prompts: more prompts, or others, by name.
+        default_prompt_name: the prompt used where a call names none.
+        truncate_dim: leading dimensions to keep.
+        similarity_fn_name: cosine, dot, euclidean or manhattan.
+        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
+            what suits the device.
+        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
+        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
+
+    Raises:
+        CheckpointError: the directory is incomplete or damaged.
+        InputError: an option that cannot be used.
+        LifecycleError: JAX was in use when this process was forked.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        temperature: TemperatureLike | None = None,
+        dtype: Dtype = "float32",
+        max_seq_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        similarity_fn_name: Similarity | None = None,
+        token_budget: int | None = None,
+        devices: int | jax.Device | Sequence[jax.Device] | None = None,
+        shard_parameters: bool = False,
+    ) -> None:
+        header = checkpoint.read_header(Path(directory).absolute())
+        if header.metadata.kind != "embedder":
+            raise CheckpointError(f"{header.path} holds a cross-encoder, which scores pairs: tsjax.load gives it")
+        super().__init__(
+            header,
+            TextTokenizer(
+                checkpoint.read_tokenizer(header),
+                header.metadata.max_seq_length,
+                token_types=header.metadata.token_types,
+            ),
+            dtype,
+            temperature=temperature,
+            max_seq_length=max_seq_length,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            truncate_dim=truncate_dim,
+            similarity_fn_name=similarity_fn_name,
+        )
+        self._engine = Engine.load(header, dtype, token_budget, devices, shard_parameters=shard_parameters)
+
+    def _load(self, directory: str | os.PathLike[str], **options: Any) -> None:
+        Embedder.__init__(self, directory, **options)
+
+    def __repr__(self) -> str:
+        encoder = self._config.encoder
+        return (
+            f"Embedder({self.metadata.source!r}, {encoder.num_layers} layers × {encoder.hidden_size}, "
+            f"{self.embedding_dimension} dimensions, max_seq_length={self.max_seq_length}, τ={self.temperature}, "
+            f"{self._dtype})"
+        )
+
+    # -- what a user may read -----------------------------------------------------------------------------------------
+
+    @property
+    def token_budget(self) -> int:
+        """The most tokens of a batch on each device, padding included, unless one text has more."""
+        return self._engine.token_budget
+
+    @property
+    def embedding_dimension(self) -> int:
+        """Width of the vectors, after ``truncate_dim``."""
+        return self.truncate_dim or self._config.embedding_dimension
+
+    def get_embedding_dimension(self) -> int:
+        """`embedding_dimension`, under sentence-transformers' name."""
+        return self.embedding_dimension
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`embedding_dimension`, under sentence-transformers' old name."""
+        return self.embedding_dimension
+
+    @property
+    def statistics(self) -> Statistics:
+        """What this embedder has done so far, as a copy."""
+        return self._engine.statistics
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """What it computes on; a batch's rows are spread over all of them."""
+        return self._engine.devices
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
+        return self._engine.ladder(self.max_seq_length).shapes
+
+    def route(self, task: str | None = None) -> Embedder:
+        """The embedder that texts of a task go to: this one, whatever the task."""
+        return self
+
+    # -- what it is for -----------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        output_value: OutputValue | None = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        *,
+        temperature: TemperatureLike | None = None,
+        task: str | None = None,
+        sentences: str | Iterable[str] | None = None,
+    ) -> Any:
+        """Embed texts.
+
+        Args:
+            inputs: one text or several.
+            prompt_name: which of `prompts` to put before each text.
+            prompt: text to put before each text; wins over ``prompt_name``.
+            batch_size: the most texts in a batch, which is bounded by `token_budget` anyway; small ones leave shapes
+                half empty and cost speed.
+            show_progress_bar: None shows it if this module's logger is at level INFO or below.
+            output_value: ``sentence_embedding`` for one vector a text, ``token_embeddings`` for one a token (a list of
+                float32 (tokens, D)), None for a list of dicts with both, the token ids and the attention mask.
+            precision: see `tsjax.quantize_embeddings`; the range of a dimension is taken over the whole result.
+            convert_to_numpy: False gives a list of JAX arrays, one a text.
+            convert_to_tensor: True gives one JAX array.
+            device: only None; JAX places the model.
+            normalize_embeddings: divide each vector by its Euclidean norm, after ``truncate_dim``.
+            truncate_dim: keep so many leading dimensions; None for the embedder's own.
+            pool: only None; there are no worker processes.
+            chunk_size: only None, likewise.
+            temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
+            task: what the texts are for; ``query`` takes the temperature of queries, where that is another. It also
+                chooses among several encoders (see `RoutedEmbedder`), and this is one.
+            sentences: the old name of ``inputs``.
+
+        Returns:
+            float32 (n, D) in input order for several texts, (D,) for one text; (0, D) for none.
+
+        Raises:
+            InputError: a text that is not a string or has no tokens, or an argument that cannot be used.
+            LifecycleError: the embedder was closed, or JAX was in use when this process was forked.
+
+        Warns:
+            TruncationWarning: some texts were longer than `max_seq_length` and were cut.
+        """
+        self._engine.check_usable()
+        if (inputs is None) == (sentences is None):
+            raise InputError("give the texts: as inputs, or under their old name sentences, and not both")
+        check_unused(device=device, pool=pool, chunk_size=chunk_size)
+        check_precision(precision)
+        if output_value is not None and output_value not in get_args(OutputValue):
+            raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")
+        tau = self._temperature if temperature is None else self._checked_temperature(temperature)
+        request = _Request(
+            prompt=self._prompt_text(prompt_name, prompt),
+            temperature=tau.for_task(task),
+            max_texts=None if batch_size is None else positive("batch_size", batch_size),
+            truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
+            # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
+            normalize=normalize_embeddings and output_value == "sentence_embedding",
+        )
+        given = sentences if inputs is None else inputs
+        single = isinstance(given, str)
+        texts = check_texts([given] if single else listed(given))
+        with progress_bar(len(texts), show_progress_bar) as progress:
+            if output_value == "sentence_embedding":
+                vectors = quantize_embeddings(self._embed(texts, request, progress), precision)
+                result = as_container(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
+            else:
+                result = self._embed_tokens(texts, request, progress)
+                if output_value == "token_embeddings":
+                    result = [item["token_embeddings"] for item in result]
+        return result[0] if single else result
+
+    def encode_query(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *positional: Any,
+        **options: Any,
+    ) -> Any:
+        """`encode` with the prompt named ``query``, unless a prompt is given.
+
+        As in sentence-transformers, that prompt is empty where the model has none, and the default prompt is not used.
+        """
+        name = self._name_for("query", prompt_name, prompt)
+        return self.encode(inputs, name, prompt, *positional, task="query", **options)
+
+    def encode_document(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *positional: Any,
+        **options: Any,
+    ) -> Any:
+        """`encode` with the prompt named ``document``, unless a prompt is given.
+
+        As in sentence-transformers, that prompt is empty where the model has none: a prompt named ``passage`` or
+        ``corpus`` is used only if ``document`` was taken out of `prompts`, or with ``prompt_name="passage"``.
+        """
+        name = self._name_for("document", prompt_name, prompt)
+        return self.encode(inputs, name, prompt, *positional, task="document", **options)
+
+    def stream(
+        self, inputs: Iterable[str], *, block_size: int = 4096, precision: Precision = "float32", **options: Any
+    ) -> Iterator[NDArray[Any]]:
+        """Embed any number of texts in constant memory: yields arrays of ``block_size`` vectors, in input order.
+
+        The settings are those at the time of the call, also for blocks that are computed after one is changed.
+
+        Args:
+            inputs: any iterable of texts; it is read one block at a time.
+            block_size: texts in a block; within it, texts are sorted by length, so a small one costs speed.
+            precision: float32, binary or ubinary; int8 and uint8 need ranges over all vectors, so quantize afterwards.
+            options: as for `encode`.
+
+        Raises:
+            InputError: as for `encode`.
+            LifecycleError: as for `encode`; also at the next block after the embedder was closed.
+        """
+        self._engine.check_usable()
+        check_precision(precision)
+        if precision in ("int8", "uint8"):
+            raise InputError(
+                f"{precision} needs the range of all vectors, which a stream does not know; quantize later"
+            )
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+            what = "one string" if isinstance(inputs, str) else repr(inputs)
+            raise InputError(f"stream takes several texts, not {what}")
+        size = positive("block_size", block_size)
+        present = self._with_present_settings()
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            iterator, start = iter(inputs), 0
+            while block := list(itertools.islice(iterator, size)):
+                check_texts(block, first_index=start)
+                try:
+                    vectors = present.encode(block, precision=precision, **options)
+                except NoTokensError as error:
+                    raise NoTokensError(start + error.index) from None
+                yield vectors
+                start += len(block)
+
+        return blocks()
+
+    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+        """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""
+        return similarity(embeddings1, embeddings2, self.similarity_fn_name)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        return similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+
+    def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
+        """Compile every shape of `shapes`, so that no later call for sentence embeddings has to.
+
+        Args:
+            verbose: print each shape and its time.
+
+        Returns:
+            seconds by shape; near 0 for one that was compiled before.
+        """
+        typed = self.metadata.token_types
+        return self._engine.warmup(self.max_seq_length, self._temperature, typed=typed, verbose=verbose)
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _with_present_settings(self) -> Self:
+        """Return this embedder, its engine and statistics included, with settings that no setter reaches."""
+        present = object.__new__(type(self))
+        present.__dict__.update(self.__dict__, _prompts=dict(self._prompts))
+        return present
+
+    def _embed(self, texts: Sequence[str], request: _Request, progress: _Progress) -> NDArray[np.float32]:
+        """One vector a text, in input order."""
+        vectors = np.empty((len(texts), self._config.embedding_dimension), np.float32)
+        order, blocks = self._blocks(texts)
+        for computed in self._compute(blocks, request, progress, order):
+            vectors[order[computed.indices]] = computed.embeddings
+        return _finish(vectors, request)
+
+    def _embed_tokens(
+        self, texts: Sequence[str], request: _Request, progress: _Progress
+    ) -> list[dict[str, NDArray[Any]]]:
+        """Everything there is to know of each text, in input order."""
+        items: list[dict[str, NDArray[Any]]] = [{} for _ in texts]
+        order, blocks = self._blocks(texts)
+        for computed in self._compute(blocks, request, progress, order, with_tokens=True):
+            assert computed.tokens is not None  # asked for
+            vectors = _finish(computed.embeddings, request)
+            for place, vector, ids, tokens in zip(
+                order[computed.indices], vectors, computed.input_ids, computed.tokens, strict=True
+            ):
+                items[place] = {
+                    "input_ids": ids,
+                    "attention_mask": np.ones_like(ids),
+                    "token_embeddings": tokens,
+                    "sentence_embedding": vector.copy(),  # lest one text keep the whole batch alive
+                }
+        return items
+
+    def _blocks(self, texts: Sequence[str]) -> tuple[NDArray[np.intp], Iterator[list[str]]]:
+        """The texts in the order to compute them in, some at a time, and that order.
+
+        Where each text has a row of its own, those of like length should come together; characters tell well enough.
+        """
+        if self._engine.ladder(self.max_seq_length).packed:
+            order = np.arange(len(texts))
+        else:
+            order = np.argsort([-len(text) for text in texts], kind="stable")
+        return order, pieces((texts[place] for place in order.tolist()), block_characters(self._engine))
+
+    def _compute(
+        self,
+        blocks: Iterable[list[str]],
+        request: _Request,
+        progress: _Progress,
+        order: NDArray[np.intp],
+        *,
+        with_tokens: bool = False,
+    ) -> Iterator[Computed]:
+        """Tokenise block after block, each while the device works on the one before, and compute them."""
+        tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
+        leave_out_prompt = request.prompt and not self._config.pooling.include_prompt
+        texts, cut = 0, 0
+
+        def tokenize(block: list[str]) -> Tokenized:
+            return tokenizer.encode([request.prompt + text for text in block] if request.prompt else block)
+
+        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized, _named_as_given(order):
+            for computed in self._engine.compute(
+                tokenized,
+                request.temperature,
+                max_length=tokenizer.max_length,
+                prompt_length=tokenizer.prompt_length(request.prompt) if leave_out_prompt else 0,
+                max_texts=request.max_texts,
+                with_tokens=with_tokens,
+                progress=progress,
+            ):
+                texts, cut = texts + len(computed.indices), cut + computed.truncated
+                yield computed
+        if cut:
+            warn(
+                f"{cut} of {texts} texts were longer than max_seq_length = {tokenizer.max_length} tokens and were cut",
+                TruncationWarning,
+            )
+
+    def _prompt_for(self, task: Literal["query", "document"]) -> str:
+        """What `encode_query` or `encode_document` puts before each text, unless the call says otherwise."""
+        return self._prompt_text(self._name_for(task, None, None), None)
+
+    def _name_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
+        """The first of the task's names that there is a prompt for, unless the call says what it wants."""
+        if prompt_name is not None or prompt is not None:
+            return prompt_name
+        return name_for(task, self.prompts)
+
+
+@contextlib.contextmanager
+def _named_as_given(order: NDArray[np.intp]) -> Iterator[None]:
+    """Name a text without tokens by its place in the input, and not by that among the reordered texts."""
+    try:
+        yield
+    except NoTokensError as error:
+        raise NoTokensError(int(order[error.index])) from None
+
+
+def block_characters(engine: Engine) -> int:
+    """Return how many characters of texts should be planned together, about."""
+    return max(_CHARACTERS_A_TOKEN * engine.token_budget * len(engine.devices), _LEAST_CHARACTERS)
+
+
+def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:
+    """Truncate, then normalise if asked: the order of sentence-transformers."""
+    if request.truncate_dim is not None:
+        vectors = np.ascontiguousarray(vectors[:, : request.truncate_dim])
+    return normalize(vectors) if request.normalize else vectors
+
+
+@usual_modes()
+def as_container(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:
+    """Return the container that sentence-transformers would give, with JAX's arrays in the place of PyTorch's."""
+    if to_tensor:
+        return jnp.asarray(vectors)
+    return vectors if to_numpy else [jnp.asarray(vector) for vector in vectors]
+
+
+@contextlib.contextmanager
+def progress_bar(total: int | None, shown: bool | None) -> Iterator[_Progress]:
+    """A bar that is told how many are done; None shows it if this module's logger is at level INFO or below.
+
+    ``total`` is None where only reading the inputs tells.
+    """
+    if not (logger.getEffectiveLevel() <= logging.INFO if shown is None else shown):
+        yield None
+        return
+    from tqdm import tqdm  # noqa: PLC0415  # only who wants a bar pays for it
+
+    with tqdm(total=total, unit="text") as bar:
+        yield bar.update

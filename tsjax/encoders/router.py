@@ -1,0 +1,245 @@
+"""Several embedders under one roof, each for the texts of some tasks: what a Router of sentence-transformers becomes.
+
+Queries go to one encoder and documents to another. Each route is a whole `Embedder`; what is here chooses among them,
+and sets what is set on every one.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from tsjax.checkpoints.routed import read_routed_header
+from tsjax.encoders.embedder import Embedder
+from tsjax.engine.engine import Statistics
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import jax
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from tsjax.encoders.quantization import Precision
+    from tsjax.encoders.settings import Dtype
+    from tsjax.encoders.similarity import Similarity
+    from tsjax.engine.batching import Shape
+    from tsjax.temperature import Temperature, TemperatureLike
+
+Given = TypeVar("Given")
+Kept = TypeVar("Kept")
+
+
+class _Setting(Generic[Given, Kept]):
+    """A setting of every route: read from the first, and set on each or, where one refuses, on none."""
+
+    def __init__(self, of: Callable[[list[Kept]], Kept] = lambda values: values[0]) -> None:
+        self._of = of
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"{getattr(Embedder, name).__doc__} Of every route."
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: RoutedEmbedder, owner: type) -> Kept: ...
+    def __get__(self, instance: RoutedEmbedder | None, owner: type) -> Self | Kept:
+        if instance is None:
+            return self
+        return self._of([getattr(embedder, self._name) for embedder in instance._embedders])
+
+    def __set__(self, instance: RoutedEmbedder, value: Given) -> None:
+        before = [getattr(embedder, self._name) for embedder in instance._embedders]
+        try:
+            for embedder in instance._embedders:
+                setattr(embedder, self._name, value)
+        except Exception:
+            for embedder, old in zip(instance._embedders, before, strict=True):
+                setattr(embedder, self._name, old)
+            raise
+
+
+class RoutedEmbedder:
+    """An `Embedder` whose texts go to one of several encoders, by their task; made by `tsjax.load`.
+
+    It has what an `Embedder` has but its ``metadata``: those of ``routes`` have them. It is pickled, copied and closed
+    as they are.
+
+    Args:
+        directory: one that `tsjax convert` made of a model with a Router; `tsjax.load` takes any model.
+        options: those of `Embedder`, for every route.
+
+    Raises:
+        CheckpointError: the directory is incomplete or damaged.
+        InputError: an option that cannot be used, with one of the routes at least.
+    """
+
+    temperature: _Setting[TemperatureLike, Temperature] = _Setting()
+    # Routes may have lengths of their own; sentence-transformers too gives the greatest.
+    max_seq_length: _Setting[int, int] = _Setting(max)
+    default_prompt_name: _Setting[str | None, str | None] = _Setting()
+    truncate_dim: _Setting[int | None, int | None] = _Setting()
+    similarity_fn_name: _Setting[Similarity, Similarity] = _Setting()
+
+    def __init__(self, directory: str | os.PathLike[str], **options: Any) -> None:
+        self._header = header = read_routed_header(Path(directory))
+        by_folder = {folder: Embedder(header.path / folder, **options) for folder in header.config.folders}
+        self._embedders = tuple(by_folder.values())
+        self._routes = {name: by_folder[folder] for name, folder in header.config.routes.items()}
+        self.prompts = self.prompts  # one dictionary for all, to which a prompt can be added
+
+    def __repr__(self) -> str:
+        routes = ", ".join(f"{name!r}: {embedder!r}" for name, embedder in self._routes.items())
+        return f"RoutedEmbedder({{{routes}}}, default_route={self._header.config.default_route!r})"
+
+    def close(self) -> None:
+        """`Embedder.close` of every route; ``with`` calls it at its end."""
+        for embedder in self._embedders:
+            embedder.close()
+
+    def __enter__(self) -> Self:
+        for embedder in self._embedders:
+            embedder.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # the routes' parameters are shared, and their settings are not
+
+    @property
+    def routes(self) -> Mapping[str, Embedder]:
+        """The embedder of each route, by name; routes that are the same share one."""
+        return MappingProxyType(self._routes)
+
+    def route(self, task: str | None = None) -> Embedder:
+        """The embedder that texts of a task go to; the default route's for None.
+
+        Raises:
+            InputError: no route is for the task, or there is none and no default route.
+        """
+        return self._routes[self._header.config.route(task)]
+
+    # -- what is set --------------------------------------------------------------------------------------------------
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Texts to put before the input, by name. Settable; of every route."""
+        return self._embedders[0].prompts
+
+    @prompts.setter
+    def prompts(self, value: Mapping[str, str]) -> None:
+        self._embedders[0].prompts = value
+        for embedder in self._embedders[1:]:
+            embedder.share_prompts(self._embedders[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the vectors: which task takes which route, and every route's fingerprint."""
+        routes = [embedder.fingerprint for embedder in self._embedders]
+        return hashlib.sha256(json.dumps([self._header.fingerprint, *routes]).encode()).hexdigest()
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the encoders compute in."""
+        return self._embedders[0].dtype
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """What they compute on."""
+        return self._embedders[0].devices
+
+    @property
+    def token_budget(self) -> int:
+        """The most tokens of a batch, padding included."""
+        return self._embedders[0].token_budget
+
+    @property
+    def embedding_dimension(self) -> int:
+        """Width of the vectors, after ``truncate_dim``; of the first route, where they differ."""
+        return self._embedders[0].embedding_dimension
+
+    def get_embedding_dimension(self) -> int:
+        """`embedding_dimension`, under sentence-transformers' name."""
+        return self.embedding_dimension
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`embedding_dimension`, under sentence-transformers' old name."""
+        return self.embedding_dimension
+
+    @property
+    def statistics(self) -> Statistics:
+        """What all routes have done so far, as a copy."""
+        done = [embedder.statistics for embedder in self._embedders]
+        return Statistics(
+            texts=sum(each.texts for each in done),
+            tokens=sum(each.tokens for each in done),
+            truncated=sum(each.truncated for each in done),
+            computed_tokens=sum(each.computed_tokens for each in done),
+            batches=sum(each.batches for each in done),
+            compilations=sum(each.compilations for each in done),
+        )
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every batch shape that can be asked of the compiler, by whichever route."""
+        return tuple(dict.fromkeys(shape for embedder in self._embedders for shape in embedder.shapes))
+
+    # -- what it is for -----------------------------------------------------------------------------------------------
+
+    def encode(
+        self, inputs: str | Iterable[str] | None = None, *positional: Any, task: str | None = None, **options: Any
+    ) -> Any:
+        """`Embedder.encode` of the route that is for ``task``.
+
+        Raises:
+            InputError: no route is for the task, or there is none and no default route; or as for `Embedder.encode`.
+        """
+        return self.route(task).encode(inputs, *positional, task=task, **options)
+
+    def encode_query(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Any:
+        """`Embedder.encode_query` of the route that is for the task ``query``."""
+        return self.route("query").encode_query(inputs, *positional, **options)
+
+    def encode_document(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Any:
+        """`Embedder.encode_document` of the route that is for the task ``document``."""
+        return self.route("document").encode_document(inputs, *positional, **options)
+
+    def stream(
+        self,
+        inputs: Iterable[str],
+        *,
+        block_size: int = 4096,
+        precision: Precision = "float32",
+        task: str | None = None,
+        **options: Any,
+    ) -> Iterator[NDArray[Any]]:
+        """`Embedder.stream` of the route that is for ``task``."""
+        return self.route(task).stream(inputs, block_size=block_size, precision=precision, task=task, **options)
+
+    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+        """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""
+        return self._embedders[0].similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        return self._embedders[0].similarity_pairwise(embeddings1, embeddings2)
+
+    def count_tokens(self, inputs: Sequence[str], *, task: str | None = None) -> NDArray[np.int32]:
+        """`Embedder.count_tokens` of the route that is for ``task``."""
+        return self.route(task).count_tokens(inputs)
+
+    def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
+        """`Embedder.warmup` of every route; the seconds of a shape that several have are added."""
+        seconds: dict[Shape, float] = {}
+        for embedder in self._embedders:
+            for shape, took in embedder.warmup(verbose=verbose).items():
+                seconds[shape] = seconds.get(shape, 0.0) + took
+        return seconds

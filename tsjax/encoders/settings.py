@@ -1,0 +1,288 @@
+"""What a user may set on an embedder, checked when it is set, and the fingerprint that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
+
+import numpy as np
+
+from tsjax.encoders import prompts as rules
+from tsjax.encoders.similarity import Similarity
+from tsjax.errors import InputError
+from tsjax.temperature import Temperature
+from tsjax.text.pairs import PairTokenizer
+from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
+from tsjax.text.unicode import lone_surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tsjax.checkpoints.format import Header, Metadata
+    from tsjax.temperature import TemperatureLike
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+# Tokens that no text has.
+_NO_LIMIT = 2**31 - 1
+
+AnyTokenizer = TypeVar("AnyTokenizer", TextTokenizer, PairTokenizer)
+
+
+class ModelSettings(Generic[AnyTokenizer]):
+    """The settings of whatever reads texts; those that are not given are the checkpoint's.
+
+    Args:
+        header: what the checkpoint says.
+        tokenizer: its tokenizer, replaced when ``max_seq_length`` is set.
+        dtype: what the encoder computes in.
+        temperature: see the properties for this and the following.
+        max_seq_length: in tokens.
+        prompts: added to the checkpoint's.
+        default_prompt_name: one of them.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    # Names of prompts that exist in any case, as empty texts if nothing else.
+    _always: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        header: Header,
+        tokenizer: AnyTokenizer,
+        dtype: Dtype,
+        *,
+        temperature: TemperatureLike | None,
+        max_seq_length: int | None,
+        prompts: Mapping[str, str | None] | None,
+        default_prompt_name: str | None,
+    ) -> None:
+        self._header = header
+        self._config = header.metadata.model
+        self._tokenizer: AnyTokenizer = tokenizer
+        self._dtype: Dtype = dtype
+        self._default_prompt_name: str | None = None
+        self.temperature = _given(temperature, header.metadata.temperature)
+        self.max_seq_length = _given(max_seq_length, header.metadata.max_seq_length)
+        self.prompts = rules.merged(header.metadata.prompts, _checked_prompts(_given(prompts, {})), self._always)
+        self.default_prompt_name = _given(default_prompt_name, header.metadata.default_prompt_name)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the checkpoint says: architecture, pooling, heads, and the defaults of the settings below."""
+        return self._header.metadata
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the encoder computes in."""
+        return self._dtype
+
+    def _decisive(self) -> list[Any]:
+        """The present settings that decide what comes out, as JSON values; subclasses have more of them."""
+        named: list[tuple[str, str]] = [item for item in sorted(self.prompts.items()) if item[1]]
+        hidden: tuple[str, ...] = rules.hidden(self.prompts, self.default_prompt_name)
+        prompts: list[object] = [self._prompt_text(None, None), *named, *hidden]
+        return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what comes out, to stamp it with.
+
+        The checkpoint, the dtype, and the present settings. What a single call overrides is not in it.
+        """
+        return hashlib.sha256(json.dumps([self._header.fingerprint, *self._decisive()]).encode()).hexdigest()
+
+    @property
+    def temperature(self) -> Temperature:
+        """τ used where a call gives none. Settable."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: TemperatureLike) -> None:
+        self._temperature = self._checked_temperature(value)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens at which texts are cut, special ones included. Settable.
+
+        A model with a table of positions has a limit, the table's; rotary positions, ALiBi and T5's biases have none.
+        """
+        return self._tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        longest = self._config.encoder.max_length
+        if positive("max_seq_length", value) > (longest or value):
+            raise InputError(
+                f"max_seq_length {value} is more than the {longest} tokens that this model's table of positions has "
+                "room for; give at most that"
+            )
+        # A new object, not a changed one: other threads may be using the old.
+        self._tokenizer = self._tokenizer.with_max_length(value)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Texts to put before the input, by name. Settable.
+
+        As in sentence-transformers, an embedder has the prompts ``query`` and ``document`` once it is loaded, empty
+        where neither the model nor the user gives them; those that are set later replace all.
+        """
+        return self._prompts
+
+    @prompts.setter
+    def prompts(self, value: Mapping[str, str | None]) -> None:
+        self._prompts = rules.merged({}, _checked_prompts(value))
+
+    def share_prompts(self, other: Settings) -> None:
+        """Take another's prompts for one's own: what is added to either is added to both."""
+        self._prompts = other.prompts
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt used where a call names none. Settable."""
+        return self._default_prompt_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, value: str | None) -> None:
+        if value is not None:
+            self._prompt_text(value, None)
+        self._default_prompt_name = value
+
+    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
+        return Temperature.of(value).check(self._config.encoder.num_layers, self._config.encoder.num_heads)
+
+    def _prompt_text(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return _check_prompt(prompt, "a prompt")
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        prompts = self.prompts  # once: another thread may set others meanwhile
+        if not isinstance(name, str) or name not in prompts:
+            known = ", ".join(map(repr, prompts)) or "none"
+            raise InputError(f"there is no prompt named {name!r}; this model has {known}")
+        return prompts[name]
+
+
+class Settings(ModelSettings[TextTokenizer]):
+    """The settings of an `Embedder`: besides those of `ModelSettings`, how its vectors are cut and compared.
+
+    Args:
+        header: what the checkpoint says.
+        tokenizer: its tokenizer.
+        dtype: what the encoder computes in.
+        truncate_dim: in dimensions.
+        similarity_fn_name: one of four.
+        options: the others of `ModelSettings`.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    _always = rules.ALWAYS
+
+    def __init__(
+        self,
+        header: Header,
+        tokenizer: TextTokenizer,
+        dtype: Dtype,
+        *,
+        truncate_dim: int | None,
+        similarity_fn_name: Similarity | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(header, tokenizer, dtype, **options)
+        self.truncate_dim = _given(truncate_dim, header.metadata.truncate_dim)
+        self.similarity_fn_name = _given(similarity_fn_name, header.metadata.similarity_fn_name)
+        rules.say_hidden(header.metadata.source, rules.hidden(self.prompts, self.default_prompt_name))
+
+    def _decisive(self) -> list[Any]:
+        return [*super()._decisive(), self.truncate_dim]
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Leading dimensions kept where a call does not say; None for all. Settable."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = self._checked_dim(value)
+
+    @property
+    def similarity_fn_name(self) -> Similarity:
+        """How `similarity` compares: cosine, dot, euclidean or manhattan. Settable."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Similarity) -> None:
+        if value not in get_args(Similarity):
+            raise InputError(f"similarity {value!r} does not exist; it can be {', '.join(get_args(Similarity))}")
+        self._similarity_fn_name = value
+
+    def count_tokens(self, inputs: Sequence[str], *, task: str | None = None) -> NDArray[np.int32]:
+        """How many tokens each text has before anything is cut, special ones included, prompts not: int32 (n,).
+
+        Args:
+            inputs: the texts.
+            task: what they are for; chooses among several tokenizers (see `RoutedEmbedder`), and this is one.
+
+        Raises:
+            InputError: a text that is not a string.
+        """
+        return self._tokenizer.with_max_length(_NO_LIMIT).encode(check_texts(listed(inputs))).lengths
+
+    def _checked_dim(self, value: int | None) -> int | None:
+        if value is not None and positive("truncate_dim", value) > self._config.embedding_dimension:
+            raise InputError(
+                f"truncate_dim {value} is more than the {self._config.embedding_dimension} dimensions there are"
+            )
+        return value
+
+
+def _given(value: Any, saved: Any) -> Any:
+    return saved if value is None else value
+
+
+def _checked_prompts(prompts: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    if not isinstance(prompts, Mapping):
+        raise InputError(f"prompts must be texts by name, not {prompts!r}")
+    for name, prompt in prompts.items():
+        if not isinstance(name, str):
+            raise InputError(f"the name of a prompt must be a string, not {name!r}")
+        if prompt is not None:
+            _check_prompt(prompt, f"prompt {name!r}")
+    return prompts
+
+
+def _check_prompt(prompt: object, what: str) -> str:
+    if not isinstance(prompt, str):
+        raise InputError(f"{what} must be a string, not {prompt!r}")
+    if (place := lone_surrogate(prompt)) is not None:
+        raise InputError(f"{what} has a lone surrogate at character {place}: not valid Unicode")
+    return prompt
+
+
+def positive(name: str, value: object) -> int:
+    """The value, if it is a whole number of at least 1; else an InputError that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return int(value)
+
+
+def check_unused(**arguments: object) -> None:
+    """Refuse what sentence-transformers' methods take and ours have no use for, unless it is None."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
+
+
+def check_seed(seed: object) -> None:
+    """Raise an InputError unless it is a seed, a whole number of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"a seed is a whole number of at least 0, not {seed!r}")

@@ -1,0 +1,73 @@
+"""The shapes of batches that suit a device: few, since each is a program to compile, and yet little padding.
+
+A budget is of tokens on each device; all devices get as many rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from tsjax.engine.batching import Ladder, Shape
+
+# Attention's memory grows with the square of the length: beyond this one, a token counts for more than one.
+_LINEAR_UP_TO = 512
+
+
+def flat(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """For processors: one packed row a device, as long as the budget allows, and shorter ones for the last texts.
+
+    Above the budget there is a row for every half octave, so that a long text is a batch with room for short ones.
+    """
+    longest = max(budget // max_length * max_length, min(budget, max_length))  # full of the longest texts
+    rows = [*itertools.takewhile(lambda tokens: tokens < longest, _powers(16)), longest]
+    beyond = [tokens for tokens in _half_octaves(longest, max_length) if tokens > longest]
+    shapes = (tuple(Shape(devices, tokens) for tokens in rows), *((Shape(devices, tokens),) for tokens in beyond))
+    return Ladder(shapes, packed=True)
+
+
+def padded(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """One text a row, in many lengths for bulk; what is little takes one of few shapes a sixteenth as large."""
+    usual = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512)
+    lengths = [*(length for length in (*usual, *_powers(1024)) if length < max_length), max_length]
+    for_little = [length for length in lengths if length in (32, 128, max_length)]
+
+    def of(length: int, tokens: int) -> Shape:
+        count = tokens * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO))
+        return Shape(max(1, count) * devices, length)
+
+    classes = []
+    for length in lengths:
+        little = of(next(longer for longer in for_little if length <= longer), budget // 16)
+        classes.append(tuple(dict.fromkeys((little, of(length, budget)))))
+    return Ladder(tuple(classes), packed=False)
+
+
+def alike(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """One text a row, and one count of rows for each length: for learning, where batches are full anyway."""
+    lengths = [*(length for length in (32, 64, 96, 128, 192, 256, 320, 384, *_powers(512)) if length < max_length)]
+    counts = {n: max(1, budget * _LINEAR_UP_TO // (n * max(n, _LINEAR_UP_TO))) for n in (*lengths, max_length)}
+    return Ladder(tuple((Shape(count * devices, length),) for length, count in counts.items()), packed=False)
+
+
+def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
+    """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each.
+
+    The longest hold two of the longest texts, up to 1,024 tokens, beyond which attention costs more than padding.
+    """
+    longest = -(-max_length // 128) * 128
+    lengths = [length for length in (128, 512, *_powers(1024)) if length < max_length]
+    classes = []
+    for length in dict.fromkeys([*lengths, longest, *([1024] if 256 < max_length <= 512 else [])]):
+        most = max(1, budget // length)
+        classes.append(tuple(Shape(count * devices, length) for count in sorted({max(1, most // 16), most})))
+    # A text of a row costs a little there: room for those of 16 tokens, and shorter ones leave padding.
+    return Ladder(tuple(classes), packed=True, tokens_a_slot=16)
+
+
+def _powers(first: int) -> list[int]:
+    return [first << i for i in range(12)]
+
+
+def _half_octaves(above: int, up_to: int) -> list[int]:
+    steps = sorted(itertools.chain.from_iterable((tokens, tokens * 3 // 2) for tokens in _powers(16)))
+    return [*(tokens for tokens in steps if above < tokens < up_to), up_to]

@@ -1,0 +1,209 @@
+"""An adapter to MTEB: ``mteb.evaluate(Model("all-MiniLM-L6-v2", temperature=0.9), tasks)`` runs any text task.
+
+Needs the extra ``mteb``, and PyTorch, which MTEB brings. Nothing else in tsjax imports this file.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from tsjax.api import load
+from tsjax.encoders.embedder import Embedder
+from tsjax.encoders.router import RoutedEmbedder
+from tsjax.errors import InputError, MissingExtraError
+from tsjax.model.forward import abstract_params
+from tsjax.warn import warn
+
+try:
+    import torch
+    from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+    from mteb.types import PromptType
+except ImportError as error:
+    raise MissingExtraError(f"tsjax.integrations.mteb needs mteb: pip install 'tsjax[mteb]' ({error})") from error
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from tsjax.temperature import Temperature, TemperatureLike
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Model:
+    """What MTEB calls an encoder: an embedder, and the facts about it that MTEB keeps beside the scores.
+
+    The scores are those that MTEB's own wrapper of sentence-transformers (``SentenceTransformerEncoderWrapper``) gives
+    the same model, but for rounding. Queries are embedded with `Embedder.encode_query`, documents with
+    `Embedder.encode_document` and all other texts with `Embedder.encode`, each with the temperature of its kind. The
+    prompt before them is the first there is of those named ``TASK-KIND``, ``TASK``, ``TYPE-KIND``, ``TYPE`` and
+    ``KIND``, such as ``SciFact-query``, ``SciFact``, ``Retrieval-query``, ``Retrieval`` and ``query``; without any, a
+    query or document gets none, and another text the model's default prompt. As in that wrapper, prompts under other
+    names are not used, and neither are those of a task that is not in MTEB's registry: name the prompts of a task of
+    your own after its type. A document is its title and text, joined by MTEB with a space.
+
+    Args:
+        model: an embedder, or what `tsjax.load` takes.
+        temperature: τ; None for the embedder's own. An embedder that is given is left as it is.
+        name: ``organization/model`` under which MTEB keeps the results, to which τ is added; None for where the
+            weights came from.
+        options: further ones of `tsjax.load`, where ``model`` is no embedder.
+
+    Raises:
+        InputError: a cross-encoder, options beside an embedder, or a temperature beside one of several routes.
+        Other errors as `tsjax.load` raises them.
+
+    Warns:
+        UserWarning: the model has prompts that are not used, as said above.
+    """
+
+    def __init__(
+        self,
+        model: Embedder | RoutedEmbedder | str | os.PathLike[str] | None = None,
+        *,
+        temperature: TemperatureLike | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.embedder: Embedder | RoutedEmbedder
+        if isinstance(model, Embedder | RoutedEmbedder):
+            if options:
+                raise InputError(f"{next(iter(options))} is an option of loading, and this embedder is loaded already")
+            self.embedder = _with_temperature(model, temperature)
+        else:
+            self.embedder = load(model, temperature=temperature, **options)
+            if not isinstance(self.embedder, Embedder | RoutedEmbedder):
+                raise InputError(f"{model} is a cross-encoder, which scores pairs and embeds no texts")
+        self._name = name
+        self._prompts = _usable(self.embedder.prompts, self.embedder.default_prompt_name)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What MTEB keeps beside the scores.
+
+        The name carries τ and the revision is the embedder's fingerprint, so that MTEB keeps the results of every τ,
+        length and prompt apart. What a checkpoint does not say, such as its license, is None.
+        """
+        metadata = self.embedder.route("document").metadata
+        source = metadata.source.rstrip("/")
+        from_hub = _HUB_NAME.fullmatch(source) is not None
+        adapted = source if from_hub else f"local/{source.rpartition('/')[2] or 'model'}"
+        params = abstract_params(metadata.model)
+        parameters, in_tables = _size(params), _size(params["encoder"]["embeddings"])
+        return ModelMeta(
+            loader=None,
+            name=f"{self._name or adapted}-tau-{_slug(self.embedder.temperature)}",
+            revision=f"{self.embedder.fingerprint}-{self.embedder.similarity_fn_name}",
+            release_date=None,
+            languages=None,
+            n_parameters=parameters,
+            n_embedding_parameters=in_tables,
+            memory_usage_mb=round(4 * parameters / 2**20, 1),
+            max_tokens=self.embedder.max_seq_length,
+            embed_dim=self.embedder.embedding_dimension,
+            license=None,
+            open_weights=None,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["JAX"],
+            reference=f"https://huggingface.co/{source}" if from_hub else None,
+            similarity_fn_name=ScoringFunction(self.embedder.similarity_fn_name),
+            use_instructions=any(self._prompts.values()),
+            training_datasets=None,
+            adapted_from=adapted,
+        )
+
+    def encode(
+        self,
+        inputs: Iterable[dict[str, Any]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> NDArray[Any]:
+        """Embed the texts of a data loader.
+
+        Args:
+            inputs: batches, each with its texts under ``text``.
+            task_metadata: MTEB's facts about the task; only the prompt depends on them.
+            hf_split: not used.
+            hf_subset: not used.
+            prompt_type: what the texts are.
+            batch_size: not used: MTEB always gives 32, and batches here are bounded by tokens.
+            options: as for `Embedder.encode`, such as ``show_progress_bar`` and ``precision``.
+
+        Returns:
+            float32 (n, D) in the order of the texts.
+        """
+        texts = [text for batch in inputs for text in batch["text"]]
+        name = get_prompt_name(self._prompts, task_metadata, prompt_type)
+        by_type = {PromptType.query: self.embedder.encode_query, PromptType.document: self.embedder.encode_document}
+        encode = self.embedder.encode if prompt_type is None else by_type[prompt_type]
+        return np.asarray(encode(texts, prompt=None if name is None else self._prompts[name], **options))
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """How alike each of the first is to each of the second: float32 (n, m)."""
+        return torch.from_numpy(self.embedder.similarity(np.asarray(embeddings1), np.asarray(embeddings2)))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        return torch.from_numpy(self.embedder.similarity_pairwise(np.asarray(embeddings1), np.asarray(embeddings2)))
+
+
+def _usable(prompts: Mapping[str, str], default: str | None) -> dict[str, str]:
+    """Return the prompts that MTEB's wrapper of sentence-transformers would use, by MTEB's own check of their names.
+
+    sentence-transformers fills in empty prompts for queries and documents, so these never fall back to others. The
+    default prompt, whatever its name, stands before texts that are neither.
+    """
+    everything = {"query": "", "document": "", **prompts}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one a name; all of them are named once below
+        usable = AbsEncoder.validate_task_to_prompt_name(everything, raise_for_invalid_keys=False)[0]
+    if left := [name for name in everything if name not in usable and name != default]:
+        warn(
+            f"prompts that are not used: {', '.join(map(repr, left))}. MTEB uses those named query and document, or "
+            "after a task of its registry or a type of tasks, such as 'Retrieval-query'",
+            UserWarning,
+        )
+    return dict(usable)
+
+
+def _with_temperature(
+    embedder: Embedder | RoutedEmbedder, temperature: TemperatureLike | None
+) -> Embedder | RoutedEmbedder:
+    """The embedder with another temperature: one of its own settings that shares its parameters."""
+    if temperature is None:
+        return embedder
+    if isinstance(embedder, RoutedEmbedder):
+        raise InputError("give the temperature of an embedder with several routes to tsjax.load, not beside it")
+    other = copy.copy(embedder)
+    other.temperature = temperature
+    return other
+
+
+def _slug(temperature: Temperature) -> str:
+    """The temperature as part of a name: a number in full, all else shortly and with a digest of its own."""
+    if isinstance(temperature.value, float) and temperature.by_length is None and temperature.query is None:
+        return str(temperature.value)
+    digest = hashlib.sha256(json.dumps(temperature.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9.]+', '-', str(temperature)).strip('-')}-{digest}"
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

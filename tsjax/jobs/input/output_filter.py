@@ -1,0 +1,100 @@
+"""Files that a job wrote are no input of a job, although they may lie below the pattern that names the input."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import glob
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tsjax.errors import InputError
+from tsjax.jobs.input.sources import is_url
+from tsjax.jobs.output.directory import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOCAL_SCHEMES = ("file://", "local://")
+
+
+class OutputFilter:
+    """Leaves files of jobs' outputs, and of tables of LanceDB, out of what patterns match; for `find_sources`.
+
+    Files of the job's own output are never input. Those of other outputs are where the pattern says so: where it names
+    the file itself, or lies within the output's folders before its first wildcard (``other/vectors/*.parquet``).
+
+    Args:
+        output: the job's own output, whether or not it exists yet.
+        say: told what is left out, a sentence for each output.
+    """
+
+    def __init__(self, output: Output, say: Callable[[str], object] = lambda sentence: None) -> None:
+        self._path, self._say = output.path, say
+        self._own = [Output(path) for path in _spellings(str(output.path))]
+        self._holds = functools.cache(_holds)
+
+    def __call__(self, pattern: str, urls: list[str]) -> list[str]:
+        """The files that are meant, of those that match a pattern.
+
+        Raises:
+            InputError: it matches no others than files of outputs.
+        """
+        meant = _spellings(_before_wildcards(pattern))
+        kept: list[str] = []
+        left_out: collections.Counter[Path] = collections.Counter()
+        for url in urls:
+            if (folder := self._writer_of(_spellings(url), meant)) is None:
+                kept.append(url)
+            else:
+                left_out[folder] += 1
+        for folder, count in left_out.items():
+            if not kept:
+                raise InputError(f"{pattern} matches no file but {count:,} of {folder}, which a job of tsjax wrote")
+            self._say(f"{pattern} matches {count:,} files of {folder}, which a job wrote; they are left out")
+        return kept
+
+    def _writer_of(self, file: tuple[Path, ...], meant: tuple[Path, ...]) -> Path | None:
+        """The output or table that a file is left out with; None where it is input."""
+        if any(own.owns(path) for own in self._own for path in file):
+            return self._path
+        for folder in dict.fromkeys(itertools.chain.from_iterable(path.parents for path in file)):
+            holds = self._holds(folder)
+            if holds is not None and any(map(holds, file)) and not any(map(holds, meant)):
+                return folder
+        return None
+
+
+def _holds(folder: Path) -> Callable[[Path], bool] | None:
+    """What tells whether a path belongs to what a job wrote into a folder; None where no job did."""
+    if (output := Output(folder)).exists():
+        return output.owns
+    if folder.suffix == ".lance" and (folder / "_versions").is_dir():
+        return lambda path: path.is_relative_to(folder)
+    return None
+
+
+def _spellings(path: str) -> tuple[Path, ...]:
+    """A local path from the root, with its links and without; none for what lies in a store."""
+    path = _without_local_scheme(path)
+    if is_url(path):
+        return ()
+    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100  # a path that need not exist
+    return tuple(dict.fromkeys([Path(path), Path(os.path.realpath(path))]))
+
+
+def _before_wildcards(pattern: str) -> str:
+    """The folders that a pattern names before its first wildcard; all of a pattern without any."""
+    plain = _without_local_scheme(pattern)
+    if Path(os.path.expanduser(plain)).is_file():
+        return plain  # also where its name has a bracket in it
+    before = list(itertools.takewhile(lambda part: not glob.has_magic(part), plain.split("/")))
+    return "/" if before == [""] else "/".join(before) or "."
+
+
+def _without_local_scheme(path: str) -> str:
+    for scheme in _LOCAL_SCHEMES:
+        path = path.removeprefix(scheme)
+    return path

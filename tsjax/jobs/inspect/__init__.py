@@ -1,0 +1,1 @@
+"""Reading an output: status, verification, search."""

@@ -1,0 +1,86 @@
+"""Exact search over a job's shards: every vector is compared with the query, a block at a time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tsjax.encoders.settings import positive
+from tsjax.encoders.similarity import Similarity, similarity
+from tsjax.errors import CheckpointError, InputError
+from tsjax.jobs.inspect.status import status
+from tsjax.jobs.output.precision import to_float
+from tsjax.jobs.output.shards import Layout, read_shard
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tsjax.jobs.output.directory import Output
+
+
+class Hit(NamedTuple):
+    """A row that was found: how alike it is, its id, and its other columns."""
+
+    score: float
+    id: str
+    columns: dict[str, Any]
+
+
+def search(
+    output: Output,
+    query: NDArray[np.float32],
+    count: int = 10,
+    name: Similarity = "cosine",
+    *,
+    partial: bool = False,
+) -> list[Hit]:
+    """Find the rows whose vectors are most like a query's, the best first; of equals, the one that came first.
+
+    Args:
+        output: the job's.
+        query: float32 (D,).
+        count: how many.
+        name: the similarity function; see `tsjax.encoders.similarity`. Quantised vectors are as near as their steps allow.
+        partial: search the shards that are there of an output that is not finished, instead of refusing it.
+
+    Raises:
+        InputError: there is no job, or the query has other dimensions.
+        CheckpointError: the output is not finished, without ``partial``; a shard is not what its record says, or cannot
+            be read.
+    """
+    if not partial and (missing := status(output, ask_locks=False).missing):
+        raise CheckpointError(f"{output.path} is not finished, so it cannot be searched as a whole: {missing[0]}")
+    job, wanted = output.job(), positive("count", count)
+    layout = Layout.recorded(job)
+    if query.shape != (layout.dimension,):
+        raise InputError(f"the query has the shape {query.shape}, and the vectors have {layout.dimension} dimensions")
+    best: list[tuple[float, int, Hit]] = []
+    order = itertools.count()
+    for key in output.record_keys():
+        record = output.read_record(key)
+        if record is None or record.job != job.fingerprint:
+            raise CheckpointError(
+                f"{output.record_file(key)} cannot be read, or is of another job; the job's command repairs it"
+            )
+        if not output.is_whole(record):
+            names = " and ".join(str(output.vectors / file.name) for file in record.files)
+            raise CheckpointError(f"{names}: missing, cut or changed since then; the job's command repairs it")
+        for block in read_shard(layout, output.vectors, key, rest=True):
+            vectors = to_float(block.vectors, layout.precision, layout.dimension, job.ranges)
+            if not len(vectors):
+                continue
+            scores = similarity(query[None], vectors, name)[0]
+            for place in np.argsort(-scores, kind="stable")[:wanted].tolist():
+                assert block.rest is not None  # asked for
+                hit = Hit(float(scores[place]), block.ids[place], block.rest[place])
+                entry = (hit.score, -next(order), hit)
+                if len(best) < wanted:
+                    heapq.heappush(best, entry)
+                elif entry[0] > best[0][0]:
+                    heapq.heapreplace(best, entry)
+                else:
+                    break
+    return [hit for _, _, hit in sorted(best, key=lambda entry: (-entry[0], -entry[1]))]

@@ -1,0 +1,178 @@
+"""How far a job is, from what it has left on disk; reads no vector and disturbs no worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tsjax.jobs.plan import ShardKey, missing_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tsjax.jobs.output.directory import Output
+
+# Sentences about what is missing that are kept.
+_MOST_MISSING = 100
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker: its number, whether it has finished, and whether it holds its lock now; None where that is unknown."""
+
+    name: str
+    complete: bool
+    running: bool | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a job is.
+
+    Attributes:
+        path: its output.
+        shards: that are recorded and whose files are there, as large as their records say.
+        rows: vectors in them.
+        input_rows: rows of the input that they cover.
+        rejected: of these, rows that could not be embedded.
+        finished_share: the part of the input's bytes that lies in groups of files of which every shard is there.
+        idle_seconds: since the last shard; None without any.
+        workers: those that have started.
+        missing: what there is to do or to repair, a sentence each; the first hundred.
+        finished: whether nothing is missing: every shard is there, and one worker, or all of several, came to the end.
+    """
+
+    path: str
+    shards: int
+    rows: int
+    input_rows: int
+    rejected: int
+    finished_share: float
+    idle_seconds: float | None
+    workers: tuple[WorkerStatus, ...]
+    missing: tuple[str, ...]
+    finished: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"{self.path}: {'finished' if self.finished else 'not finished'}; {self.shards:,} shards so far, with "
+            f"{self.rows:,} vectors, {self.rejected:,} rows rejected",
+            f"{self.finished_share:.1%} of the input's bytes are in files that are done"
+            + ("" if self.idle_seconds is None else f"; the last shard came {self.idle_seconds:,.0f} s ago"),
+        ]
+        for worker in self.workers:
+            now = {True: "running", False: "stopped", None: "unfinished"}[worker.running]
+            lines.append(f"worker {worker.name}: {'finished' if worker.complete else now}")
+        if not any(worker.running for worker in self.workers):
+            lines.extend(self.missing)
+        return lines
+
+
+def status(output: Output, *, ask_locks: bool = True) -> Status:
+    """How far the job of an output is.
+
+    Args:
+        output: which.
+        ask_locks: whether to find out which workers are running, for which each one's lock is held for a moment.
+
+    Raises:
+        InputError: there is none.
+        CheckpointError: its manifests are damaged.
+    """
+    job, manifests = output.job(), output.read_manifests()
+    rows = input_rows = rejected = 0
+    newest: float | None = None
+    present: dict[ShardKey, int] = {}
+    last: dict[int, ShardKey] = {}
+    missing: list[str] = []
+    for key in output.record_keys():
+        record = output.read_record(key)
+        if record is None or record.job != job.fingerprint:
+            missing.append(f"the record of shard {key} cannot be read, or is of another job")
+        elif not output.has_files(record):
+            missing.append(f"the files of shard {key} are missing, or not as large as its record says")
+        else:
+            present[key], rows, input_rows = record.input_rows, rows + record.rows, input_rows + record.input_rows
+            rejected += len(record.rejected)
+            newest = max(newest or 0.0, output.record_file(key).stat().st_mtime)
+            if record.last:
+                last[key.group] = key
+    sizes = job.group_bytes()
+    gaps = dict(_gaps(present, last, len(sizes), job.facts["options"]["rows_per_shard"]))
+    missing += itertools.chain.from_iterable(gaps.values())
+    share = sum(size for group, size in enumerate(sizes) if group not in gaps) / (sum(sizes) or 1)
+    workers = tuple(
+        WorkerStatus(f"{index} of {count}", manifest["complete"], output.is_locked(index, count) if ask_locks else None)
+        for manifest in manifests.values()
+        for index, count in [manifest["worker"]]
+    )
+    complete: dict[int, list[bool]] = {}
+    for manifest in manifests.values():
+        complete.setdefault(manifest["worker"][1], []).append(manifest["complete"])
+    # One that did all, such as what merged the others' manifests, or all of several.
+    if not any(len(ended) == count and all(ended) for count, ended in complete.items()):
+        missing += [f"worker {worker.name} has not finished" for worker in workers if not worker.complete]
+        missing += [
+            f"{count - len(ended):,} of {count:,} workers have not started"
+            for count, ended in complete.items()
+            if len(ended) < count
+        ]
+    idle = None if newest is None else max(0.0, time.time() - newest)
+    return Status(
+        path=str(output.path),
+        shards=len(present),
+        rows=rows,
+        input_rows=input_rows,
+        rejected=rejected,
+        finished_share=share,
+        idle_seconds=idle,
+        workers=workers,
+        missing=tuple(missing[:_MOST_MISSING]),
+        finished=not missing,
+    )
+
+
+def missing_shards(
+    rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: int, rows_per_shard: int
+) -> list[str]:
+    """What is not there of a job's shards, a sentence each.
+
+    Args:
+        rows: of the input, in each shard that is there.
+        last: the last shard of each group whose end is known.
+        groups: how many there are.
+        rows_per_shard: rows of a range that is whole.
+    """
+    return [sentence for _, sentences in _gaps(rows, last, groups, rows_per_shard) for sentence in sentences]
+
+
+def _gaps(
+    rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: int, rows_per_shard: int
+) -> Iterator[tuple[int, list[str]]]:
+    """What is missing of each group that is not whole."""
+    highest: dict[int, ShardKey] = {}
+    for key in rows:
+        highest[key.group] = max(key, highest.get(key.group, key))
+    for group in range(groups):
+        sentences = []
+        if group not in last:
+            sentences.append(
+                f"the end of group {group} is missing: no shard says that it is the last; if the job has not finished, "
+                "its command goes on with it"
+            )
+        end = last.get(group, highest.get(group))
+        for index in range(end.index + 1 if end is not None else 0):
+            gap = missing_shard(rows, group, index, rows_per_shard, last.get(group))
+            # Of a group whose end is missing, so is that of its last range.
+            if gap is not None and (group in last or gap < highest[group]):
+                sentences.append(f"shard {gap} is missing")
+        if sentences:
+            yield group, sentences

@@ -1,0 +1,246 @@
+"""Whether an output is whole and sound: checksums, counts, every id of the input exactly once, no line lost, no NaN.
+
+Counts of tokens are compared between records and manifests only: to count them again takes the model.
+Everything is read as a stream. Ids are compared with those of the input row by row, since both have the same order;
+that no id comes twice is seen from their hashes, which are sorted into files and looked at a file at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tsjax.errors import NO_TOKENS, CheckpointError, InputError, TsjaxError
+from tsjax.jobs.input.columns import Columns
+from tsjax.jobs.input.formats import Reading
+from tsjax.jobs.input.output_filter import OutputFilter
+from tsjax.jobs.input.sources import find_sources
+from tsjax.jobs.inspect.compare import Expected, Ids, InputRows, Unique
+from tsjax.jobs.inspect.status import missing_shards
+from tsjax.jobs.inspect.verdict import Verdict
+from tsjax.jobs.output.directory import file_facts
+from tsjax.jobs.output.precision import CALIBRATED, to_float
+from tsjax.jobs.output.shards import Layout, read_shard
+from tsjax.jobs.plan import ALONE, Plan, ShardKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from tsjax.jobs.job import Job
+    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.output.shard_record import Record
+
+# How far from 1 a norm may be, by what the numbers were rounded to.
+_NORM_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
+
+
+def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool = True) -> Verdict:
+    """Check an output; where all is well, merge what several workers have written.
+
+    Args:
+        output: which.
+        inputs: the job's input files, if they are no longer where the manifest says.
+        compare_inputs: whether to read the inputs again.
+
+    Returns:
+        what is wrong, as sentences; nothing where all is well. ``manifest.json`` and ``rejected.jsonl`` are then whole.
+
+    Raises:
+        InputError: there is no job.
+        CheckpointError: manifests that cannot be read, or are of different jobs.
+        OutputError: there is no room for the hashes of the ids.
+    """
+    job, verdict = output.job(), Verdict(str(output.path))
+    columns = Columns.from_json(job.facts["options"]["columns"])
+    layout = Layout.recorded(job)
+    records = _records(output, job, verdict)
+    by_group: dict[int, list[Record]] = {}
+    for record in records.values():
+        by_group.setdefault(record.key.group, []).append(record)
+    _check_names(output, records.values(), verdict)
+    last = {key.group: key for key, record in records.items() if record.last}
+    rows = {key: record.input_rows for key, record in records.items()}
+    for problem in missing_shards(rows, last, len(job.facts["groups"]), job.facts["options"]["rows_per_shard"]):
+        verdict.add(problem)
+    plan = _plan(output, job, inputs, verdict) if compare_inputs else None
+    verdict.compared = plan is not None
+    with Unique(output.path / ".tsjax") as unique:
+        for group in range(len(job.facts["groups"])):
+            expected = None if plan is None else Expected(plan, group, columns, verdict)
+            with contextlib.closing(expected) if expected is not None else contextlib.nullcontext():
+                for record in by_group.get(group, ()):
+                    _check_shard(output, layout, job, record, expected, unique, verdict)
+                if expected is not None:
+                    expected.finish(verdict)
+        unique.report(verdict)
+    if not verdict.problems:
+        _merge(output, job, list(records))
+    return verdict
+
+
+def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Record]:
+    """The job's records, in order, after a comparison with its manifests."""
+    records, summaries = {}, {}
+    for key in output.record_keys():
+        record = output.read_record(key)
+        if record is None:
+            verdict.add(f"the record of shard {key} cannot be read")
+        elif record.job != job.fingerprint:
+            verdict.add(f"shard {key} is of another job")
+        else:
+            records[key] = dataclasses.replace(record, rejected=())  # which would be many; they are read again
+            verdict.rejected += len(record.rejected)
+            summaries[key] = _as_read(record.summary())
+    _check_manifests(output, summaries, verdict)
+    return records
+
+
+def _as_read(value: Any) -> Any:
+    """A value as it is once it was written as JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _check_names(output: Output, records: Iterable[Record], verdict: Verdict) -> None:
+    """Whoever reads the shards takes every file of the folder for one."""
+    known = {facts.name for record in records for facts in record.files}
+    for path in sorted(output.vectors.iterdir()) if output.vectors.is_dir() else ():
+        # Hidden ones are no readers' business: what a file system keeps there of removed files, and the like.
+        if path.name not in known and not path.name.startswith("."):
+            verdict.add(f"{path.name} is of no shard that is recorded, and would be read with the others")
+
+
+def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], verdict: Verdict) -> None:
+    """What a manifest lists has to be there, as it says."""
+    for file, manifest in output.read_manifests().items():
+        for listed in manifest["shards"]:
+            key = ShardKey.parse(listed["shard"])
+            summary = summaries.get(key)
+            if summary is None:
+                verdict.add(f"{file.name} lists shard {key}, of which there is no record")
+            elif differing := [name for name in summary if listed.get(name) != summary[name]]:
+                verdict.add(f"{file.name} and the record of shard {key} differ in {', '.join(differing)}")
+
+
+def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
+    """The inputs again, as they were; None where they cannot be found so."""
+    urls = list(inputs) or next(iter(output.read_manifests().values()))["started_with"]["inputs"]
+    recorded = job.facts["inputs"]
+    columns = Columns.from_json(job.facts["options"]["columns"])
+    try:
+        readings = [Reading.recorded(facts) for facts in recorded]
+        sources = find_sources(urls, readings, columns=columns.needed, leave_out=OutputFilter(output))
+    except TsjaxError as error:
+        verdict.add(f"{error}; --no-inputs leaves the comparison with the input out")
+        return None
+    if len(sources) != len(recorded):
+        verdict.add(f"there are {len(sources)} inputs, and {len(recorded)} were embedded")
+        return None
+    for source, facts in zip(sources, recorded, strict=False):
+        if source.identity() != facts:
+            verdict.add(f"the input {facts['name']} is no longer what was embedded")
+            return None
+    left = iter(sources)
+    groups = tuple(tuple(next(left) for _ in range(count)) for count in job.facts["groups"])
+    options = job.facts["options"]
+    return Plan(groups, options["rows_per_shard"], options["bytes_per_shard"])
+
+
+def _check_shard(
+    output: Output,
+    layout: Layout,
+    job: Job,
+    record: Record,
+    expected: Expected | None,
+    unique: Unique,
+    verdict: Verdict,
+) -> None:
+    verdict.shards += 1
+    for facts in record.files:
+        found = file_facts(output.vectors / facts.name)
+        if found is None:
+            verdict.add(f"{facts.name} is missing")
+        elif found.bytes != facts.bytes:
+            verdict.add(f"{facts.name} has {found.bytes:,} bytes, and its record says {facts.bytes:,}")
+        elif found.sha256 != facts.sha256:
+            verdict.add(f"{facts.name} was changed: its checksum is not that of its record")
+    stored = output.read_record(record.key)
+    listed = stored.rejected if stored is not None else ()
+    rejected = {(rejection.file, rejection.row) for rejection in listed}
+    # Whether a readable text has tokens cannot be seen without the model.
+    excused = {(rejection.file, rejection.row) for rejection in listed if rejection.reason == NO_TOKENS}
+    name, input_rows = f"shard {record.key}", None
+    if expected is not None:
+        input_rows = InputRows(expected.of(record.key), rejected, excused)
+    ids = Ids(name, input_rows, rejected)
+    rows = 0
+    try:
+        for block in read_shard(layout, output.vectors, record.key):
+            rows += len(block.ids)
+            _check_vectors(layout, job, record.key, block.vectors, verdict)
+            unique.add(ids.check(block.ids, block.chunks, verdict))
+    except CheckpointError as error:
+        verdict.add(str(error))
+        ids.drain()
+    else:
+        ids.finish(verdict)
+        verdict.rows += rows
+        if rows != record.rows:
+            verdict.add(f"{name} has {rows:,} rows, and its record says {record.rows:,}")
+    if input_rows is not None:
+        # Of rows that can be read, a job rejects those without tokens, and where it was told to, those too long.
+        by_length = job.facts["options"]["long_texts"] == "reject"
+        input_rows.compare(name, record, verdict, may_reject=by_length)
+
+
+def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any], verdict: Verdict) -> None:
+    if stored.dtype.kind != "f":
+        return  # whole numbers are always numbers, and have lost their norm
+    vectors = to_float(stored, layout.precision, layout.dimension, job.ranges)
+    if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
+        verdict.add(f"shard {key} has {bad:,} vectors that are not finite")
+    elif job.facts["vectors"]["normalized"] and layout.precision not in CALIBRATED and len(vectors):
+        off = np.abs(np.linalg.norm(vectors, axis=1) - 1)
+        if bad := int((off > _NORM_TOLERANCE[layout.precision]).sum()):
+            verdict.add(f"shard {key} has {bad:,} vectors whose norm is not 1")
+
+
+def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
+    """One manifest, and one list of rejected rows, of several workers', and of a job that was stopped at its end."""
+    manifests = output.read_manifests()
+    if _is_merged(output, job, keys, manifests.get(output.manifest_file(ALONE))):
+        return
+    started_with = next(iter(manifests.values()))["started_with"]
+    try:
+        with output.working(ALONE) as partial:
+            output.write_rejected(ALONE, keys, partial)
+            output.write_manifest(ALONE, job, keys, partial, complete=True, started_with=started_with)
+    except OSError as error:
+        raise InputError(f"{output.path} is whole and sound, but its manifests cannot be merged: {error}") from error
+
+
+def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: dict[str, Any] | None) -> bool:
+    """Whether manifest and rejected rows are what they would be if they were written now."""
+    if manifest is None or manifest.get("complete") is not True or manifest.get("fingerprint") != job.fingerprint:
+        return False
+    if [listed["shard"] for listed in manifest["shards"]] != list(map(str, keys)):
+        return False  # what it says of each was compared with the records
+    try:
+        with output.rejected_file(ALONE).open(encoding="utf-8") as lines:
+            wanted = (rejection.to_json() for rejection in output.rejections(keys))
+            return all(_is_json(line, row) for line, row in itertools.zip_longest(lines, wanted))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _is_json(line: str | None, value: dict[str, Any] | None) -> bool:
+    try:
+        return line is not None and json.loads(line) == value
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,1 @@
+"""Shards, their records and the output directory."""

@@ -1,0 +1,421 @@
+"""What a job leaves on disk: where each file is, and the records by which a killed job knows what it has.
+
+out/vectors/shard-GGGGG-SSSSS.parquet   a shard
+out/records/shard-GGGGG-SSSSS.json      says that the shard is whole: written after it
+out/manifest.json                       the job, and every shard; with several workers, one for each
+out/rejected.jsonl                      the rows that could not be embedded; likewise
+out/.tsjax/                             the job that came first, locks, and files that are being written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tsjax.errors import CheckpointError, InputError, OutputError
+from tsjax.jobs.job import Job
+from tsjax.jobs.output.shard_record import Record, ShardFile, are, names_shard
+from tsjax.jobs.plan import ShardKey, Worker
+from tsjax.storage.atomic import expanded, explaining
+from tsjax.text.unicode import lone_surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from filelock import BaseFileLock
+
+    from tsjax.jobs.input.columns import Rejection
+
+# 2: inputs are known by digests of their content, and shards by that of their rows, since they may be cut by bytes.
+FORMAT = 2
+
+# The files beside the folders.
+_OWN_FILES = re.compile(r"(manifest(-\d+-of-\d+)?\.json)|(rejected(-\d+-of-\d+)?\.jsonl)")
+
+# After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
+_ABANDONED = 3600
+
+# Seconds to wait for a lock, which somebody who asks whether it is held has for a moment.
+_LOOK = 2.0
+
+
+class Output:
+    """A job's directory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = expanded(path)
+        self.vectors = self.path / "vectors"
+        self.records = self.path / "records"
+        self._hidden = self.path / ".tsjax"
+        self._job_file = self._hidden / "job.json"
+
+    def exists(self) -> bool:
+        """Whether a job has begun to write here."""
+        return (
+            self.vectors.is_dir() and self.records.is_dir() and (self._hidden.is_dir() or bool(self.manifest_files()))
+        )
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is that of a file or folder that a job writes here; both from the root."""
+        if not path.is_relative_to(self.path):
+            return False
+        first, *rest = path.relative_to(self.path).parts or ("",)
+        own = (self.vectors.name, self.records.name, self._hidden.name)
+        return first in own or (not rest and _OWN_FILES.fullmatch(first) is not None)
+
+    def manifest_file(self, worker: Worker) -> Path:
+        """Where a worker's manifest is."""
+        return self.path / ("manifest.json" if worker.count == 1 else f"manifest-{worker}.json")
+
+    def rejected_file(self, worker: Worker) -> Path:
+        """Where a worker's rejected rows are."""
+        return self.path / ("rejected.jsonl" if worker.count == 1 else f"rejected-{worker}.jsonl")
+
+    def manifest_files(self) -> list[Path]:
+        """All manifests that there are."""
+        return sorted(self.path.glob("manifest*.json"))
+
+    @contextlib.contextmanager
+    def working(self, worker: Worker) -> Iterator[Path]:
+        """Have the directory to oneself as this worker; gives a folder for files that are being written.
+
+        What killed predecessors left is removed. Where the file system has no locks, or each of its clients grants them
+        by itself, a second process does the same work for nothing, and harms nothing.
+
+        Raises:
+            OutputError: another process is at it, the directory cannot be written, or its name is not UTF-8.
+        """
+        from filelock import Timeout  # noqa: PLC0415
+
+        if lone_surrogate(str(self.path)) is not None:
+            raise OutputError(f"the name of the folder {str(self.path)!r} is not UTF-8, as its manifests have to be")
+        with explaining(self.path):
+            for folder in (self.vectors, self.records, self._hidden):
+                folder.mkdir(parents=True, exist_ok=True)
+        lock = self._lock(worker, _LOOK)
+        locked = True
+        try:
+            lock.acquire()
+        except Timeout as error:
+            who = "another process" if worker.count == 1 else f"another process, also as worker {worker},"
+            raise OutputError(f"{who} is writing to {self.path}") from error
+        except (OSError, NotImplementedError):
+            locked = False
+        # A name that nobody else has, since a lock may not exclude: such as on gcsfuse, or NFS with local locks.
+        partial = self._hidden / f"{worker}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            if locked:
+                for folder in self._hidden.glob(f"{worker}-*"):
+                    if _is_abandoned(folder, f"{worker}-{os.uname().nodename}-"):
+                        shutil.rmtree(folder, ignore_errors=True)
+            with explaining(self.path):
+                partial.mkdir()
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.release()
+
+    def _lock(self, worker: Worker, timeout: float) -> BaseFileLock:
+        from filelock import FileLock  # noqa: PLC0415
+
+        # Without locks, newer versions would fall back to a file that a killed process leaves, which locks out others.
+        known = signature(FileLock.__init__).parameters
+        hard: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in known else {}
+        return FileLock(self._hidden / f"{worker}.lock", timeout=timeout, **hard)
+
+    def is_locked(self, index: int, count: int) -> bool | None:
+        """Whether a process is at work as this worker; None where that cannot be known."""
+        from filelock import Timeout  # noqa: PLC0415
+
+        lock = self._lock(Worker(index, count), 0)
+        try:
+            with lock:
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return None
+
+    def read_manifests(self) -> dict[Path, dict[str, Any]]:
+        """The manifests that there are.
+
+        Raises:
+            CheckpointError: one of them is damaged, or of another format.
+        """
+        manifests = {}
+        for file in self.manifest_files():
+            data = _read_json(file)
+            if not isinstance(data.get("job"), dict) or "shards" not in data:
+                raise CheckpointError(f"{file} is no manifest of a job that this version of tsjax knows")
+            _check_format(file, data)
+            worker = data.get("worker")
+            if not (
+                data.get("fingerprint") == Job(data["job"]).fingerprint
+                and isinstance(worker, list)
+                and len(worker) == 2
+                and are(worker, int)
+                and isinstance(data.get("complete"), bool)
+                and isinstance(data["shards"], list)
+                and all(map(names_shard, data["shards"]))
+                and isinstance(data.get("started_with"), dict)
+                and isinstance(data["started_with"].get("model"), dict)
+                and isinstance(data["started_with"].get("inputs"), list)
+                and are(data["started_with"]["inputs"], str)
+            ):
+                raise CheckpointError(
+                    f"{file} is damaged: it is not what was written; delete it, and run the job again"
+                )
+            manifests[file] = data
+        return manifests
+
+    def job(self) -> Job:
+        """The job whose output this is.
+
+        Raises:
+            InputError: there is none.
+            CheckpointError: its manifests are damaged, or of different jobs.
+        """
+        jobs = {file: Job(data["job"]) for file, data in self.read_manifests().items()}
+        if not jobs:
+            if not self.path.is_dir():
+                raise InputError(
+                    f"there is no folder {self.path}; what is looked at is what tsjax batch --output wrote"
+                )
+            raise InputError(f"{self.path} holds no manifest of a job; tsjax batch writes one")
+        (file, first), *others = jobs.items()
+        for other, job in others:
+            if difference := first.difference(job):
+                raise CheckpointError(
+                    f"{file.name} and {other.name} in {self.path} are of different jobs: {difference}"
+                )
+        return next((job for job in jobs.values() if job.ranges is not None), first)
+
+    def recorded_job(self) -> Job | None:
+        """The job whose output this is, or is to be; None where there is none yet.
+
+        Raises:
+            CheckpointError: what says so is damaged, or manifests are of different jobs.
+        """
+        if self.manifest_files():
+            return self.job()
+        return self._first_job() if self._job_file.exists() else None
+
+    def settle(self, job: Job) -> Job:
+        """Make the output this job's, unless another process has made it another's; gives whose it is.
+
+        Of several that start at once, one comes first, before there is any manifest.
+
+        Raises:
+            OutputError: it cannot be written.
+            CheckpointError: what another process wrote is damaged.
+        """
+        temporary = self._hidden / f"job-{uuid.uuid4().hex}.json"
+        with explaining(self._job_file):
+            self._hidden.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_text(json.dumps({"format": FORMAT, "job": job.facts}), encoding="utf-8")
+                sync(temporary)
+                try:
+                    # Unlike a rename, a link never replaces what another process has put there meanwhile.
+                    self._job_file.hardlink_to(temporary)
+                except OSError:  # it is there, or the file system has no links
+                    if not self._job_file.exists():
+                        temporary.rename(self._job_file)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync(self._hidden)
+        return self._first_job()
+
+    def _first_job(self) -> Job:
+        data = _read_json(self._job_file)
+        if not isinstance(data.get("job"), dict):
+            raise CheckpointError(f"{self._job_file} is of no job that this version of tsjax knows")
+        _check_format(self._job_file, data)
+        return Job(data["job"])
+
+    def record_file(self, key: ShardKey) -> Path:
+        """Where a shard's record is."""
+        return self.records / f"shard-{key}.json"
+
+    def read_record(self, key: ShardKey) -> Record | None:
+        """A shard's record; None where there is none, or a damaged one.
+
+        Raises:
+            CheckpointError: the disk does not give what it has.
+        """
+        file = self.record_file(key)
+        try:
+            return Record.from_json(_parsed(file, file.read_bytes()))
+        except (FileNotFoundError, CheckpointError, LookupError, TypeError, ValueError, AttributeError):
+            return None
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def record_keys(self) -> list[ShardKey]:
+        """The shards that have a record, in order."""
+        keys = []
+        for file in self.records.glob("shard-*.json"):
+            with contextlib.suppress(ValueError):
+                keys.append(ShardKey.parse(file.stem.removeprefix("shard-")))
+        return sorted(keys)
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether a shard's files are those of its record."""
+        return all(file_facts(self.vectors / file.name) == file for file in record.files)
+
+    def has_files(self, record: Record) -> bool:
+        """Whether a shard's files are there, and as large as its record says; nothing of them is read."""
+        for file in record.files:
+            try:
+                size = (self.vectors / file.name).stat().st_size
+            except OSError:
+                return False
+            if size != file.bytes:
+                return False
+        return True
+
+    def rejections(self, keys: Iterable[ShardKey]) -> Iterator[Rejection]:
+        """The rejected rows of some shards, in the order of the input."""
+        for key in keys:
+            record = self.read_record(key)
+            yield from record.rejected if record is not None else ()
+
+    def write_manifest(
+        self,
+        worker: Worker,
+        job: Job,
+        keys: Iterable[ShardKey],
+        partial: Path,
+        *,
+        complete: bool,
+        started_with: dict[str, Any],
+    ) -> None:
+        """Write a worker's manifest, with those of these shards that have a record.
+
+        Each record is read on its own, so that memory is flat.
+        ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
+        """
+        head = {
+            "format": FORMAT,
+            "worker": [worker.index, worker.count],
+            "complete": complete,
+            "fingerprint": job.fingerprint,
+            "started_with": started_with,
+            "job": job.facts,
+        }
+        file = self.manifest_file(worker)
+        with _written(file, partial) as stream:
+            stream.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "shards": [')
+            before = "\n  "
+            for key in keys:
+                if (record := self.read_record(key)) is not None:
+                    stream.write(before + json.dumps(record.summary(), ensure_ascii=False))
+                    before = ",\n  "
+            stream.write("\n ]\n}\n")
+
+    def write_rejected(self, worker: Worker, keys: Iterable[ShardKey], partial: Path) -> None:
+        """Write a worker's rejected rows, one JSON object a line."""
+        file = self.rejected_file(worker)
+        with _written(file, partial) as stream:
+            for rejection in self.rejections(keys):
+                stream.write(json.dumps(rejection.to_json(), ensure_ascii=False) + "\n")
+
+    def write_record(self, record: Record, partial: Path) -> None:
+        """Say that a shard is whole."""
+        file = self.record_file(record.key)
+        with _written(file, partial) as stream:
+            stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+
+
+def _is_abandoned(folder: Path, here: str) -> bool:
+    """Whether a folder for files that are being written is a dead process's.
+
+    ``here`` is how the names of this host's begin: of those the process can be asked for. Of another host's, or where
+    another process has the number by now, as each first one of a container has, the age decides.
+    """
+    if folder.name.startswith(here):
+        number = folder.name.removeprefix(here).partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, ValueError, OverflowError):
+            pass  # somebody else's, or not named by us
+    try:
+        newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    except OSError:  # changes at this moment
+        return False
+    return time.time() - newest > _ABANDONED
+
+
+@contextlib.contextmanager
+def _written(file: Path, partial: Path) -> Iterator[TextIO]:
+    """A text file that appears whole, by way of the folder for files that are being written."""
+    temporary = partial / file.name
+    with explaining(file), publishing(temporary, file), temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def publishing(temporary: Path, destination: Path) -> Iterator[Path]:
+    """A file that is written aside, forced to the disk, and then put in its place, whatever was there."""
+    yield temporary
+    sync(temporary)
+    temporary.replace(destination)
+    sync(destination.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
+    """A file's size and checksum; None where it is not there."""
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return ShardFile(name or path.name, stream.tell(), digest)
+    except FileNotFoundError:
+        return None
+
+
+def _check_format(file: Path, data: dict[str, Any]) -> None:
+    """Raise a CheckpointError if a manifest, or what says which job came first, is of another version's format."""
+    if (found := data.get("format")) != FORMAT:
+        versions = data["job"].get("versions")
+        version = versions.get("tsjax", "unknown") if isinstance(versions, dict) else "unknown"
+        raise CheckpointError(
+            f"{file} has the format {found!r:.40}, and this version of tsjax knows {FORMAT}: use the version that "
+            f"wrote it ({version!s:.40}), read the vectors, which are plain files, or embed into another output"
+        )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return _parsed(file, file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
+    return data

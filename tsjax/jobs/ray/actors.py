@@ -1,0 +1,204 @@
+"""What runs on the cluster's nodes: the process that settles a job, and the actors that make its shards.
+
+Both load the model themselves. An error that is a user's comes back as a result, so that Ray neither tries again what
+cannot succeed nor wraps a sentence in tracebacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tsjax import errors
+from tsjax.errors import InputError, TsjaxError
+from tsjax.jobs.job import Job, Model
+from tsjax.jobs.output.directory import Output
+from tsjax.jobs.plan import Piece
+from tsjax.jobs.ray.cluster import settle_process
+from tsjax.jobs.ray.progress import Teller
+from tsjax.jobs.run.accounting import Books
+from tsjax.jobs.run.worker_loop import JobRunner
+from tsjax.storage.atomic import explaining
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from tsjax.jobs.job import Options
+    from tsjax.jobs.plan import Plan
+    from tsjax.jobs.run.worker_loop import OnError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """How each process gets the job's model for itself.
+
+    Attributes:
+        keywords: of `tsjax.load`.
+        task: what the texts are for.
+        prompt_name, prompt: see `Model.of`.
+        compile_cache: whether to keep compiled programs on the node.
+        folder: what a relative path of a model is relative to.
+    """
+
+    keywords: Mapping[str, Any]
+    task: Literal["query", "document"] | None = None
+    prompt_name: str | None = None
+    prompt: str | None = None
+    compile_cache: bool = True
+    folder: str = "."
+
+    def load(self) -> Model:
+        """The model, on this process's devices.
+
+        Raises:
+            TsjaxError: as `tsjax.load`.
+        """
+        from tsjax.api import load  # noqa: PLC0415  # JAX, before which the process is settled
+        from tsjax.storage.compile_cache import enable_compile_cache  # noqa: PLC0415
+
+        if self.compile_cache:
+            with contextlib.suppress(TsjaxError):  # it is a convenience, and a node may have no place for it
+                enable_compile_cache()
+        # A model's path as it was given is part of what a manifest knows it by.
+        with contextlib.chdir(self.folder) if Path(self.folder).is_dir() else contextlib.nullcontext():
+            model = load(**{"kind": "embedder", **self.keywords})
+        return Model.of(model, self.task, self.prompt_name, self.prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """All that a node is told of a job.
+
+    Attributes:
+        source: the model.
+        options: what is made of the texts.
+        plan: the inputs, with absolute paths.
+        output: the output's absolute path.
+        on_error: see `JobRunner`.
+        resources: what the process has of its node.
+    """
+
+    source: ModelSource
+    options: Options
+    plan: Plan
+    output: str
+    on_error: OnError
+    resources: Mapping[str, float]
+
+    def runner(self, teller: Teller | None = None) -> JobRunner:
+        """What computes, with the model loaded."""
+        model = self.source.load()
+        return JobRunner(model, self.options, self.plan, Output(self.output), on_error=self.on_error, reporter=teller)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of the user's, on its way to the driver."""
+
+    kind: str
+    sentence: str
+
+    @classmethod
+    def of(cls, error: TsjaxError) -> Failure:
+        """An error, with the node that it comes from."""
+        return cls(type(error).__name__, f"{error} (on the node {os.uname().nodename})")
+
+    def error(self) -> TsjaxError:
+        """The error again."""
+        kind: type[TsjaxError] = getattr(errors, self.kind, TsjaxError)
+        return kind(self.sentence)
+
+
+def settle(work: Work) -> dict[str, Any] | Failure:
+    """Join the output, as `JobRunner.join` does: the job's facts, with ranges, or why there can be no such job."""
+    settle_process(work.resources)
+    try:
+        _check_shared(work.output, Path(work.output) / "vectors")
+        return work.runner().join().facts
+    except TsjaxError as error:
+        return Failure.of(error)
+
+
+class ShardMaker:
+    """Makes the shards of a piece; for ``map_batches``.
+
+    Args:
+        work: the job.
+        facts: of the job, as it was settled.
+        partial: the driver's folder for files that are being written.
+        board: who is told how far it is.
+    """
+
+    def __init__(self, work: Work, facts: dict[str, Any], partial: str, board: Any) -> None:
+        settle_process(work.resources)
+        self._work, self._job, self._partial = work, Job(facts), Path(partial)
+        self._books = Books(Output(work.output), work.plan, self._job)
+        self._teller = Teller(board)
+        self._runner: JobRunner | None = None
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Make what is not there yet of a piece.
+
+        Args:
+            batch: of one piece: its ``number``, and ``group``, ``index`` and ``count``.
+
+        Returns:
+            of it: ``number``; ``shards``, how many it has; ``damaged``, how many of them were recorded and are not
+            what their records said; ``error`` and ``sentence``, both empty if there is none.
+        """
+        (number,) = batch["number"].tolist()
+        piece = Piece(*(batch[name].tolist()[0] for name in ("group", "index", "count")))
+        damaged, failure = 0, Failure("", "")
+        try:
+            damaged = self._make(number, piece)
+        except TsjaxError as error:
+            failure = Failure.of(error)
+        return {
+            "number": np.array([number]),
+            "shards": np.array([len(self._books.mine(piece))]),
+            "damaged": np.array([damaged]),
+            "error": np.array([failure.kind]),
+            "sentence": np.array([failure.sentence]),
+        }
+
+    def _make(self, number: int, piece: Piece) -> int:
+        _check_shared(self._work.output, self._partial)
+        self._teller.begin(number)
+        recorded, done = self._books.mine(piece), self._books.whole(piece)
+        if self._books.groups_left(piece, done):
+            # A name that nobody else has, not even whoever had this piece before and may not be quite dead.
+            folder = self._partial / f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
+            try:
+                with explaining(folder):
+                    folder.mkdir()
+                self._loaded().make(self._books, piece, done, folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._teller.end()
+        return len(recorded) - len(done)
+
+    def _loaded(self) -> JobRunner:
+        """The model, loaded for the first piece that needs it, and checked to be the job's."""
+        if self._runner is None:
+            runner = self._work.runner(self._teller)
+            runner.join_as(self._job)
+            self._runner = runner
+        return self._runner
+
+
+def _check_shared(output: str, folder: Path) -> None:
+    """Raise if a folder that the driver has made is not there."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{output} is not here as it is at the driver; a job on Ray needs inputs and output on storage that every "
+            "node has at the same paths"
+        )

@@ -1,0 +1,218 @@
+"""The driver of a job on Ray: it keeps the books, deals the pieces out by Ray Data, and loads no model itself.
+
+Shards are those of one machine, to the byte, and so is the manifest: either engine goes on with the other's output.
+A piece whose actor or node dies is given to another actor by Ray, which passes over the shards that are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsjax.encoders.settings import positive
+from tsjax.errors import InputError
+from tsjax.jobs.input.sources import absolute
+from tsjax.jobs.job import Job
+from tsjax.jobs.plan import ALONE
+from tsjax.jobs.ray.actors import Failure, ModelSource, ShardMaker, Work, settle
+from tsjax.jobs.ray.cluster import check_resources, connected, fitting, remote_arguments, usual_resources
+from tsjax.jobs.ray.progress import Board, watching
+from tsjax.jobs.run.accounting import Books, Summary, run_job
+from tsjax.jobs.run.progress import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tsjax.jobs.job import Options
+    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.plan import Plan
+    from tsjax.jobs.run.worker_loop import OnError
+
+# Pieces for each actor, at least: few enough that a large file is not read over many times, and so many that the last
+# ones end at about the same time.
+_PIECES_AN_ACTOR = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The actors that are wanted.
+
+    Attributes:
+        address: of the cluster; see `tsjax.jobs.ray.cluster.connected`.
+        resources: of each actor, by Ray's names; None for a GPU, or a TPU host's chips, or a node's CPUs.
+        concurrency: how many; None for as many as the cluster has room for.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    address: str | None = None
+    resources: Mapping[str, float] | None = None
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resources is not None:
+            check_resources(self.resources)
+        if self.concurrency is not None:
+            positive("concurrency", self.concurrency)
+
+
+class RayRunner:
+    """Runs a job on a Ray cluster.
+
+    Args:
+        source: the model, which every actor loads.
+        options: how.
+        plan: the inputs, cut; on storage that every node has.
+        output: where to; likewise.
+        pool: on what.
+        on_error: ``reject`` lists rows that cannot be embedded; ``fail`` stops at one of them.
+        reporter: who is told how far it is.
+        model_source: see `tsjax.jobs.run.worker_loop.JobRunner`.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        options: Options,
+        plan: Plan,
+        output: Output,
+        *,
+        pool: Pool | None = None,
+        on_error: OnError = "reject",
+        reporter: Reporter | None = None,
+        model_source: dict[str, Any] | None = None,
+    ) -> None:
+        self._source, self._options, self._output, self._on_error = source, options, output, on_error
+        groups = tuple(
+            tuple(dataclasses.replace(source, url=absolute(source.url)) for source in group) for group in plan.groups
+        )
+        self._plan = dataclasses.replace(plan, groups=groups)
+        self._started_with = {"inputs": [source.url for source in self._plan.sources], "model": model_source or {}}
+        self._pool = Pool() if pool is None else pool
+        self._reporter = Reporter() if reporter is None else reporter
+        self._ray: Any = None
+        self._concurrency = 1
+        self._work: Work | None = None
+
+    def run(self, joined: Callable[[Job], object] = lambda job: None) -> Summary:
+        """Run to the end.
+
+        Args:
+            joined: told of the job before anything is computed; may refuse it.
+
+        Raises:
+            InputError: no cluster is to be had; the nodes do not see the output or the inputs, or have another model
+                than each other; otherwise as `JobRunner.run`.
+            OutputError: the output cannot be written, or another process is at it.
+            MissingExtraError: Ray is not installed.
+        """
+        with connected(self._pool.address) as self._ray:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            resources = dict(self._pool.resources or usual_resources(nodes))
+            room = fitting(resources, nodes)
+            self._concurrency = self._pool.concurrency or max(1, room)
+            self._work = Work(
+                source=self._source,
+                options=self._options,
+                plan=self._plan,
+                output=os.path.abspath(self._output.path),  # noqa: PTH100  # without following links
+                on_error=self._on_error,
+                resources=resources,
+            )
+            self._reporter.say(
+                "ray",
+                f"actors on Ray: {self._concurrency:,}, each with {resources}; nodes: {len(nodes):,}"
+                + ("" if room else ", of which none has room for an actor; Ray waits until one has"),
+                actors=self._concurrency,
+                resources=resources,
+                nodes=len(nodes),
+            )
+            return run_job(self, self._output, self._plan, self._started_with, joined=joined)
+
+    def join(self) -> Job:
+        """Have a process with a device like the actors' settle what the job is."""
+        assert self._work is not None  # run has made it
+        arguments = remote_arguments(self._work.resources)
+        try:
+            # A process of its own, which leaves the device to the actors when it ends.
+            settled = self._ray.remote(max_calls=1, **arguments)(settle).remote(self._work)
+        except ValueError as error:
+            reason = "".join(map(str, error.args))  # Ray breaks its sentences in two
+            raise InputError(f"Ray cannot give an actor {dict(self._work.resources)}: {reason}") from error
+        found = self._ray.get(settled)
+        if isinstance(found, Failure):
+            raise found.error()
+        return Job(found)
+
+    def compute(self, books: Books, partial: Path) -> int:
+        """Have the actors make every shard that is not there; gives how many those are."""
+        assert self._work is not None  # run has made it
+        if self._on_error == "fail":
+            books.check_no_rejections(ALONE)
+        ray = self._ray
+        pieces = self._plan.pieces(_PIECES_AN_ACTOR * self._concurrency)
+        before = set(books.mine(ALONE))
+        if before:
+            self._reporter.say("resume", f"{len(before):,} shards are there already", shards=len(before))
+        sizes = books.job.group_bytes()
+        board = _board(ray, [sizes[piece.group] / piece.count for piece in pieces])
+        rows = [{"number": number, **dataclasses.asdict(piece)} for number, piece in enumerate(pieces)]
+        damaged = 0
+        with _quiet(ray), watching(ray, board, self._reporter):
+            results = (
+                # A block each, which is what Ray Data deals out, and no second one to an actor that has one: another
+                # might be idle.
+                ray.data.from_items(rows, override_num_blocks=len(rows))
+                .map_batches(
+                    ShardMaker,
+                    batch_size=1,
+                    fn_constructor_kwargs={
+                        "work": self._work,
+                        "facts": books.job.facts,
+                        "partial": str(Path(self._work.output) / partial.relative_to(self._output.path)),
+                        "board": board,
+                    },
+                    compute=ray.data.ActorPoolStrategy(
+                        size=min(self._concurrency, len(rows)), max_tasks_in_flight_per_actor=1
+                    ),
+                    **remote_arguments(self._work.resources),
+                )
+                .iter_rows()
+            )
+            for row in results:
+                if row["error"]:
+                    raise Failure(row["error"], row["sentence"]).error()
+                damaged += int(row["damaged"])
+        return len(set(books.mine(ALONE)) - before) + damaged
+
+
+def _board(ray: Any, sizes: list[float]) -> Any:
+    """A board on the driver's node, with which alone it dies."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # an extra
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(sizes)
+
+
+@contextlib.contextmanager
+def _quiet(ray: Any) -> Iterator[None]:
+    """Ray Data without progress bars and log lines on standard error, where our own line is."""
+    context = ray.data.DataContext.get_current()
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    # Of the progress bars it warns that there are none.
+    levels = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = bars
+        for logger, level in before.items():
+            logger.setLevel(level)

@@ -1,0 +1,170 @@
+"""A job's books: which shards there are, and the manifests that say so, whoever computes them, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tsjax.errors import InputError
+from tsjax.jobs.plan import ALONE, Made, Part, Plan, ShardKey, Worker, missing_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tsjax.jobs.job import Job
+    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.output.shard_record import Record
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a worker's shards hold, those of earlier runs included."""
+
+    shards: int = 0
+    input_rows: int = 0
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    chunked: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    computed_shards: int = 0
+
+    def plus(self, record: Record) -> Summary:
+        """With another shard."""
+        return Summary(
+            self.shards + 1,
+            self.input_rows + record.input_rows,
+            self.rows + record.rows,
+            self.tokens + record.tokens,
+            self.truncated + record.truncated,
+            self.chunked + record.chunked,
+            self.duplicates + record.duplicates,
+            self.rejected + len(record.rejected),
+            self.computed_shards,
+        )
+
+
+class Books:
+    """Which shards of a job an output has.
+
+    Args:
+        output: where they are.
+        plan: which there should be.
+        job: whose they should be.
+    """
+
+    def __init__(self, output: Output, plan: Plan, job: Job) -> None:
+        self.output, self.plan, self.job = output, plan, job
+        self._fingerprint = job.fingerprint
+
+    def mine(self, part: Part) -> list[ShardKey]:
+        """The shards of a part that have a record that can be read, in order.
+
+        Raises:
+            CheckpointError: the disk does not give a record.
+        """
+        return [key for key in self._recorded(part) if self.output.read_record(key) is not None]
+
+    def _recorded(self, part: Part) -> list[ShardKey]:
+        return [key for key in self.output.record_keys() if self.plan.is_for(part, key)]
+
+    def check_no_rejections(self, part: Part) -> None:
+        """Raise an InputError if an earlier run has rejected a row of a part."""
+        for rejection in self.output.rejections(self._recorded(part)):
+            raise InputError(rejection.sentence)
+
+    def whole(self, part: Part) -> dict[ShardKey, Made]:
+        """Those shards of a part whose files are what their records say, with what they were made of.
+
+        Raises:
+            InputError: a record is of another job.
+        """
+        found = ((key, self._whole(key)) for key in self._recorded(part))
+        return {key: record.made for key, record in found if record is not None}
+
+    def is_whole(self, key: ShardKey) -> bool:
+        """Whether a shard has a record, and its files are what that says.
+
+        Raises:
+            InputError: the record is of another job.
+        """
+        return self._whole(key) is not None
+
+    def _whole(self, key: ShardKey) -> Record | None:
+        record = self.output.read_record(key)
+        if record is None:
+            return None
+        if record.job != self._fingerprint:
+            raise InputError(
+                f"{self.output.record_file(key)} is of another job than this; remove the folder, or choose another"
+            )
+        return record if self.output.is_whole(record) else None
+
+    def groups_left(self, part: Part, done: Mapping[ShardKey, Made]) -> list[int]:
+        """The groups in which a part has shards that are not done, or may have, as their end is not known yet."""
+        groups = self.plan.groups_for(part)
+        last = self._last_shards(set(groups))
+        rows = {key: done[key].rows for key in done}
+        return [group for group in groups if group not in last or self._lacks(part, last[group], rows)]
+
+    def _last_shards(self, groups: set[int]) -> dict[int, ShardKey]:
+        """The last shard of each group whose end is known."""
+        records = (self.output.read_record(key) for key in self.output.record_keys() if key.group in groups)
+        return {record.key.group: record.key for record in records if record is not None and record.last}
+
+    def _lacks(self, part: Part, last: ShardKey, rows: Mapping[ShardKey, int]) -> bool:
+        """Whether shards of a part are missing in a group that ends with this one."""
+        group, most = last.group, self.plan.rows_per_shard
+        indices = (index for index in range(last.index + 1) if self.plan.is_for(part, ShardKey(group, index)))
+        return any(missing_shard(rows, group, index, most, last) is not None for index in indices)
+
+
+class Engine(Protocol):
+    """Who computes a job."""
+
+    def join(self) -> Job:
+        """Make sure that the output is of this job, if it is of any; gives the job, with the ranges that it has."""
+
+    def compute(self, books: Books, partial: Path) -> int:
+        """Make every shard that is not there, by way of the folder ``partial``; gives how many those are."""
+
+
+def run_job(
+    engine: Engine,
+    output: Output,
+    plan: Plan,
+    started_with: dict[str, Any],
+    worker: Worker = ALONE,
+    joined: Callable[[Job], object] = lambda job: None,
+) -> Summary:
+    """Have a job, or one worker's part of it, computed, and keep its manifest.
+
+    Args:
+        engine: who computes.
+        output: where to.
+        plan: the inputs, cut.
+        started_with: what the manifest says of where inputs and model were found.
+        worker: which of several.
+        joined: told of the job before anything is computed; may refuse it.
+
+    Raises:
+        InputError: the output is of another job.
+        OutputError: the output cannot be written, or another process is at it.
+    """
+    with output.working(worker) as partial:
+        job = engine.join()
+        joined(job)
+        books = Books(output, plan, job)
+        if not output.manifest_file(worker).exists():
+            output.write_manifest(worker, job, books.mine(worker), partial, complete=False, started_with=started_with)
+        computed = engine.compute(books, partial)
+        mine = books.mine(worker)
+        output.write_rejected(worker, mine, partial)
+        output.write_manifest(worker, job, mine, partial, complete=True, started_with=started_with)
+        summary = Summary(computed_shards=computed)
+        for key in mine:
+            if (record := output.read_record(key)) is not None:
+                summary = summary.plus(record)
+    return summary

@@ -1,0 +1,316 @@
+"""Blocks of rows to blocks of vectors, without a pause between them: the device has the next block while one ends.
+
+What a block's vectors are depends on the block and on those before it in its shard, never on another shard.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tsjax.encoders.similarity import normalize
+from tsjax.engine.prefetch import one_ahead
+from tsjax.jobs.input.columns import Rejection, Row
+from tsjax.jobs.run.long_texts import Cutter, Sequences, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from tsjax.engine.engine import Computed
+    from tsjax.jobs.job import Model, Options
+    from tsjax.jobs.plan import ShardKey
+
+# Characters of a block for each token of a batch, and at least: many batches' worth, so that the last one's padding
+# does not matter, and little memory.
+_CHARACTERS_A_TOKEN = 64
+_LEAST_CHARACTERS = 1_000_000
+
+
+@dataclass
+class Seen:
+    """The texts that a shard had so far, by their hash, and what came of each; lasts as long as the shard.
+
+    Attributes:
+        places: by hash, in the order of their first occurrence.
+        results: vectors of each, (chunks, D), with its spans; or why it is rejected.
+    """
+
+    places: dict[bytes, int] = field(default_factory=dict)
+    results: list[_Result | None] = field(default_factory=list)
+
+
+class _Result(NamedTuple):
+    vectors: NDArray[np.float32]
+    spans: tuple[Span, ...] | None
+    reason: str | None
+
+
+class Block(NamedTuple):
+    """Some rows of a shard that follow each other.
+
+    Attributes:
+        key: the shard.
+        rows: those that can be embedded, and those that cannot, in order.
+        seen: the shard's texts so far.
+        final: whether the shard ends with it.
+        last: whether, if so, the group ends with the shard.
+        read: about how many bytes of the input it was read from.
+        left: about how many bytes of this worker's input come after it.
+    """
+
+    key: ShardKey
+    rows: list[Row | Rejection]
+    seen: Seen
+    final: bool
+    last: bool
+    read: int
+    left: int
+
+
+class Embedded(NamedTuple):
+    """A block, with its vectors.
+
+    Attributes:
+        block: which.
+        rows: the row of each vector.
+        vectors: float32 (n, D).
+        spans: of each vector; None unless chunks have vectors of their own.
+        rejected: rows that have none, in order.
+        tokens: that were computed, padding not counted.
+        truncated: texts that lost their end.
+        chunked: texts of more than one chunk.
+        duplicates: rows that have another's vector.
+    """
+
+    block: Block
+    rows: list[Row]
+    vectors: NDArray[np.float32]
+    spans: list[Span] | None
+    rejected: list[Rejection]
+    tokens: int
+    truncated: int
+    chunked: int
+    duplicates: int
+
+
+@dataclass
+class _Piece:
+    """A block on its way: its sequences, and their outcomes as they come."""
+
+    block: Block
+    places: list[int]  # of each row that can be embedded, its text among the shard's; of none where all are alike
+    sequences: Sequences
+    offset: int = 0
+    vectors: NDArray[np.float32] | None = None
+    sums: list[NDArray[np.float32] | None] = field(default_factory=list)
+    left: int = 0
+
+
+class Computer:
+    """Embeds blocks.
+
+    Args:
+        model: with what.
+        options: what becomes of long texts and of duplicates, and whether vectors are normalised.
+
+    Raises:
+        InputError: chunks that the model cannot take; see `Cutter`.
+    """
+
+    def __init__(self, model: Model, options: Options) -> None:
+        self._model, self._options = model, options
+        self._cutter = Cutter(model, options)
+        self._config = model.embedder.metadata.model
+        self._late = options.long_texts == "late"
+
+    @property
+    def block_characters(self) -> int:
+        """Characters that a block should have, about."""
+        embedder = self._model.embedder
+        return max(_CHARACTERS_A_TOKEN * embedder.token_budget * len(embedder.devices), _LEAST_CHARACTERS)
+
+    def run(self, blocks: Iterable[Block], progress: Callable[[int], object] | None = None) -> Iterator[Embedded]:
+        """Embed block after block; each is tokenised while the device works on the ones before.
+
+        Args:
+            blocks: in the order of the input; those of a shard follow each other.
+            progress: told the number of sequences in each batch that is done.
+
+        Raises:
+            InputError: vectors that are not finite.
+        """
+        embedder, prompt = self._model.embedder, self._model.prompt
+        leave_out = prompt and not self._config.pooling.include_prompt
+        waiting: collections.deque[_Piece] = collections.deque()
+        offset = 0
+
+        with contextlib.closing(one_ahead(self._prepare, blocks)) as prepared:
+
+            def pieces() -> Iterator[object]:
+                nonlocal offset
+                for piece in prepared:
+                    piece.offset, piece.left = offset, len(piece.sequences.windows)
+                    piece.sums = [None] * piece.left if self._late else []
+                    piece.vectors = np.empty((piece.left, self._config.embedding_dimension), np.float32)
+                    offset += piece.left
+                    waiting.append(piece)
+                    yield piece.sequences.tokenized
+
+            computed = embedder._engine.compute(
+                pieces(),  # type: ignore[arg-type]  # of Tokenized
+                self._model.temperature,
+                max_length=embedder.max_seq_length,
+                prompt_length=embedder._tokenizer.prompt_length(prompt) if leave_out else 0,
+                with_tokens=self._late,
+                progress=progress,
+            )
+            for batch in computed:
+                self._take(batch, waiting)
+                while waiting and not waiting[0].left:
+                    yield self._finish(waiting.popleft())
+            while waiting:
+                assert not waiting[0].left  # everything has been computed
+                yield self._finish(waiting.popleft())
+
+    def _prepare(self, block: Block) -> _Piece:
+        """The texts that are new to the shard, as sequences."""
+        rows = [row for row in block.rows if isinstance(row, Row)]
+        seen = block.seen
+        if not self._options.deduplicate:
+            sequences = self._cutter.sequences([row.text for row in rows])
+            if sequences.one_each:
+                return _Piece(block, [], sequences)
+            start = len(seen.results)
+            places = list(range(start, start + len(rows)))
+            seen.results.extend([None] * len(rows))
+            return _Piece(block, places, sequences)
+        places, new = [], []
+        for row in rows:
+            digest = hashlib.blake2b(row.text.encode(), digest_size=16).digest()
+            place = seen.places.setdefault(digest, len(seen.results))
+            if place == len(seen.results):
+                seen.results.append(None)
+                new.append(row.text)
+            places.append(place)
+        return _Piece(block, places, self._cutter.sequences(new))
+
+    def _take(self, batch: Computed, waiting: Iterable[_Piece]) -> None:
+        """Put a batch's vectors to their sequences; a batch is of one piece."""
+        first = int(batch.indices[0])
+        piece = next(piece for piece in waiting if piece.offset <= first < piece.offset + len(piece.sequences.windows))
+        places = batch.indices - piece.offset
+        assert piece.vectors is not None
+        piece.vectors[places] = batch.embeddings
+        if batch.tokens is not None:
+            for place, tokens in zip(places.tolist(), batch.tokens, strict=True):
+                # Only the sums are kept: a long text's token vectors would take much memory.
+                parts = piece.sequences.windows[place].parts
+                piece.sums[place] = np.stack([tokens[a:b].sum(axis=0) for _, a, b in parts]) if parts else None
+        piece.left -= len(places)
+
+    def _finish(self, piece: _Piece) -> Embedded:
+        """A block's rows with their vectors."""
+        block, sequences, results = piece.block, piece.sequences, piece.block.seen.results
+        rows = [row for row in block.rows if isinstance(row, Row)]
+        if sequences.one_each and not self._options.deduplicate:
+            return self._finished_alike(piece, rows)
+        new = list(dict.fromkeys(place for place in piece.places if results[place] is None))
+        for place, outcome in zip(new, self._results(piece, len(new)), strict=True):
+            results[place] = outcome
+        kept, vectors, reasons = [], [], {}
+        spans: list[Span] = []
+        for row, place in zip(rows, piece.places, strict=True):
+            result = results[place]
+            assert result is not None
+            if result.reason is not None:
+                reasons[id(row)] = result.reason
+                continue
+            kept.extend([row] * len(result.vectors))
+            vectors.append(result.vectors)
+            spans.extend(result.spans or ())
+        rejected = [
+            row if isinstance(row, Rejection) else Rejection(row.file, row.row, None, reasons[id(row)])
+            for row in block.rows
+            if isinstance(row, Rejection) or id(row) in reasons
+        ]
+        if not self._options.deduplicate:
+            for place in piece.places:  # nobody asks for them again
+                results[place] = _TAKEN
+        width = self._model.embedder.embedding_dimension
+        return Embedded(
+            block=block,
+            rows=kept,
+            vectors=np.concatenate(vectors) if vectors else np.zeros((0, width), np.float32),
+            spans=spans if self._late else None,
+            rejected=rejected,
+            tokens=int(sequences.tokenized.lengths.sum()),
+            truncated=sequences.truncated,
+            chunked=sequences.chunked,
+            duplicates=len(rows) - len(new),
+        )
+
+    def _finished_alike(self, piece: _Piece, rows: list[Row]) -> Embedded:
+        """`_finish` where each row has one vector: most jobs, and there is no time for work on single rows."""
+        assert piece.vectors is not None
+        return Embedded(
+            block=piece.block,
+            rows=rows,
+            vectors=self._ended(piece.vectors),
+            spans=None,
+            rejected=[row for row in piece.block.rows if isinstance(row, Rejection)],
+            tokens=int(piece.sequences.tokenized.lengths.sum()),
+            truncated=piece.sequences.truncated,
+            chunked=0,
+            duplicates=0,
+        )
+
+    def _results(self, piece: _Piece, texts: int) -> Iterator[_Result]:
+        """What came of each of a block's new texts."""
+        sequences, vectors = piece.sequences, piece.vectors
+        assert vectors is not None
+        of_text: list[list[int]] = [[] for _ in range(texts)]
+        for place, window in enumerate(sequences.windows):
+            of_text[window.text].append(place)
+        finished = self._ended(vectors)
+        for text, places in enumerate(of_text):
+            spans = None if sequences.spans is None else sequences.spans[text]
+            if reason := sequences.rejected.get(text):
+                yield _Result(finished[:0], spans, reason)
+            elif len(places) == 1 and not sequences.windows[places[0]].parts:
+                yield _Result(finished[places], spans, None)
+            elif spans is None:
+                weights = np.array([sequences.windows[place].weight for place in places], np.float32)[:, None]
+                mean = (vectors[places] * weights).sum(axis=0, keepdims=True) / weights.sum()
+                yield _Result(self._ended(mean, unit=bool(self._config.heads)), spans, None)
+            else:
+                yield _Result(self._ended(self._pooled(piece, places, len(spans)), unit=True), spans, None)
+
+    def _pooled(self, piece: _Piece, places: list[int], chunks: int) -> NDArray[np.float32]:
+        """The mean of each chunk's token vectors: float32 (chunks, D)."""
+        total = np.zeros((chunks, self._config.embedding_dimension), np.float32)
+        count = np.zeros((chunks, 1), np.float32)
+        for place in places:
+            sums = piece.sums[place]
+            assert sums is not None
+            for (chunk, start, end), part in zip(piece.sequences.windows[place].parts, sums, strict=True):
+                total[chunk] += part
+                count[chunk] += end - start
+        return total / count
+
+    def _ended(self, vectors: NDArray[np.float32], *, unit: bool = False) -> NDArray[np.float32]:
+        """Vectors as they are wanted: of norm 1 again where a mean was taken, cut, and of norm 1 where asked."""
+        if unit and any(head.kind == "normalize" for head in self._config.heads[-1:]):
+            vectors = normalize(vectors)
+        width = self._model.embedder.embedding_dimension
+        vectors = np.ascontiguousarray(vectors[:, :width])
+        return normalize(vectors) if self._options.normalize else vectors
+
+
+_TAKEN = _Result(np.zeros((0, 0), np.float32), None, None)

@@ -1,0 +1,1 @@
+"""The temperature lab: analysis, evaluation and learning."""

@@ -1,0 +1,323 @@
+"""Texts by length, three times over, so that what length does can be told from what content does.
+
+Long texts say more things than short ones, so texts as they are confound the two. The same texts cut to each length
+have the same authors and subjects; repeats of one passage have the same content at every length. Both begin anywhere in
+a text: at their beginnings texts of one kind are all alike (salutations, mastheads), and short cuts would be so too.
+
+All are token ids, special ones included: cut is cut exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+import numpy as np
+
+from tsjax.encoders.settings import check_seed, positive
+from tsjax.errors import InputError
+from tsjax.lab.evaluation.copies import same_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tsjax.text.tokenizer import TextTokenizer
+
+Corpus: TypeAlias = Literal["texts", "cut", "repeated"]
+
+# The shortest bucket and how many there are by default, from the longest text down.
+_SHORTEST = 16
+_BUCKETS = 7
+
+# Of usual text twice as many as there are.
+_CHARACTERS_A_TOKEN = 10
+
+_SPACE = re.compile(r"\s+")
+
+_Made = TypeVar("_Made")
+
+# A bucket of fewer texts is left out, or of fewer than half of the largest; a jackknife needs three in any case.
+_ENOUGH = 16
+LEAST_TEXTS = 3
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Texts of like length.
+
+    Attributes:
+        corpus: which of the three.
+        length: the most tokens; in ``cut`` and ``repeated``, the tokens of each.
+        ids: the token ids of each text.
+    """
+
+    corpus: Corpus
+    length: int
+    ids: tuple[NDArray[np.int32], ...]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a text on average."""
+        return float(np.mean([len(ids) for ids in self.ids]))
+
+
+def default_lengths(longest: int) -> tuple[int, ...]:
+    """Powers of two from 16 on up to the longest text, and that; the seven greatest of them."""
+    lengths = []
+    power = _SHORTEST
+    while power < longest:
+        lengths.append(power)
+        power *= 2
+    return (*lengths, longest)[-_BUCKETS:]
+
+
+def check_lengths(lengths: Sequence[int] | None, longest: int, special: int, prompt: int = 0) -> tuple[int, ...]:
+    """The lengths of the buckets, checked; None for `default_lengths`, of those that leave more room than they take.
+
+    Args:
+        lengths: as asked for.
+        longest: the most tokens of a text.
+        special: the special tokens of a text.
+        prompt: the tokens of a prompt.
+
+    Raises:
+        InputError: one is beyond the longest text, leaves no room for text, or does not rise.
+    """
+    taken = special + prompt
+    if lengths is None:
+        lengths = [length for length in default_lengths(longest) if length >= 2 * taken] or [longest]
+    for length in lengths:
+        if not taken < positive("a length", length) <= longest:
+            tokens = f"{special} special tokens" + (f", the {prompt} of the prompt" if prompt else "")
+            raise InputError(
+                f"a length is {length}; with this model's {tokens} and max_seq_length it can be "
+                f"{taken + 1} to {longest}"
+            )
+    if not lengths or any(a >= b for a, b in itertools.pairwise(lengths)):
+        raise InputError(f"lengths must rise, and there must be one at least: {list(lengths)}")
+    return tuple(lengths)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Texts in the order they were drawn in, and what is wanted of them."""
+
+    tokenizer: TextTokenizer
+    prompt: str
+    texts: list[str]
+    ids: list[NDArray[np.int32]]
+    found: NDArray[np.int64]  # tokens of each; one more than the model takes where a text has more
+    begin: NDArray[np.float64]  # where cuts and passages begin, as a share of the text
+    lengths: tuple[int, ...]
+    most: int
+
+
+def make_buckets(
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    prompt: str,
+    lengths: Sequence[int],
+    texts_per_bucket: int,
+    seed: int,
+) -> tuple[list[Bucket], list[str]]:
+    """The buckets of the three corpora, and in sentences what was left out.
+
+    Each corpus has equally many texts in each of its buckets, since effective rank grows with their number; which ones
+    is drawn from the seed.
+
+    Args:
+        tokenizer: of the model; longer texts than its ``max_length`` take part only cut.
+        texts: several.
+        prompt: put before each text.
+        lengths: upper ends of the buckets, rising.
+        texts_per_bucket: the most texts in a bucket, at least 3.
+        seed: of the choice.
+
+    Raises:
+        InputError: too few texts for any bucket, or no seed.
+    """
+    check_seed(seed)
+    if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
+        raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
+    different: dict[str, str] = {}
+    for text in texts:
+        different.setdefault(same_text(text), text)
+    once = list(different.values())
+    rng = np.random.default_rng(seed)
+    chosen = [once[place] for place in rng.permutation(len(once)).tolist()]
+    tokenized = tokenizer.encode([prompt + text for text in chosen])
+    found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
+    begin = rng.random(len(once))
+    # Texts may differ in what the tokenizer does not see, such as accents; of longer ones, in what it was not shown.
+    first: dict[tuple[bytes, str], int] = {}
+    for place, (ids, text) in enumerate(zip(tokenized.ids, chosen, strict=True)):
+        first.setdefault((ids.tobytes(), text if tokenized.truncated[place] else ""), place)
+    kept = list(first.values())
+    drawn = _Drawn(
+        tokenizer,
+        prompt,
+        [chosen[place] for place in kept],
+        [tokenized.ids[place] for place in kept],
+        found[kept],
+        begin[kept],
+        tuple(lengths),
+        texts_per_bucket,
+    )
+    buckets: list[Bucket] = []
+    notes: list[str] = []
+    if double := len(texts) - len(kept):
+        notes.append(f"{_texts(double)} of {len(texts):,} repeated an earlier one, and did not count.")
+    for make in (_as_they_are, _cut, _repeated):
+        made, said = make(drawn)
+        buckets += made
+        notes += said
+    if not buckets:
+        shortest, longest = (_tokens(count, tokenizer.max_length) for count in (found.min(), found.max()))
+        raise InputError(
+            f"no length has {LEAST_TEXTS} texts: of {_texts(len(texts))}, {len(once):,} different, the shortest has "
+            f"{shortest} and the longest {longest} tokens, and the lengths are {', '.join(map(str, lengths))}"
+        )
+    return buckets, notes
+
+
+def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+    """Whole texts, each in the bucket of its own length: more tokens than the bucket before, or half of the first."""
+    lowest = drawn.lengths[0] // 2
+    inside: dict[int, list[int]] = {}
+    for low, high in itertools.pairwise([lowest, *drawn.lengths]):
+        inside[high] = np.flatnonzero((low < drawn.found) & (drawn.found <= high)).tolist()
+    notes = []
+    if short := int((drawn.found <= lowest).sum()):
+        notes.append(f"{_texts(short)} of at most {lowest} tokens: in no bucket.")
+    if long := int((drawn.found > drawn.lengths[-1]).sum()):
+        notes.append(f"{_texts(long)} of more than {drawn.lengths[-1]} tokens: measured cut, but not whole.")
+    enough = max(LEAST_TEXTS, min(_ENOUGH, max(map(len, inside.values())) // 2))
+    kept = {length: places for length, places in inside.items() if len(places) >= enough}
+    if not kept:
+        return [], [*notes, "Too few texts fit whole, so texts as they are were not measured."]
+    for length, places in inside.items():
+        if places and length not in kept:
+            notes.append(f"Up to {length} tokens: {_texts(len(places))}, too few for a bucket.")
+    count = min(drawn.most, *map(len, kept.values()))
+    return [
+        Bucket("texts", length, tuple(drawn.ids[place] for place in places[:count])) for length, places in kept.items()
+    ], notes
+
+
+def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+    """As many tokens of the same texts, from the same place on, for each length that enough of them have."""
+    reach = {length: int((drawn.found >= length).sum()) for length in drawn.lengths}
+    enough = max(LEAST_TEXTS, min(_ENOUGH, max(reach.values()) // 2))
+    lengths = [length for length, count in reach.items() if count >= enough]
+    if len(lengths) < 2:
+        return [], ["Too few texts are long enough to be cut, so cut texts were not measured."]
+    longest, shortest = lengths[-1], drawn.tokenizer.with_max_length(lengths[0])
+
+    def by_shortest(rests: list[str]) -> Iterator[tuple[bytes, str]]:
+        cut = shortest.encode([drawn.prompt + text for text in rests]).ids
+        return ((ids.tobytes(), text) for ids, text in zip(cut, rests, strict=True))
+
+    texts, doubles = _different(drawn, longest, by_shortest)
+    if len(texts) < LEAST_TEXTS:
+        return [], [f"Cut to {lengths[0]} tokens nearly all texts are the same, so cut texts were not measured."]
+    notes = []
+    if doubles:
+        notes.append(f"{_texts(doubles)} cut to {lengths[0]} tokens repeated an earlier one, and did not count.")
+    if longest < drawn.lengths[-1]:
+        notes.append(f"Cut texts go up to {longest} tokens, since too few texts have more.")
+    return [Bucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
+
+
+def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+    """One passage of each text, of about the shortest length, again and again up to each length."""
+    shortest = drawn.lengths[0]
+    first = drawn.tokenizer.with_max_length(shortest)
+
+    def by_tokens(rests: list[str]) -> Iterator[tuple[bytes, tuple[str, int]]]:
+        """Each passage, and how many tokens it is."""
+        beginnings = [first.beginning(text) for text in rests]
+        for text, ids in zip(beginnings, drawn.tokenizer.encode(beginnings).ids, strict=True):
+            # A word may be nothing to the tokenizer, such as a space of no width.
+            if (count := len(ids) - drawn.tokenizer.special_tokens) > 0:
+                yield ids.tobytes(), (text, count)
+
+    passages, doubles = _different(drawn, shortest, by_tokens)
+    if len(passages) < LEAST_TEXTS or len(drawn.lengths) < 2:
+        return [], ["Too few texts have a passage to repeat, so repeated passages were not measured."]
+    notes = []
+    if doubles:
+        notes.append(f"{_texts(doubles)} gave a passage that an earlier one had given, and did not count.")
+    buckets = []
+    for length in drawn.lengths:
+        # One copy more than would do, since together they may have fewer tokens.
+        texts = [" ".join([text] * (length // count + 2)) for text, count in passages]
+        buckets.append(Bucket("repeated", length, _cut_at(drawn, texts, length)))
+    return buckets, notes
+
+
+def _different(
+    drawn: _Drawn, length: int, made: Callable[[list[str]], Iterable[tuple[bytes, _Made]]]
+) -> tuple[list[_Made], int]:
+    """As many as are wanted of what is made of the texts' rests, no two of one key; and how many were left out.
+
+    Args:
+        drawn: the texts.
+        length: tokens that a rest has.
+        made: gives keys and what is kept for them, of some rests.
+    """
+    places = np.flatnonzero(drawn.found >= length).tolist()
+    batches = (places[start : start + drawn.most] for start in range(0, len(places), drawn.most))
+    kept: dict[bytes, _Made] = {}
+    doubles = 0
+    for key, one in itertools.chain.from_iterable(made(_rests(drawn, batch, length)) for batch in batches):
+        doubles += key in kept
+        kept.setdefault(key, one)
+        if len(kept) == drawn.most:
+            break
+    return list(kept.values()), doubles
+
+
+def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
+    """What some texts say from a word on, the drawn one or one before, from which they have so many tokens."""
+    cutting = drawn.tokenizer.with_max_length(length)
+    # Of books, the next pages will do: nobody wants all of their tokens.
+    pages = dict.fromkeys(places, _CHARACTERS_A_TOKEN * length)
+    begin = {place: int(drawn.begin[place] * len(drawn.texts[place])) for place in places}
+    rests: dict[int, str] = {}
+    while left := [place for place in places if place not in rests]:
+        some = [_from_a_word(drawn.texts[place], begin[place]) for place in left]
+        parts = [text[: pages[place]] for place, text in zip(left, some, strict=True)]
+        tokenized = cutting.encode([drawn.prompt + text for text in parts])
+        for row, place in enumerate(left):
+            if tokenized.truncated[row] or (parts[row] == some[row] and tokenized.lengths[row] == length):
+                rests[place] = parts[row]
+            elif parts[row] != some[row]:
+                pages[place] *= 8
+            elif not begin[place]:  # from the first character on, any of these has them
+                rests[place] = some[row]
+            else:
+                begin[place] //= 2
+    return [rests[place] for place in places]
+
+
+def _from_a_word(text: str, begin: int) -> str:
+    """The text from the next word on; where there is no space, as in Japanese, from the character."""
+    space = _SPACE.search(text, begin) if begin else None
+    return text[begin:] if space is None else text[space.end() :]
+
+
+def _cut_at(drawn: _Drawn, texts: list[str], length: int) -> tuple[NDArray[np.int32], ...]:
+    return tuple(drawn.tokenizer.with_max_length(length).encode([drawn.prompt + text for text in texts]).ids)
+
+
+def _tokens(found: int, most: int) -> str:
+    return str(found) if found <= most else f"more than {most}"
+
+
+def _texts(count: int) -> str:
+    return "1 text" if count == 1 else f"{count:,} texts"

@@ -1,0 +1,249 @@
+"""Tasks from files, strictly: whatever is wrong with them is said with the file and the line, before any work is done.
+
+Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are files of any format that `tsjax.jobs.input.rows`
+reads, such as JSON lines, one item a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tsjax.errors import InputError
+from tsjax.jobs.input.columns import BadRowError
+from tsjax.jobs.input.formats import Reading
+from tsjax.jobs.input.rows import CellReader
+from tsjax.jobs.input.texts import open_file
+from tsjax.lab.evaluation.tasks import STS, Classification, Clustering, Retrieval
+from tsjax.text.unicode import lone_surrogate
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+
+
+def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measure: str = "MRR@10") -> Retrieval:
+    """A retrieval task from a folder as BEIR has it.
+
+    Args:
+        folder: it holds ``corpus.jsonl`` (``_id``, ``text``, and a ``title`` that is put before the text),
+            ``queries.jsonl`` (``_id``, ``text``) and ``qrels/test.tsv`` (a header, then query's id, document's id and
+            grade, tab-separated; a grade of 0 means not relevant).
+        qrels: which file under ``qrels``, without its suffix.
+        measure: see `Retrieval`.
+
+    Queries without a relevant document are left out, and a document with a query's id is not searched for that query,
+    unless it is relevant to it; the task's notes say how many.
+
+    Raises:
+        InputError: a file is missing or damaged, an id is there twice or unknown, or nothing is left.
+    """
+    base = Path(folder)
+    if not base.is_dir():
+        raise InputError(f"there is no folder {base}; a retrieval task has corpus.jsonl, queries.jsonl and qrels/")
+    documents = _by_id(base / "corpus.jsonl", titles=True)
+    if not documents:
+        raise InputError(f"{base / 'corpus.jsonl'} is empty; there is nothing to find")
+    queries = _by_id(base / "queries.jsonl", titles=False)
+    if not queries:
+        raise InputError(f"{base / 'queries.jsonl'} is empty; there is nothing to look for")
+    grades = _qrels(base / "qrels" / f"{qrels}.tsv", set(queries), {name: i for i, name in enumerate(documents)})
+    judged = [name for name in queries if grades.get(name)]
+    if not judged:
+        raise InputError(f"{base / 'qrels' / f'{qrels}.tsv'} names no relevant document for any query")
+    for name in judged:
+        if not queries[name].strip():
+            raise InputError(f"{base / 'queries.jsonl'}: query {name!r} has no text")
+    left_out = len(queries) - len(judged)
+    place = {name: i for i, name in enumerate(documents)}
+    itself = tuple(place[name] if name in place and place[name] not in grades[name] else -1 for name in judged)
+    same = sum(own >= 0 for own in itself)
+    notes = []
+    if left_out:
+        notes.append(f"{left_out:,} of {len(queries):,} queries have no relevant document and were left out")
+    if same:
+        notes.append(f"documents with the id of a query, {same:,} of them, were not searched for it, as BEIR does")
+    return Retrieval(
+        tuple(documents.values()),
+        tuple(queries[name] for name in judged),
+        tuple(grades[name] for name in judged),
+        measure,
+        tuple(notes),
+        itself if max(itself) >= 0 else (),
+    )
+
+
+def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman", reading: Reading | None = None) -> STS:
+    """Pairs of texts from a file with ``sentence1``, ``sentence2`` and ``score``; raises an InputError.
+
+    Args:
+        file: JSON lines, one JSON array, CSV, TSV, Parquet or Arrow.
+        measure: see `STS`.
+        reading: how it is to be read; None goes by its name and its first bytes.
+    """
+    pairs, scores = [], []
+    for row in rows_of(Path(file), reading):
+        pairs.append((row.text("sentence1"), row.text("sentence2")))
+        scores.append(row.number("score"))
+    with _naming(file):
+        return STS(tuple(pairs), tuple(scores), measure)
+
+
+def read_classification(
+    file: str | os.PathLike[str], *, measure: str = "accuracy", reading: Reading | None = None
+) -> Classification:
+    """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
+    texts, labels = _labelled(Path(file), reading)
+    with _naming(file):
+        return Classification(texts, labels, measure)
+
+
+def read_clustering(
+    file: str | os.PathLike[str], *, measure: str = "V-measure", reading: Reading | None = None
+) -> Clustering:
+    """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
+    texts, labels = _labelled(Path(file), reading)
+    with _naming(file):
+        return Clustering(texts, labels, measure)
+
+
+class _naming:  # noqa: N801  # used like a function
+    """Put the file's name before what is wrong with all of it."""
+
+    def __init__(self, file: str | os.PathLike[str]) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, InputError):
+            raise InputError(f"{self._file}: {error}") from error
+
+
+class Row(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+        place: where it is, for people to read.
+        values: by the names of their columns.
+        texts_only: whether all values are text, also those that are numbers.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+    texts_only: bool = False
+
+    def get(self, key: str) -> Any:
+        if key not in self.values:
+            known = ", ".join(map(repr, itertools.islice(self.values, 8))) or "nothing"
+            raise InputError(f"{self.place}: there is no {key!r}, only {known}")
+        return self.values[key]
+
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if not isinstance(value, str):
+            raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not text")
+        if lone_surrogate(value) is not None:
+            raise InputError(f"{self.place}: {key!r} has a lone surrogate, which is not valid Unicode")
+        return value
+
+    def name(self, key: str) -> str:
+        """Text or a whole number, as text: an id or a label."""
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise InputError(f"{self.place}: {key!r} is {value!r:.40}, neither text nor a whole number")
+        return str(value)
+
+    def number(self, key: str) -> float:
+        value = self.get(key)
+        if self.texts_only and isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        with contextlib.suppress(OverflowError):  # a whole number that no float can hold
+            if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+                return float(value)
+        raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not a finite number")
+
+
+def rows_of(file: Path, reading: Reading | None = None) -> Iterator[Row]:
+    """The rows of a file in any format; an InputError where one cannot be read.
+
+    Args:
+        file: see `tsjax.jobs.input.texts.open_file`.
+        reading: how it is to be read; None goes by its name and its first bytes.
+    """
+    with contextlib.closing(open_file(str(file), None, reading)) as reader:
+        for cells in reader.cells():
+            where = f"row {reader.next_row - 1}" if reader.line is None else f"line {reader.line}"
+            if isinstance(cells, BadRowError):
+                raise InputError(f"{file}, {where}: {cells}")
+            yield Row(f"{file}, {where}", cells, reader.texts_only)
+
+
+def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
+    """Texts by ``_id``, in the file's order."""
+    texts: dict[str, str] = {}
+    for row in rows_of(file):
+        name, text = row.name("_id"), row.text("text")
+        if name in texts:
+            raise InputError(f"{row.place}: the id {name!r} is there already")
+        if titles and row.values.get("title"):
+            text = f"{row.text('title')} {text}".strip()
+        texts[name] = text
+    return texts
+
+
+def _labelled(file: Path, reading: Reading | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    rows = [(row.text("text"), row.name("label")) for row in rows_of(file, reading)]
+    return tuple(text for text, _ in rows), tuple(label for _, label in rows)
+
+
+def _qrels(file: Path, queries: set[str], documents: dict[str, int]) -> dict[str, dict[int, int]]:
+    """The grade of each relevant document by its place, for each query that has one."""
+    grades: dict[str, dict[int, int]] = {}
+    seen = set()
+    _check_header(file)
+    for row in rows_of(file, Reading("tsv")):
+        place = row.place
+        query, document, grade = row.values.values()
+        if query not in queries:
+            raise InputError(f"{place}: there is no query {query!r} in queries.jsonl")
+        if document not in documents:
+            raise InputError(f"{place}: there is no document {document!r} in corpus.jsonl")
+        if (query, document) in seen:
+            raise InputError(f"{place}: query {query!r} and document {document!r} are there already")
+        seen.add((query, document))
+        if (value := _grade(place, grade)) > 0:
+            grades.setdefault(query, {})[documents[document]] = value
+    return grades
+
+
+def _check_header(file: Path) -> None:
+    """The first line names three columns; a grade in it is a file without a header, whose first line would be lost."""
+    with contextlib.closing(open_file(str(file), None, Reading("tsv"))) as reader:
+        assert isinstance(reader, CellReader)
+        header = reader.header
+    if header and (len(header) != 3 or header[-1].strip().lstrip("-").isdecimal()):
+        raise InputError(
+            f"{file}, line 1: the first line must name the columns: query-id, corpus-id, score, with tabs between"
+        )
+
+
+# The measures take time and memory by the greatest grade.
+_MOST_GRADE = 1000
+
+
+def _grade(place: str, grade: str) -> int:
+    try:
+        value = int(grade)
+    except ValueError:
+        raise InputError(f"{place}: the grade {grade!r:.40} is not a whole number") from None
+    if value > _MOST_GRADE:
+        raise InputError(
+            f"{place}: the grade {grade:.40} is more than {_MOST_GRADE:,}; grades are few, such as 0, 1 and 2"
+        )
+    return value

@@ -1,0 +1,148 @@
+"""A seeded split of a task's items: what τ is chosen on, what it is reported on, and what a classifier learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from tsjax.encoders.settings import check_seed
+from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Int
+
+Part: TypeAlias = Literal["validation", "held-out", "all"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The places of a task's items in each part, sorted; no item is in two parts.
+
+    Attributes:
+        validation: what τ is chosen on.
+        held_out: what it is reported on.
+        training: what a classifier learns from; empty for other tasks.
+        apart: whether outcomes of the two parts mean nothing together, as clusters that were found in each by itself.
+        between: what is in neither of the first two, having a text in common with both; empty for most tasks.
+    """
+
+    validation: Int[np.ndarray, " v"]
+    held_out: Int[np.ndarray, " h"]
+    training: Int[np.ndarray, " t"]
+    apart: bool = False
+    between: Int[np.ndarray, " b"] = field(default_factory=lambda: np.zeros(0, np.intp))
+
+    def part(self, name: Part) -> Int[np.ndarray, " items"]:
+        """Return the items of a part; ``all`` is both, with what is between, without what a classifier learns from.
+
+        Raises:
+            InputError: there is no such part, or none of all.
+        """
+        match name:
+            case "validation":
+                return self.validation
+            case "held-out":
+                return self.held_out
+            case "all" if self.apart:
+                raise InputError("there is no score over all, since the two parts mean nothing together; choose one")
+            case "all":
+                return np.sort(np.concatenate([self.validation, self.held_out, self.between]))
+        raise InputError(f"there is no part {name!r}; there are validation, held-out and all")
+
+
+def whole(items: int) -> Split:
+    """All items held out, for a score on all of them."""
+    none = np.zeros(0, np.intp)
+    return Split(none, np.arange(items), none)
+
+
+def halves(items: int, *, seed: int, least: int, what: str) -> Split:
+    """Split items in two halves; of an odd number, the held-out half has one more.
+
+    Args:
+        items: how many there are.
+        seed: of the choice.
+        least: how many each half must have.
+        what: what the items are, for the error.
+
+    Raises:
+        InputError: there are too few.
+    """
+    check_seed(seed)
+    if items < 2 * least:
+        raise InputError(
+            f"{items} {what} cannot be split: the part that τ is chosen on and the part it is reported on need "
+            f"at least {least} each"
+        )
+    order = np.random.default_rng(seed).permutation(items)
+    return Split(np.sort(order[: items // 2]), np.sort(order[items // 2 :]), np.zeros(0, np.intp))
+
+
+def halves_of_groups(group: Int[np.ndarray, " items"], *, seed: int, least: int, what: str) -> Split:
+    """Split items in two halves by their groups, each of which is whole in one of them.
+
+    Args:
+        group: the number of each item's group, from 0; see `tsjax.lab.evaluation.copies.groups`.
+        seed: of the choice.
+        least: how many groups each half must have.
+        what: what the items are, for the error.
+
+    Raises:
+        InputError: there are too few groups.
+    """
+    split = halves(1 + group.max(initial=-1), seed=seed, least=least, what=what)
+    validation, held_out = (np.flatnonzero(np.isin(group, part)) for part in (split.validation, split.held_out))
+    return Split(validation, held_out, split.training)
+
+
+def by_label(
+    labels: Sequence[str], *, seed: int, with_training: bool, texts: Int[np.ndarray, " items"] | None = None
+) -> Split:
+    """Split items so that every label is in every part, in like shares: halves, or thirds with a part for training.
+
+    Args:
+        labels: of the items.
+        seed: of the choice.
+        with_training: whether there is a part for training.
+        texts: the number of each item's text; items of one text are all in one part. None if no text is there twice.
+
+    Raises:
+        InputError: a label has fewer texts than there are parts, or is not in every part since its texts have other
+            labels too.
+    """
+    check_seed(seed)
+    parts = ("validation", "held-out", *(["training"] if with_training else []))
+    rng = np.random.default_rng(seed)
+    texts = np.arange(len(labels)) if texts is None else texts
+    having: dict[str, list[int]] = {label: [] for label in sorted(set(labels))}
+    for label, text in zip(labels, texts.tolist(), strict=True):
+        having[label].append(text)
+    # A text of several labels is split with the rarest of them, which has the fewest other texts.
+    split_with: dict[int, str] = {}
+    for label in sorted(having, key=lambda label: -len(set(having[label]))):
+        split_with.update(dict.fromkeys(having[label], label))
+    part_of = np.zeros(1 + texts.max(), np.intp)
+    for label, own in having.items():
+        if (count := len(set(own))) < len(parts):
+            different = "different " if len(own) > count else ""
+            raise InputError(
+                f"label {label!r} has {count} {different}{'text' if count == 1 else 'texts'}; each needs at least "
+                f"{len(parts)}, one for each part: {', '.join(parts)}; add some or leave the label out"
+            )
+        # Where it does not come out even, chance says which part gets more, so that no part collects all the rests.
+        some = [text for text in dict.fromkeys(own) if split_with[text] == label]
+        pieces = np.array_split(rng.permutation(some), len(parts))
+        for part, piece in zip(rng.permutation(len(parts)), pieces, strict=True):
+            part_of[piece.astype(np.intp)] = part
+    for label, own in having.items():
+        if missing := set(range(len(parts))) - set(part_of[own].tolist()):
+            raise InputError(
+                f"with seed {seed}, no {parts[min(missing)]} text has the label {label!r}, since texts with it have "
+                "other labels too; choose another seed, or give each text one label"
+            )
+    validation, held_out, training = (np.flatnonzero(part_of[texts] == part) for part in range(3))
+    return Split(validation, held_out, training)

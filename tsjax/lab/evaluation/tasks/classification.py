@@ -1,0 +1,78 @@
+"""Classification: how well a logistic regression on few vectors of each label tells the labels of others."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsjax.lab.evaluation.copies import repeats
+from tsjax.lab.evaluation.outcomes import Labels, Means
+from tsjax.lab.evaluation.split import Split, by_label
+from tsjax.lab.evaluation.tasks.labelled import Labelled
+from tsjax.lab.evaluation.tasks.task import chosen_measure
+from tsjax.lab.reporting.lab import lab
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tsjax.lab.evaluation.outcomes import Outcome
+    from tsjax.lab.evaluation.tasks.task import Encoder, Vectors
+
+
+@dataclass(frozen=True)
+class Classification(Labelled):
+    """Texts with labels, told apart by a logistic regression on their vectors, as MTEB does it (arXiv:2210.07316).
+
+    Attributes:
+        measure: accuracy, or macro-F1 (the mean of the labels' F1), of scikit-learn.
+        samples_per_label: different training texts of each label in a run; all there are, if fewer.
+        experiments: runs, each with a training sample of its own; the score is their mean.
+    """
+
+    measure: str = "accuracy"
+    samples_per_label: int = 8
+    experiments: int = 10
+    kind: str = "classification"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "measure", chosen_measure(self.measure, ("accuracy", "macro-F1"), self.kind))
+
+    def split(self, seed: int) -> Split:
+        """Thirds by label: training, validation, held-out."""
+        return by_label(self.labels, seed=seed, with_training=True, texts=self.texts)
+
+    def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Outcome:
+        """Which texts each run's classifier gets right; it has seen none of them."""
+        del embedder  # a classifier, not a similarity, compares the vectors
+        linear_model, metrics = lab("sklearn.linear_model"), lab("sklearn.metrics")
+        asked = split.part("all")
+        predicted = np.full((self.experiments, self.items), -1)
+        with warnings.catch_warnings(), lab("threadpoolctl").threadpool_limits(1):  # as for clustering
+            # As many steps as MTEB takes, whether or not they suffice.
+            warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
+            for run in range(self.experiments):
+                sample = self._sample(split.training, run)
+                classifier = linear_model.LogisticRegression(max_iter=100, random_state=run)
+                classifier.fit(vectors.documents[sample], self.codes[sample])
+                predicted[run, asked] = classifier.predict(vectors.documents[asked])
+        if self.measure == "accuracy":
+            return Means((predicted == self.codes).astype(np.float64), self.drawn)
+
+        def macro_f1(wanted: NDArray[np.intp], found: NDArray[np.intp]) -> float:
+            # A label that is neither there nor predicted has no F1; scikit-learn leaves it out.
+            return float(metrics.f1_score(wanted, found, average="macro", zero_division=0))
+
+        return Labels(self.codes, predicted, macro_f1, texts=self.drawn)
+
+    def _sample(self, training: NDArray[np.intp], run: int) -> NDArray[np.intp]:
+        """Return some different training texts of each label, the same ones for every candidate."""
+        order = np.random.default_rng(run).permutation(training)
+        chosen = []
+        for label in np.unique(self.codes):
+            own = order[self.codes[order] == label]
+            chosen.append(own[~repeats(self.texts[own])][: self.samples_per_label])
+        return np.concatenate(chosen)

@@ -1,0 +1,194 @@
+"""Retrieval: for each query, the documents by similarity, and how high the relevant ones stand."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsjax.errors import InputError
+from tsjax.lab.evaluation.copies import entangled, groups, repeats, same_text
+from tsjax.lab.evaluation.outcomes import Means
+from tsjax.lab.evaluation.ranking import top
+from tsjax.lab.evaluation.split import Split, halves_of_groups
+from tsjax.lab.reporting.lab import lab
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Float, Int
+
+    from tsjax.lab.evaluation.tasks.task import CountTokens, Encoder, Vectors
+
+# By the names that people use; ir-measures has them under the second.
+_MEASURES = {
+    "mrr": "RR",
+    "rr": "RR",
+    "ndcg": "nDCG",
+    "r": "R",
+    "recall": "R",
+    "p": "P",
+    "map": "AP",
+    "success": "Success",
+}
+_SHOWN = {"RR": "MRR", "AP": "MAP"}
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Queries, documents, and which document is relevant to which query.
+
+    Equal texts are one text. Documents of exactly the same text are searched as one, which is relevant where any of
+    them is, with the highest grade. Queries that have the same text (see `tsjax.lab.evaluation.copies.same_text`), or
+    share a relevant one, directly or through other queries, are in one part of every split and are drawn together in every
+    interval; where nearly all hang together in this way, only those of the same text are.
+
+    Attributes:
+        documents: the corpus; all of it is searched, for every query.
+        queries: one or more relevant documents each.
+        relevant: for each query, the grade of each relevant document by its place in ``documents``, at least 1.
+        measure: MRR@k, nDCG@k, R@k, P@k, MAP@k or Success@k, as ir-measures defines them (RR, nDCG, R, P, AP, Success).
+        notes: what whoever reads the scores should know of the data.
+        itself: for each query, the place of the document that it is, which is not searched for it unless it is
+            relevant, or -1; empty for none. BEIR's own evaluation leaves these out, too.
+
+    Raises:
+        InputError: fewer than two different documents, a query without text or without a relevant document, or an
+            unknown measure.
+    """
+
+    documents: tuple[str, ...]
+    queries: tuple[str, ...]
+    relevant: tuple[Mapping[int, int], ...]
+    measure: str = "MRR@10"
+    notes: tuple[str, ...] = ()
+    itself: tuple[int, ...] = ()
+    kind: str = "retrieval"
+    unit: str = "questions"
+
+    def __post_init__(self) -> None:
+        name, cutoff = _parsed(self.measure)
+        object.__setattr__(self, "measure", f"{_SHOWN.get(name, name)}@{cutoff}")
+        if not self.documents:
+            raise InputError("the corpus is empty; there is nothing to find")
+        if len(set(self.documents)) == 1:
+            raise InputError("a corpus of one document cannot be ranked; every model finds that one first")
+        if len(self.queries) != len(self.relevant):
+            raise InputError(
+                f"{len(self.queries)} queries and the relevant documents of {len(self.relevant)} do not pair"
+            )
+        for query, grades in enumerate(self.relevant):
+            if not self.queries[query].strip():
+                raise InputError(f"query {query} has no text; leave it out")
+            if not grades:
+                raise InputError(f"query {query} has no relevant document; leave it out")
+            for place, grade in grades.items():
+                if not 0 <= place < len(self.documents) or grade < 1:
+                    raise InputError(
+                        f"query {query}: document {place} with grade {grade}; places are 0 to "
+                        f"{len(self.documents) - 1}, and the grade of a relevant document is at least 1"
+                    )
+
+    @property
+    def items(self) -> int:
+        return len(self.queries)
+
+    def split(self, seed: int) -> Split:
+        """Halves of the queries, those that share texts together; each is tried on the whole corpus."""
+        return halves_of_groups(self._groups, seed=seed, least=2, what="different queries")
+
+    @functools.cached_property
+    def shared_texts(self) -> tuple[frozenset[str], ...]:
+        """Of each query, the texts by `same_text` that no other part may have: its own, and those relevant to it.
+
+        Its own alone, where queries share relevant texts so much that they make no two parts.
+        """
+        queries = [frozenset([same_text(query)]) for query in self.queries]
+        # A document may be relevant to many queries.
+        texts = {place: same_text(self.documents[place]) for place in {p for grades in self.relevant for p in grades}}
+        everything = [
+            own.union(texts[place] for place in grades) for own, grades in zip(queries, self.relevant, strict=True)
+        ]
+        return tuple(queries if entangled(groups(everything)) else everything)
+
+    @functools.cached_property
+    def _groups(self) -> Int[np.ndarray, " queries"]:
+        return groups(self.shared_texts)
+
+    @functools.cached_property
+    def sharing(self) -> tuple[str, ...]:
+        """How many documents and queries are copies, and how many share texts."""
+        said = []
+        if copies := len(self.documents) - len(set(self.documents)):
+            said.append(
+                f"{copies:,} of the {len(self.documents):,} documents repeat another; such are searched as one, which "
+                "is relevant where any of them is"
+            )
+        if together := int(repeats(self._groups).sum()):
+            said.append(
+                f"{self.items:,} questions make {self.items - together:,} groups that share no text, of a question or "
+                "of what is relevant to it; a group is in one part and is drawn whole"
+            )
+        relevant = [place for grades in self.relevant for place in grades]
+        if all(len(own) == 1 for own in self.shared_texts) and len(set(relevant)) < len(relevant):
+            said.append("questions share relevant documents so much that both parts know the same ones")
+        return tuple(said)
+
+    @functools.cached_property
+    def _first(self) -> Int[np.ndarray, " documents"]:
+        """Of each document, the first of exactly the same text."""
+        first: dict[str, int] = {}
+        return np.array([first.setdefault(text, place) for place, text in enumerate(self.documents)])
+
+    def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Means:
+        """The measure of every query."""
+        del split  # nothing is learnt, so every query can be ranked
+        name, cutoff = _parsed(self.measure)
+        different = np.unique(self._first)
+        documents = vectors.documents if len(different) == len(self._first) else vectors.documents[different]
+        ranked = different[top(vectors.queries, documents, cutoff + bool(self.itself), embedder.similarity)].tolist()
+        wanted: dict[str, dict[str, int]] = {str(query): {} for query in range(self.items)}
+        for own, grades in zip(wanted.values(), self.relevant, strict=True):
+            for place, grade in grades.items():
+                document = str(self._first[place])
+                own[document] = max(int(grade), own.get(document, 0))
+        for row, own, itself in zip(ranked, wanted.values(), self.itself, strict=False):
+            if itself >= 0 and (first := int(self._first[itself])) in row and str(first) not in own:
+                row.remove(first)
+        measures = lab("ir_measures")
+        # Ranks in place of similarities, so that the order is ours also where similarities are equal: the evaluator
+        # would order those by the documents' names.
+        run = {
+            str(query): {str(document): float(-rank) for rank, document in enumerate(row[:cutoff])}
+            for query, row in enumerate(ranked)
+        }
+        values = np.zeros((1, self.items))
+        for found in measures.iter_calc([getattr(measures, name) @ cutoff], wanted, run):
+            values[0, int(found.query_id)] = found.value
+        return Means(values, self._groups[:, None] if repeats(self._groups).any() else None)
+
+    def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
+        """Tokens of the relevant document; the mean of those with the highest grade, where there are several."""
+        places = sorted({place for grades in self.relevant for place in grades})
+        tokens = dict(zip(places, count([self.documents[place] for place in places]), strict=True))
+        highest = [max(grades.values()) for grades in self.relevant]
+        return np.array(
+            [
+                np.mean([tokens[place] for place, grade in grades.items() if grade == high])
+                for grades, high in zip(self.relevant, highest, strict=True)
+            ],
+            np.float64,
+        )
+
+
+def _parsed(measure: object) -> tuple[str, int]:
+    """ir-measures' name and the cutoff of a measure."""
+    match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,4})", measure.lower()) if isinstance(measure, str) else None
+    if match is None or match[1] not in _MEASURES:
+        raise InputError(
+            f"retrieval has no measure {measure!r}; it has MRR@k, nDCG@k, R@k, P@k, MAP@k and Success@k, such as MRR@10"
+        )
+    return _MEASURES[match[1]], int(match[2])

@@ -1,0 +1,115 @@
+"""What is to be learned, and how: every choice of a run, in one place that can be written down and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from tsjax.encoders.settings import check_seed, positive
+from tsjax.errors import InputError
+from tsjax.lab.evaluation.candidates import Side
+from tsjax.temperature import Piecewise, Temperature
+
+if TYPE_CHECKING:
+    from tsjax.temperature import Law
+
+# How many temperatures there are: none that learn, one, one a layer, one a layer and head.
+Form: TypeAlias = Literal["none", "scalar", "layers", "heads"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run of learning.
+
+    Attributes:
+        form: the temperatures that learn.
+        by_length: the law that they follow; of a `Piecewise` the factor learns too.
+        side: whose temperatures learn; the other side keeps τ = 1.
+        weights: whether the encoder's weights learn.
+        steps: optimizer steps, at most.
+        batch_size: pairs of a step; each query's negatives are the other pairs' texts, so a larger batch asks for
+            more, and its gradient is less noisy. The network's memory does not bound it, since gradients are cached
+            (see `tsjax.lab.learning.gradients`); the matrix of similarities does, at some tens of thousands.
+        train_length: tokens at which texts are cut while learning; None for the model's own length.
+        scale: what similarities are multiplied by before the softmax of the loss; None for 20, the usual for cosines,
+            or 1 for a model that compares by dot products.
+        learning_rate: of the temperatures, Adam's.
+        penalty: times the mean of log² τ, added to the loss: pulls temperatures toward 1.
+        weight_learning_rate: of the weights, AdamW's, at its greatest.
+        weight_decay: of the weights' matrices.
+        warmup: share of the steps in which the weights' learning rate rises; then it falls to 0, in a line.
+        matryoshka: leading dimensions that are to serve as vectors of their own, besides all of them
+            (arXiv:2205.13147).
+        evaluate_every: steps from one look at the validation pairs, and one saved state, to the next.
+        patience: stop after so many looks without a better one.
+        seed: of the order of the pairs.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    form: Form = "heads"
+    by_length: Law | None = None
+    side: Side = "both"
+    weights: bool = False
+    steps: int = 60
+    batch_size: int = 64
+    train_length: int | None = None
+    scale: float | None = None
+    learning_rate: float = 0.03
+    penalty: float = 0.02
+    weight_learning_rate: float = 2e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    matryoshka: tuple[int, ...] = ()
+    evaluate_every: int = 5
+    patience: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in {"form": get_args(Form), "side": get_args(Side)}.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}")
+        check_seed(self.seed)
+        object.__setattr__(self, "matryoshka", tuple(self.matryoshka))
+        for dimension in self.matryoshka:
+            positive("a matryoshka dimension", dimension)
+        if len(set(self.matryoshka)) < len(self.matryoshka):
+            raise InputError(f"a matryoshka dimension is there twice: {list(self.matryoshka)}")
+        for name in ("steps", "evaluate_every", "patience"):
+            positive(name, getattr(self, name))
+        if positive("batch_size", self.batch_size) < 2:
+            raise InputError("batch_size must be at least 2: a query's negatives are the texts of other pairs")
+        if self.scale is not None:
+            _finite("scale", self.scale, above=True)
+        for name in ("learning_rate", "weight_learning_rate"):
+            _finite(name, getattr(self, name), above=True)
+        for name in ("penalty", "weight_decay"):
+            _finite(name, getattr(self, name), above=False)
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"warmup is a share of the steps, from 0 to 1, not {self.warmup!r}")
+        if self.form == "none" and not self.weights:
+            raise InputError("nothing is to learn: neither temperatures nor weights")
+        if self.form == "none" and self.by_length is not None:
+            raise InputError("a law needs temperatures that learn: form is 'none'")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        content = dataclasses.asdict(self)
+        content["by_length"] = Temperature(1.0, self.by_length).to_json().get("by_length")
+        content["matryoshka"] = list(self.matryoshka)
+        return content
+
+    @property
+    def learns_factor(self) -> bool:
+        """Whether the law has a factor that learns."""
+        return isinstance(self.by_length, Piecewise)
+
+
+def _finite(name: str, value: float, *, above: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, not {value!r}")
+    if value < 0 or (above and value == 0):
+        raise InputError(f"{name} must be {'> 0' if above else '0 or more'}, not {value!r}")

@@ -1,0 +1,154 @@
+"""Saved states of a run, by orbax: what a killed run goes on from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import jax
+
+from tsjax.errors import InputError, MissingExtraError, OutputError
+from tsjax.storage.atomic import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN = "run.json"
+_STATES = "states"
+
+# What the names of files that stand beside it while it is written, or while a process runs, begin with.
+_OURS = f".{RUN}."
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps so far.
+        best_step: after which of them the validation loss was least; without one, the last.
+        waited: looks since then.
+        curve: every look at the validation pairs.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    waited: int = 0
+    curve: tuple[dict[str, float | None], ...] = ()
+
+    def look(self, step: int, loss: float | None, validation_loss: float | None) -> Progress:
+        """With one more look."""
+        seen = [look["validation_loss"] for look in self.curve]
+        better = validation_loss is None or all(loss is None or validation_loss < loss for loss in seen)
+        return Progress(
+            step,
+            step if better else self.best_step,
+            0 if better else self.waited + 1,
+            (*self.curve, {"step": step, "loss": loss, "validation_loss": validation_loss}),
+        )
+
+
+class States:
+    """Where states are kept; made by `open`. Of a run without a directory none are."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, directory: Path | None, identity: dict[str, Any]) -> Iterator[States]:
+        """The states below a directory, which is made if need be.
+
+        Args:
+            directory: None for none.
+            identity: everything that decides the run, as JSON values; it is written down beside the states.
+
+        Raises:
+            InputError: the directory holds the states of a run of another identity; the first difference is named.
+            MissingExtraError: orbax is not installed.
+            OutputError: the directory is something else's, or another process learns in it.
+        """
+        if directory is None:
+            yield cls(None)
+            return
+        _check_same(directory, json.loads(json.dumps(identity)))
+        ocp = _orbax()
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        lock = filelock.FileLock(directory / f"{_OURS}lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise OutputError(f"another process learns in {directory}; wait for it, or choose another") from error
+        with held, ocp.CheckpointManager((directory / _STATES).absolute(), options=options) as manager:
+            yield cls(manager)
+
+    def save(self, step: int, tree: dict[str, Any], progress: Progress) -> None:
+        """Keep a state; it replaces the one before once it is whole."""
+        if self._manager is None:
+            return
+        args = _orbax().args
+        content = args.Composite(tree=args.StandardSave(tree), progress=args.JsonSave(dataclasses.asdict(progress)))
+        self._manager.save(step, args=content, force=True)
+
+    def restore(self, like: dict[str, Any]) -> tuple[dict[str, Any], Progress] | None:
+        """The last state that is whole, in arrays like these; None where there is none."""
+        if self._manager is None or (step := self._manager.latest_step()) is None:
+            return None
+        args = _orbax().args
+        wanted = jax.tree.map(_abstract, like)
+        content = args.Composite(tree=args.StandardRestore(wanted), progress=args.JsonRestore())
+        try:
+            found = self._manager.restore(step, args=content)
+            progress = found["progress"]
+            return found["tree"], Progress(**{**progress, "curve": tuple(progress["curve"])})
+        except Exception as error:  # orbax has no error of its own for a damaged state: whatever reading stumbles on
+            raise InputError(
+                f"{self._manager.directory / str(step)}, the saved state after step {step}, cannot be read: it is "
+                "damaged, or another version of orbax wrote it; delete the run's directory, or choose another"
+            ) from error
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)  # type: ignore[no-untyped-call]
+
+
+def _check_same(directory: Path, identity: dict[str, Any]) -> None:
+    """Write the identity down, or compare it with the one that was."""
+    file = directory / RUN
+    if not file.exists():
+        # What a kill leaves while this very file is written is no reason to refuse.
+        if directory.exists() and not all(entry.name.startswith(_OURS) for entry in directory.iterdir()):
+            raise OutputError(f"{directory} exists already and holds no run of learning; choose another name")
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is damaged; delete {directory}, or choose another") from error
+    if (difference := _difference(before, identity)) is not None:
+        raise InputError(f"{directory} holds a run with another {difference}; choose another directory, or delete it")
+
+
+def _difference(before: Any, now: Any, name: str = "") -> str | None:
+    """Where two identities differ, in words; None where they are the same."""
+    if before == now:
+        return None
+    if isinstance(before, dict) and isinstance(now, dict) and set(before) == set(now):
+        inner = (_difference(before[key], now[key], f"{name}.{key}" if name else key) for key in before)
+        return next(difference for difference in inner if difference is not None)
+    short = f" ({before!r:.60}, and now {now!r:.60})"
+    return f"{name}{short}"
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise MissingExtraError("saved states need orbax; install it with: pip install orbax-checkpoint") from error
+    return orbax.checkpoint

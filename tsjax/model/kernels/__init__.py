@@ -1,0 +1,1 @@
+"""The attention kernels, and which of them a platform uses."""

@@ -1,0 +1,1 @@
+"""Atomic writes, digests, cache directories and the compile cache."""
