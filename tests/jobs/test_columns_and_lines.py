@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from jobs.reading_files import read, texts, write
 
 from tests.support import batch_jobs
+from tests.support.reading_files import read, texts, write
 from tsjax.errors import InputError
 from tsjax.jobs.input.columns import Columns, Rejection, Row
 from tsjax.jobs.input.formats import Reading

@@ -5,8 +5,8 @@ import io
 import random
 
 import pytest
-from jobs.reading_files import read, rejected_lines, texts, write
 
+from tests.support.reading_files import read, rejected_lines, texts, write
 from tsjax.errors import InputError
 from tsjax.jobs.input import delimited
 from tsjax.jobs.input.columns import Columns, Rejection, Row

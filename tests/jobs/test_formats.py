@@ -19,8 +19,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zstandard
-from jobs.reading_files import read, rejected_lines, texts, write
 
+from tests.support.reading_files import read, rejected_lines, texts, write
 from tsjax.errors import InputError
 from tsjax.jobs.input.columns import Columns, Rejection
 from tsjax.jobs.input.formats import HEAD, Reading

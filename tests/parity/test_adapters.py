@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_families import LENGTHS, ids, mean_vectors, ours
-from test_published import compare
 
 import tsjax
 from conversion.convert import convert
 from tests.support.checkpoints import write_bert, write_json
+from tests.support.hidden_states import LENGTHS, compare, ids, mean_vectors, ours
 from tests.support.published import JINA_V3, JINA_V3_CONFIG, TASKS, packed, save_native
 from tsjax.errors import ConversionError
 

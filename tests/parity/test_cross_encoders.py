@@ -1,7 +1,6 @@
 """`predict` and `rank` of ours against sentence-transformers' CrossEncoder, for every family that has such a head."""
 
 import functools
-import itertools
 
 import numpy as np
 import pytest
@@ -12,16 +11,11 @@ import tsjax
 from conversion.originals import tempered
 from tests.support.families import CASES, HEADS, Case
 from tests.support.real_texts import real_texts
+from tests.support.text_pairs import PAIRS
 
 pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
 
 WORDS = [text.lower().split() for text in real_texts(12, seed=3)]
-PAIRS = [
-    ("the cat", "of it"),
-    ("", ""),
-    ("what he had to be", ""),
-    *((" ".join(a[:5]), " ".join(b[: 3 * i])) for i, (a, b) in enumerate(itertools.pairwise(WORDS))),
-]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ import transformers
 import yaml
 from huggingface_hub import ModelCardData
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from test_cross_encoders import PAIRS
-from test_families import LENGTHS, ids, mean_vectors, ours
 
 import tsjax
 from conversion.convert import convert
@@ -19,6 +17,8 @@ from conversion.export import export
 from conversion.originals import hidden_states, load_original
 from tests.support.checkpoints import write_json
 from tests.support.families import CASES, HEADS, Case
+from tests.support.hidden_states import LENGTHS, ids, mean_vectors, ours
+from tests.support.text_pairs import PAIRS
 from tsjax.errors import InputError
 from tsjax.temperature import LogLength, Temperature
 

@@ -4,8 +4,6 @@ import contextlib
 import functools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -17,14 +15,9 @@ from conversion.fields import Fields
 from conversion.originals import hidden_states, load_original
 from tests.support.checkpoints import write_json
 from tests.support.families import CASES, Case
+from tests.support.hidden_states import LENGTHS, TEMPERATURES, ids, mean_vectors, ours
 from tests.support.tiers import fast_where
-from tsjax.checkpoints.format import read_header, read_network_weights
 from tsjax.errors import ConversionError
-from tsjax.model.forward import apply, weight_shapes
-from tsjax.model.params import cast_params, unflatten
-
-LENGTHS = np.array([80, 3, 41, 17])
-TEMPERATURES = (1.0, 0.8, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +32,6 @@ def saved(tmp_path_factory):
         return path / "theirs", path / "ours"
 
     return make
-
-
-def ids(seed, vocabulary=101):
-    """Random tokens; those that families use for padding, 0 and 1, stand inside the texts too."""
-    tokens = np.random.default_rng(seed).integers(0, vocabulary, (len(LENGTHS), LENGTHS.max()))
-    tokens[:, 1], tokens[:2, 2] = 1, 0
-    return tokens
-
-
-def ours(path, input_ids, temperature, dtype="float32"):
-    header = read_header(path)
-    model, encoder = header.metadata.model, header.metadata.model.encoder
-    params = cast_params(
-        jax.device_put(unflatten(read_network_weights(header, weight_shapes(model)))), jnp.dtype(dtype)
-    )
-    tau = jnp.full((encoder.num_layers, 1, encoder.num_heads), temperature, jnp.float32)
-    output = apply(model, params, jnp.asarray(input_ids), jnp.asarray(LENGTHS), tau)
-    return np.asarray(output.tokens, np.float64)
-
-
-def mean_vectors(states, mask):
-    vectors = (states * mask[..., None]).sum(1) / mask.sum(1)[:, None]
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 @pytest.mark.parametrize("tau", fast_where(lambda tau: tau not in (1, 0.5), TEMPERATURES))

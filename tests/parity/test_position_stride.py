@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from test_families import ours
 
 import tsjax
 from conversion.convert import convert
 from tests.support.checkpoints import write_bert
 from tests.support.families import CASES, SIZES, Case
+from tests.support.hidden_states import ours
 from tests.support.published import NOMIC
 from tsjax.checkpoints.format import read_header
 from tsjax.cli.main import main

@@ -1,15 +1,14 @@
 """The dialects of the published checkpoints against PyTorch: their config fields, names and packing."""
 
-import copy
 import functools
 
 import numpy as np
 import pytest
 import torch
-from test_families import LENGTHS, TEMPERATURES, ids, mean_vectors, ours
 
 from conversion.convert import convert
 from conversion.originals import hidden_states
+from tests.support.hidden_states import LENGTHS, TEMPERATURES, compare, ids
 from tests.support.published import (
     DIALECTS,
     GTE,
@@ -33,22 +32,6 @@ JINA_V2 = {
 
 
 NATIVE = {"NomicBert": NOMIC, "GTE": DIALECTS["arctic-embed-m-v2.0"], "Jina v3": JINA_V3}
-
-
-def compare(model, converted, tau):
-    """Hold hidden states and mean vectors against PyTorch's; gives the greatest differences.
-
-    PyTorch computes in float64, so that its own rounding, which depends on the processor, takes no part.
-    """
-    expected, mask = hidden_states(copy.deepcopy(model).double(), ids(1), LENGTHS, tau)
-    states = ours(converted, ids(1), tau)
-    scale = np.abs(expected[mask]).max()
-    worst = np.abs(states - expected)[mask].max() / scale
-    vectors = np.abs(mean_vectors(states, mask) - mean_vectors(expected, mask)).max()
-    print(f"τ {tau}: hidden states {worst:.1e}, vectors {vectors:.1e}")
-    assert worst <= 2e-6
-    assert vectors <= 1e-6
-    return worst, vectors
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_families import LENGTHS, ids
 
 from conversion.convert import convert
 from conversion.export import export
 from conversion.originals import hidden_states, load_original
+from tests.support.hidden_states import LENGTHS, ids
 from tests.support.published import DIALECTS, jina_v2, save_jina_v2
 from tsjax.errors import ConversionError
 

@@ -1,7 +1,7 @@
 """Token ids to vectors: plans batches, runs the compiled model, counts what it did.
 
-It knows neither text nor what a user may ask; `tsjax.encoders.embedder` does. A faster plan, more devices or another order
-of dispatch belong here.
+It knows neither text nor what a user may ask; `tsjax.encoders.embedder` does. A faster plan, more devices or another
+order of dispatch belong here.
 """
 
 from __future__ import annotations

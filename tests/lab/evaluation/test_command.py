@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from evaluation.fakes import write_lines, write_retrieval
 
 import tsjax
 from tests.support.checkpoints import WORDS, write_bert
+from tests.support.fakes import write_lines, write_retrieval
 from tsjax.cli import main as cli
 from tsjax.temperature import Temperature
 

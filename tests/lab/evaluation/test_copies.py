@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from evaluation.fakes import FakeEmbedder, texts, write_lines
 
+from tests.support.fakes import FakeEmbedder, texts, write_lines
 from tsjax.errors import InputError
 from tsjax.lab.evaluation import STS, Classification, Clustering, Retrieval, bootstrap, grid, read_classification, sweep
 from tsjax.lab.evaluation.bootstrap import independent, paired_difference

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from evaluation.fakes import FakeEmbedder, texts
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, v_measure_score
 
+from tests.support.fakes import FakeEmbedder, texts
 from tsjax.errors import InputError
 from tsjax.lab.evaluation import STS, Classification, Clustering, Retrieval, ranking, read_retrieval
 from tsjax.lab.evaluation.bootstrap import paired_difference

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from evaluation.fakes import write_lines, write_retrieval
 
+from tests.support.fakes import write_lines, write_retrieval
 from tsjax.errors import InputError
 from tsjax.lab.evaluation import read_classification, read_clustering, read_retrieval, read_sts
 

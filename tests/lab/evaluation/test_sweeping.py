@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from evaluation.fakes import FakeEmbedder, texts
 
 import tsjax
+from tests.support.fakes import FakeEmbedder, texts
 from tsjax.errors import InputError
 from tsjax.lab.evaluation import STS, Classification, Clustering, Retrieval, compare, grid, sweep, verdict
 from tsjax.lab.evaluation.candidates import BASELINE

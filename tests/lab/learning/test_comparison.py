@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from evaluation.fakes import FakeEmbedder, texts
 
+from tests.support.fakes import FakeEmbedder, texts
 from tsjax.lab.evaluation import Retrieval, grid
 from tsjax.lab.evaluation.bootstrap import paired_difference
 from tsjax.lab.evaluation.outcomes import score

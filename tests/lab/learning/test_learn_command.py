@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from evaluation.fakes import write_retrieval
 
 import tsjax
 from tests.support.checkpoints import write_sentence_transformers
+from tests.support.fakes import write_retrieval
 from tests.support.learning_pairs import pairs
 from tsjax.cli.main import main
 from tsjax.errors import InputError

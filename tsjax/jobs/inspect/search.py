@@ -43,7 +43,8 @@ def search(
         output: the job's.
         query: float32 (D,).
         count: how many.
-        name: the similarity function; see `tsjax.encoders.similarity`. Quantised vectors are as near as their steps allow.
+        name: the similarity function; see `tsjax.encoders.similarity`. Quantised vectors are as near as their steps
+            allow.
         partial: search the shards that are there of an output that is not finished, instead of refusing it.
 
     Raises:

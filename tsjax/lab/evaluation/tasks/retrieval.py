@@ -43,8 +43,8 @@ class Retrieval:
 
     Equal texts are one text. Documents of exactly the same text are searched as one, which is relevant where any of
     them is, with the highest grade. Queries that have the same text (see `tsjax.lab.evaluation.copies.same_text`), or
-    share a relevant one, directly or through other queries, are in one part of every split and are drawn together in every
-    interval; where nearly all hang together in this way, only those of the same text are.
+    share a relevant one, directly or through other queries, are in one part of every split and are drawn together in
+    every interval; where nearly all hang together in this way, only those of the same text are.
 
     Attributes:
         documents: the corpus; all of it is searched, for every query.

@@ -28,9 +28,9 @@ class STS:
     """Pairs of texts and how alike people find them.
 
     Equal texts (see `tsjax.lab.evaluation.copies.same_text`) are one text, and no text is in both parts of a split.
-    Pairs that share texts, directly or through other pairs, are in one part and are drawn together in every interval. Where
-    nearly all pairs hang together in this way, as all pairs of some texts do, the texts are split in halves instead,
-    pairs with a text in either half are in no part, and intervals are drawn from texts.
+    Pairs that share texts, directly or through other pairs, are in one part and are drawn together in every interval.
+    Where nearly all pairs hang together in this way, as all pairs of some texts do, the texts are split in halves
+    instead, pairs with a text in either half are in no part, and intervals are drawn from texts.
 
     Attributes:
         pairs: two texts each.

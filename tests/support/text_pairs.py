@@ -1,0 +1,12 @@
+"""Pairs of texts of every length for cross-encoders, empty ones among them."""
+
+import itertools
+
+from tests.support.checkpoints import WORDS
+
+PAIRS = [
+    ("the cat", "of it"),
+    ("", ""),
+    ("what he had to be", ""),
+    *((" ".join(a[:5]), " ".join(b[: 3 * i])) for i, (a, b) in enumerate(itertools.pairwise(WORDS))),
+]
