@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsjax.checkpoints.format import Kind
-    from tsjax.encoders.settings import Dtype
     from tsjax.encoders.similarity import Similarity
+    from tsjax.model.config import Dtype
     from tsjax.temperature import TemperatureLike
 
 

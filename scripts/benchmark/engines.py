@@ -45,7 +45,7 @@ class Tsjax:
         rows, tokens = ids.shape
         batch = Tokenized(list(ids), np.full(rows, tokens, np.int32), np.zeros(rows, np.bool_))
         embedder = self._embedder
-        return lambda: list(embedder._engine.compute([batch], embedder.temperature, max_length=LONGEST))
+        return lambda: list(embedder.pipeline.compute([batch], embedder.temperature))
 
     def warm(self, run: Callable[[], object]) -> dict[str, Any]:
         """Nothing compiled before is kept, so that what a workload compiles can be told."""

@@ -46,7 +46,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tsjax.engine import shapes as ladders
+from tsjax.engine import shapes
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import TOKEN_BUDGET_ACCELERATOR
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
@@ -157,13 +157,13 @@ class Work(NamedTuple):
 
 def planned_shapes(devices: int) -> list[Shape]:
     """Every shape of a batch that the planner can emit, in rows that the devices share evenly."""
-    return list(ladders.rows(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR, devices).shapes)
+    return list(shapes.multi_row_shapes(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR, devices).shapes)
 
 
 def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
     """The program of a model for one shape of a batch of packed rows, split by rows over the devices of a mesh."""
     encoder = config.encoder
-    slots = ladders.rows(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR).slots(shape)
+    slots = shapes.multi_row_shapes(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR).slots(shape)
     by_token = jax.ShapeDtypeStruct(shape, jnp.int32)
     by_text = jax.ShapeDtypeStruct((shape.rows, slots), jnp.int32)
     params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))

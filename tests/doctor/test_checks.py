@@ -60,7 +60,7 @@ def test_every_program_of_the_package_is_compiled_by_its_own_jit():
         for path in package.rglob("*.py")
         if "jax.jit" in path.read_text(encoding="utf-8").replace("`jax.jit`", "").replace("``jax.jit``", "")
     }
-    assert by_jax == {"model/compiling.py", "operations.py", "doctor/patterns.py"}
+    assert by_jax == {"model/compiling.py", "bench/operations.py", "doctor/patterns.py"}
 
 
 def test_the_option_leaves_no_product_together_with_a_sum():

@@ -25,8 +25,8 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def scorer(directory, monkeypatch):
-    monkeypatch.setattr("tsjax.encoders.embedder._LEAST_CHARACTERS", 4000)  # some hundred pairs
-    monkeypatch.setattr("tsjax.encoders.embedder._CHARACTERS_A_TOKEN", 1)
+    monkeypatch.setattr("tsjax.engine.engine._LEAST_CHARACTERS", 4000)  # some hundred pairs
+    monkeypatch.setattr("tsjax.engine.engine._CHARACTERS_PER_TOKEN", 1)
     return tsjax.load(directory, token_budget=512)
 
 
@@ -42,7 +42,7 @@ def test_scores_come_in_the_order_of_the_pairs(scorer, monkeypatch):
     np.testing.assert_array_equal(scorer.predict(pairs(1500)), expected)
     for place in (0, 700, 1499):
         assert scorer.predict(given[place]) == pytest.approx(expected[place], abs=1e-5)
-    monkeypatch.setattr("tsjax.encoders.embedder._LEAST_CHARACTERS", 1_000_000)  # one block, and so other batches
+    monkeypatch.setattr("tsjax.engine.engine._LEAST_CHARACTERS", 1_000_000)  # one block, and so other batches
     np.testing.assert_allclose(scorer.predict(given), expected, atol=1e-5)
 
 

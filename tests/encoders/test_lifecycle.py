@@ -20,7 +20,7 @@ import pytest
 
 import tsjax
 from tests.support.checkpoints import write_cross_encoder, write_routed, write_sentence_transformers
-from tsjax.engine.engine import Engine
+from tsjax.engine.executor import Executor
 from tsjax.errors import CheckpointError, InputError, LifecycleError
 
 TEXTS = ["the cat", "", "what he had to be", "Is it?"]
@@ -160,7 +160,7 @@ def test_the_routes_of_a_copy_share_their_prompts_with_each_other_alone(director
 @pytest.mark.parametrize("way", ["copy", "deepcopy"])
 def test_a_copy_takes_no_memory_for_parameters(model, way):
     for one, other in zip(parts(model), parts(COPIES[way](model)), strict=True):
-        own, shared = (jax.tree.leaves(each._engine._params) for each in (one, other))
+        own, shared = (jax.tree.leaves(each._engine.params) for each in (one, other))
         assert all(a is b for a, b in zip(own, shared, strict=True))
 
 
@@ -283,7 +283,7 @@ def test_a_closed_model_has_no_threads_and_computes_nothing(model):
 
 
 def test_closing_frees_the_parameters_unless_a_copy_has_them(model):
-    held = [weakref.ref(leaf) for part in parts(model) for leaf in jax.tree.leaves(part._engine._params)]
+    held = [weakref.ref(leaf) for part in parts(model) for leaf in jax.tree.leaves(part._engine.params)]
     expected = result(model)
     other = copy.copy(model)
     model.close()
@@ -296,14 +296,14 @@ def test_closing_frees_the_parameters_unless_a_copy_has_them(model):
 @pytest.mark.slow
 def test_closing_lets_a_call_that_has_begun_finish(embedder, monkeypatch):
     expected = embedder.encode(MANY)
-    launch, computing, closed = Engine._launch, threading.Event(), threading.Event()
+    launch, computing, closed = Executor.launch, threading.Event(), threading.Event()
 
     def waits(*arguments, **options):
         computing.set()
         assert closed.wait(60)
         return launch(*arguments, **options)
 
-    monkeypatch.setattr(Engine, "_launch", waits)
+    monkeypatch.setattr(Executor, "launch", waits)
     vectors = []
     caller = threading.Thread(target=lambda: vectors.append(embedder.encode(MANY)))
     caller.start()
@@ -357,8 +357,8 @@ def test_a_dropped_stream_leaves_no_thread_busy(embedder):
 
 @pytest.mark.slow
 def test_an_error_while_tokenising_reaches_the_caller_and_harms_nothing(model, monkeypatch):
-    monkeypatch.setattr("tsjax.encoders.embedder._LEAST_CHARACTERS", 1)
-    monkeypatch.setattr("tsjax.encoders.embedder._CHARACTERS_A_TOKEN", 1)
+    monkeypatch.setattr("tsjax.engine.engine._LEAST_CHARACTERS", 1)
+    monkeypatch.setattr("tsjax.engine.engine._CHARACTERS_PER_TOKEN", 1)
     expected = result(model)
     tokenizer = type(parts(model)[-1]._tokenizer)
     encode, calls = tokenizer.encode, []

@@ -27,14 +27,14 @@ report = {"devices": jax.device_count()}
 for name, options in {"whole": {}, "shared out": {"shard_parameters": True}, "three": {"devices": 3}}.items():
     embedder = tsjax.load(model, token_budget=256, **options)
     vectors = embedder.encode(texts, temperature=0.8)
-    leaves = jax.tree.leaves(embedder._engine._params)
+    leaves = jax.tree.leaves(embedder.pipeline.engine.params)
     report[name] = {
         "difference": float(np.abs(vectors - one.encode(texts, temperature=0.8)).max() / np.abs(expected).max()),
         "single": float(np.abs(embedder.encode(texts[5]) - expected[5]).max() / np.abs(expected).max()),
         "devices": len(embedder.devices),
         "shapes": [list(shape) for shape in embedder.shapes],
         "held": sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves),
-        "rows": [len(batch.rows) for batch in plan(lengths, embedder._engine.ladder(embedder.max_seq_length))][:-1],
+        "rows": [len(batch.rows) for batch in plan(lengths, embedder._engine.shapes(embedder.max_seq_length))][:-1],
         "used": min(len(leaf.sharding.device_set) for leaf in leaves),
     }
     tokens = embedder.encode(texts[:9], output_value="token_embeddings")

@@ -14,7 +14,7 @@ import pytest
 
 import tsjax
 from tests.support.checkpoints import write_sentence_transformers
-from tsjax.engine.engine import Engine
+from tsjax.engine.executor import Executor
 from tsjax.errors import InputError
 
 TEXTS = ["what he had to be, but not by all of this at one or his", "the cat", "Is it?", "was"] * 100
@@ -78,7 +78,7 @@ def test_each_embedder_counts_its_own_programs_when_several_compile_at_once(tmp_
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda call: call[0].encode(call[1]), itertools.product(loaded, (TEXTS[:3], "the cat"))))
     for embedder in loaded:
-        assert embedder.statistics.compilations == len(embedder._engine._launched) > 0
+        assert embedder.statistics.compilations == len(embedder._engine._executor._launched) > 0
 
 
 def test_a_short_query_does_not_wait_for_the_others(embedder):
@@ -95,7 +95,7 @@ def test_a_short_query_does_not_wait_for_the_others(embedder):
 
 def test_an_error_in_a_thread_reaches_the_caller_and_harms_nothing(embedder, monkeypatch):
     expected = embedder.encode(TEXTS)
-    launch, calls = Engine._launch, []
+    launch, calls = Executor.launch, []
 
     def fails(*arguments, **options):
         calls.append(0)
@@ -103,7 +103,7 @@ def test_an_error_in_a_thread_reaches_the_caller_and_harms_nothing(embedder, mon
             raise InputError("the fourth")
         return launch(*arguments, **options)
 
-    monkeypatch.setattr(Engine, "_launch", fails)
+    monkeypatch.setattr(Executor, "launch", fails)
     with pytest.raises(InputError, match="the fourth"):
         embedder.encode(TEXTS)
     assert len(calls) < 10  # what was not begun is not done

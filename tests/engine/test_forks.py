@@ -59,7 +59,7 @@ stream = embedder.stream(texts * 5, block_size=2)
 next(stream)
 pickled = pickle.dumps(embedder)
 engines = [model._engine for model in (embedder, scorer, *routed.routes.values())]
-release = hold(api._kept(os.path.realpath(first), os.getpid())._lock, *(engine._counting for engine in engines))
+release = hold(api._kept(os.path.realpath(first), os.getpid())._lock, *(engine._counter._lock for engine in engines))
 
 def learns():
     from tsjax.lab.learning.pairs import Pairs

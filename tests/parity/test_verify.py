@@ -1,6 +1,5 @@
 """scripts/verify/parity.py on checkpoints of a user's, and what it wrote into the README."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -17,13 +16,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def verify(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    spec = importlib.util.spec_from_file_location("verify_parity", ROOT / "scripts" / "verify_parity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from scripts.verify import parity as module
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["verify_parity.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["parity.py", *map(str, arguments)])
         return module.main()
 
     run.module = module

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from tsjax.encoders.similarity import similarity, similarity_pairwise
-from tsjax.engine.engine import Statistics
+from tsjax.engine.statistics import Statistics
 from tsjax.temperature import Temperature
 
 TOPICS = 12

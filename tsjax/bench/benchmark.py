@@ -101,7 +101,7 @@ def measure(
         seconds: after so many no further pass begins.
     """
     shape = None if texts is not None else parse_shape(workload)
-    tokenizer, longest = embedder._tokenizer, embedder.max_seq_length
+    tokenizer, longest = embedder.pipeline.tokenizer, embedder.max_seq_length
     if shape is not None:
         batch = random_batch(*shape, embedder.metadata.model.encoder.vocab_size)
         tokenized, run = batch, _network(embedder, batch)
@@ -149,7 +149,7 @@ def _whole(embedder: Embedder, texts: Sequence[str]) -> Callable[[], object]:
 
 def _network(embedder: Embedder, batch: Tokenized) -> Callable[[], object]:
     """The engine alone, on token ids."""
-    return lambda: list(embedder._engine.compute([batch], embedder.temperature, max_length=embedder.max_seq_length))
+    return lambda: list(embedder.pipeline.compute([batch], embedder.temperature))
 
 
 def _tokenizing(tokenizer: TextTokenizer, texts: Sequence[str]) -> Callable[[], object]:

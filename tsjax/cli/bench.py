@@ -223,7 +223,7 @@ def _about(embedder: Embedder, limit: float) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device": embedder.devices[0].device_kind,
         "devices": len(embedder.devices),
-        "parameter_bytes": embedder._engine.bytes_per_device(),
+        "parameter_bytes": embedder.pipeline.engine.bytes_per_device(),
         "shapes": [list(shape) for shape in embedder.shapes],
         "machine": machine.describe(),
         "versions": {"tsjax": __version__, "jax": jax.__version__},

@@ -22,9 +22,9 @@ from tsjax.doctor.models import (
     token_ids,
 )
 from tsjax.doctor.patterns import DTYPES
-from tsjax.encoders.settings import Dtype
 from tsjax.engine.engine import Engine
 from tsjax.model.compiling import jit
+from tsjax.model.config import Dtype
 from tsjax.model.forward import Inputs, apply_packed
 from tsjax.model.kernels.dispatch import Kernel, kernel_for
 from tsjax.model.packing import one_a_row
@@ -82,7 +82,7 @@ def _check_vectors(device: jax.Device, dtype: Dtype, name: str, kernel: Kernel) 
     engine = Engine(config, params, 0, dtype=dtype, devices=[device], kernel=kernel, token_budget=budget)
     every = token_ids()
     longest = _LONGEST_IN_HALF if few else max(map(len, every))
-    packed = engine.ladder(longest).packed
+    packed = engine.shapes(longest).packed
     chosen = [i for i, text in enumerate(every) if len(text) <= longest and (packed or len(text) in _LENGTHS_OF_ROWS)]
     ids = [every[i] for i in chosen]
     lengths = np.array([len(text) for text in ids], np.int32)

@@ -17,8 +17,8 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from tsjax.doctor.check import DISTRUST, OTHER_COMPILER, Check, Found
-from tsjax.encoders.settings import Dtype
 from tsjax.model.compiling import jit
+from tsjax.model.config import Dtype
 from tsjax.model.linear import PRECISION
 
 if TYPE_CHECKING:

@@ -16,16 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsjax.checkpoints import format as checkpoint
-from tsjax.encoders.embedder import as_container, block_characters, progress_bar
+from tsjax.encoders.embedder import as_container, progress_bar
 from tsjax.encoders.lifecycle import Lifecycle
-from tsjax.encoders.settings import Dtype, ModelSettings, check_unused, positive
+from tsjax.encoders.settings import ModelSettings, check_unused, positive
 from tsjax.engine.batching import Shape
-from tsjax.engine.engine import Engine, Statistics
+from tsjax.engine.engine import Engine
 from tsjax.engine.jax_modes import usual_modes
-from tsjax.engine.prefetch import one_ahead
+from tsjax.engine.prefetch import prefetch_map
+from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
 from tsjax.model.activations import activate
-from tsjax.model.config import Activation
+from tsjax.model.config import Activation, Dtype
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import check_texts, listed, ordered, pieces
 from tsjax.warn import warn
@@ -107,8 +108,8 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
             f"{self.num_labels} labels, max_seq_length={self.max_seq_length}, τ={self.temperature}, {self._dtype})"
         )
 
-    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
-        temperature = super()._checked_temperature(value)
+    def check_temperature(self, value: TemperatureLike) -> Temperature:
+        temperature = super().check_temperature(value)
         if temperature.query is not None:
             raise InputError("a cross-encoder reads query and document together: they can only have one temperature")
         return temperature
@@ -144,7 +145,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
-        return self._engine.ladder(self.max_seq_length).shapes
+        return self._engine.shapes(self.max_seq_length).shapes
 
     def predict(
         self,
@@ -195,9 +196,9 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         self._engine.check_usable()
         check_unused(device=device, pool=pool, chunk_size=chunk_size)
         single, pairs = _pairs(inputs)
-        before = self._prompt_text(prompt_name, prompt)
+        before = self.prompt_text(prompt_name, prompt)
         used = self.activation if activation_fn is None else _checked(activation_fn)
-        tau = self._temperature if temperature is None else self._checked_temperature(temperature)
+        tau = self._temperature if temperature is None else self.check_temperature(temperature)
         max_texts = None if batch_size is None else positive("batch_size", batch_size)
         with progress_bar(1 if single else _count(inputs), show_progress_bar) as progress:
             logits = self._logits(pairs, before, tau, max_texts, progress)
@@ -221,11 +222,11 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         count, cut = 0, 0
 
         def tokenize(block: list[tuple[str, str]]) -> Tokenized:
-            tokenized = tokenizer.encode([(prompt + first, second) for first, second in block])
+            tokenized = tokenizer.encode(block, prompt)
             return tokenized if self.metadata.token_types else tokenized._replace(type_ids=None)
 
-        blocks = pieces(pairs, block_characters(self._engine), _length)
-        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized, _of_pairs():
+        blocks = pieces(pairs, self._engine.block_characters, _length)
+        with contextlib.closing(prefetch_map(tokenize, blocks)) as tokenized, _of_pairs():
             for computed in self._engine.compute(
                 tokenized, temperature, max_length=tokenizer.max_length, max_texts=max_texts, progress=progress
             ):

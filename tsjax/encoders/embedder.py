@@ -21,13 +21,15 @@ from tsjax.checkpoints import format as checkpoint
 from tsjax.encoders.lifecycle import Lifecycle
 from tsjax.encoders.prompts import name_for
 from tsjax.encoders.quantization import Precision, check_precision, quantize_embeddings
-from tsjax.encoders.settings import Dtype, Settings, check_unused, positive
+from tsjax.encoders.settings import Settings, check_unused, positive
 from tsjax.encoders.similarity import Similarity, normalize, similarity, similarity_pairwise
 from tsjax.engine.batching import Shape
-from tsjax.engine.engine import Engine, Statistics
+from tsjax.engine.engine import Engine
 from tsjax.engine.jax_modes import usual_modes
-from tsjax.engine.prefetch import one_ahead
+from tsjax.engine.pipeline import Pipeline
+from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
+from tsjax.model.config import Dtype
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
 from tsjax.warn import warn
@@ -39,14 +41,8 @@ if TYPE_CHECKING:
     import jax
     from numpy.typing import ArrayLike, NDArray
 
-    from tsjax.engine.engine import Computed
+    from tsjax.engine.executor import Computed
     from tsjax.temperature import TemperatureLike
-    from tsjax.text.tokenizer import Tokenized
-
-# Characters of texts that are planned together, for each token of a batch, and at least: many batches' worth, so that
-# the last ones' padding does not matter, and yet little memory as tokens.
-_CHARACTERS_A_TOKEN = 64
-_LEAST_CHARACTERS = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -169,9 +165,14 @@ class Embedder(Lifecycle, Settings):
         return self._engine.devices
 
     @property
+    def pipeline(self) -> Pipeline:
+        """The way from texts to token ids to vectors, with the present ``max_seq_length``."""
+        return Pipeline(self._engine, self._tokenizer)
+
+    @property
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
-        return self._engine.ladder(self.max_seq_length).shapes
+        return self._engine.shapes(self.max_seq_length).shapes
 
     def route(self, task: str | None = None) -> Embedder:
         """The embedder that texts of a task go to: this one, whatever the task."""
@@ -241,9 +242,9 @@ class Embedder(Lifecycle, Settings):
         check_precision(precision)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")
-        tau = self._temperature if temperature is None else self._checked_temperature(temperature)
+        tau = self._temperature if temperature is None else self.check_temperature(temperature)
         request = _Request(
-            prompt=self._prompt_text(prompt_name, prompt),
+            prompt=self.prompt_text(prompt_name, prompt),
             temperature=tau.for_task(task),
             max_texts=None if batch_size is None else positive("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
@@ -275,7 +276,7 @@ class Embedder(Lifecycle, Settings):
 
         As in sentence-transformers, that prompt is empty where the model has none, and the default prompt is not used.
         """
-        name = self._name_for("query", prompt_name, prompt)
+        name = self.prompt_name_for("query", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="query", **options)
 
     def encode_document(
@@ -291,7 +292,7 @@ class Embedder(Lifecycle, Settings):
         As in sentence-transformers, that prompt is empty where the model has none: a prompt named ``passage`` or
         ``corpus`` is used only if ``document`` was taken out of `prompts`, or with ``prompt_name="passage"``.
         """
-        name = self._name_for("document", prompt_name, prompt)
+        name = self.prompt_name_for("document", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="document", **options)
 
     def stream(
@@ -393,15 +394,15 @@ class Embedder(Lifecycle, Settings):
         return items
 
     def _blocks(self, texts: Sequence[str]) -> tuple[NDArray[np.intp], Iterator[list[str]]]:
-        """The texts in the order to compute them in, some at a time, and that order.
+        """Return the order to compute texts in, and the texts in that order, some at a time.
 
-        Where each text has a row of its own, those of like length should come together; characters tell well enough.
+        Where each text has a row of its own, texts of like length should come together; characters tell well enough.
         """
-        if self._engine.ladder(self.max_seq_length).packed:
+        if self._engine.shapes(self.max_seq_length).packed:
             order = np.arange(len(texts))
         else:
             order = np.argsort([-len(text) for text in texts], kind="stable")
-        return order, pieces((texts[place] for place in order.tolist()), block_characters(self._engine))
+        return order, pieces((texts[place] for place in order.tolist()), self._engine.block_characters)
 
     def _compute(
         self,
@@ -412,20 +413,14 @@ class Embedder(Lifecycle, Settings):
         *,
         with_tokens: bool = False,
     ) -> Iterator[Computed]:
-        """Tokenise block after block, each while the device works on the one before, and compute them."""
-        tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
-        leave_out_prompt = request.prompt and not self._config.pooling.include_prompt
+        """Compute block after block, and warn if texts were cut."""
+        pipeline = self.pipeline  # once: another thread may set another max_seq_length meanwhile
         texts, cut = 0, 0
-
-        def tokenize(block: list[str]) -> Tokenized:
-            return tokenizer.encode([request.prompt + text for text in block] if request.prompt else block)
-
-        with contextlib.closing(one_ahead(tokenize, blocks)) as tokenized, _named_as_given(order):
-            for computed in self._engine.compute(
-                tokenized,
+        with _named_as_given(order):
+            for computed in pipeline.embed(
+                blocks,
                 request.temperature,
-                max_length=tokenizer.max_length,
-                prompt_length=tokenizer.prompt_length(request.prompt) if leave_out_prompt else 0,
+                prompt=request.prompt,
                 max_texts=request.max_texts,
                 with_tokens=with_tokens,
                 progress=progress,
@@ -434,15 +429,15 @@ class Embedder(Lifecycle, Settings):
                 yield computed
         if cut:
             warn(
-                f"{cut} of {texts} texts were longer than max_seq_length = {tokenizer.max_length} tokens and were cut",
+                f"{cut} of {texts} texts were longer than max_seq_length = {pipeline.max_length} tokens and were cut",
                 TruncationWarning,
             )
 
-    def _prompt_for(self, task: Literal["query", "document"]) -> str:
+    def prompt_for(self, task: Literal["query", "document"]) -> str:
         """What `encode_query` or `encode_document` puts before each text, unless the call says otherwise."""
-        return self._prompt_text(self._name_for(task, None, None), None)
+        return self.prompt_text(self.prompt_name_for(task, None, None), None)
 
-    def _name_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
+    def prompt_name_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
         """The first of the task's names that there is a prompt for, unless the call says what it wants."""
         if prompt_name is not None or prompt is not None:
             return prompt_name
@@ -456,11 +451,6 @@ def _named_as_given(order: NDArray[np.intp]) -> Iterator[None]:
         yield
     except NoTokensError as error:
         raise NoTokensError(int(order[error.index])) from None
-
-
-def block_characters(engine: Engine) -> int:
-    """Return how many characters of texts should be planned together, about."""
-    return max(_CHARACTERS_A_TOKEN * engine.token_budget * len(engine.devices), _LEAST_CHARACTERS)
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:

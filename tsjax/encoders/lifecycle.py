@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tsjax.checkpoints.format import read_header
-from tsjax.engine.engine import find_devices
+from tsjax.engine.devices import find_devices
 from tsjax.engine.forks import check_not_forked
 from tsjax.errors import CheckpointError
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from tsjax.checkpoints.routed import read_routed_header
 from tsjax.encoders.embedder import Embedder
-from tsjax.engine.engine import Statistics
+from tsjax.engine.statistics import Statistics
 
 if TYPE_CHECKING:
     import os
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from tsjax.encoders.quantization import Precision
-    from tsjax.encoders.settings import Dtype
     from tsjax.encoders.similarity import Similarity
     from tsjax.engine.batching import Shape
+    from tsjax.model.config import Dtype
     from tsjax.temperature import Temperature, TemperatureLike
 
 Given = TypeVar("Given")

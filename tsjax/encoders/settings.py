@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 import numpy as np
 
 from tsjax.encoders import prompts as rules
 from tsjax.encoders.similarity import Similarity
 from tsjax.errors import InputError
+from tsjax.model.config import Dtype
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from tsjax.checkpoints.format import Header, Metadata
     from tsjax.temperature import TemperatureLike
-
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 # Tokens that no text has.
 _NO_LIMIT = 2**31 - 1
@@ -74,6 +73,11 @@ class ModelSettings(Generic[AnyTokenizer]):
         self.default_prompt_name = _given(default_prompt_name, header.metadata.default_prompt_name)
 
     @property
+    def header(self) -> Header:
+        """The checkpoint's directory, fingerprint, files and metadata."""
+        return self._header
+
+    @property
     def metadata(self) -> Metadata:
         """What the checkpoint says: architecture, pooling, heads, and the defaults of the settings below."""
         return self._header.metadata
@@ -87,7 +91,7 @@ class ModelSettings(Generic[AnyTokenizer]):
         """The present settings that decide what comes out, as JSON values; subclasses have more of them."""
         named: list[tuple[str, str]] = [item for item in sorted(self.prompts.items()) if item[1]]
         hidden: tuple[str, ...] = rules.hidden(self.prompts, self.default_prompt_name)
-        prompts: list[object] = [self._prompt_text(None, None), *named, *hidden]
+        prompts: list[object] = [self.prompt_text(None, None), *named, *hidden]
         return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
 
     @property
@@ -105,7 +109,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @temperature.setter
     def temperature(self, value: TemperatureLike) -> None:
-        self._temperature = self._checked_temperature(value)
+        self._temperature = self.check_temperature(value)
 
     @property
     def max_seq_length(self) -> int:
@@ -151,13 +155,27 @@ class ModelSettings(Generic[AnyTokenizer]):
     @default_prompt_name.setter
     def default_prompt_name(self, value: str | None) -> None:
         if value is not None:
-            self._prompt_text(value, None)
+            self.prompt_text(value, None)
         self._default_prompt_name = value
 
-    def _checked_temperature(self, value: TemperatureLike) -> Temperature:
+    def check_temperature(self, value: TemperatureLike) -> Temperature:
+        """Return the temperature, known to fit the model.
+
+        Raises:
+            InputError: it has other layers or heads, or is no temperature.
+        """
         return Temperature.of(value).check(self._config.encoder.num_layers, self._config.encoder.num_heads)
 
-    def _prompt_text(self, name: str | None, prompt: str | None) -> str:
+    def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
+        """Return the text that a call puts before each text.
+
+        Args:
+            name: one of `prompts`; None for the default prompt.
+            prompt: the text itself, which wins over ``name``.
+
+        Raises:
+            InputError: there is no prompt of that name.
+        """
         if prompt is not None:
             return _check_prompt(prompt, "a prompt")
         name = self.default_prompt_name if name is None else name

@@ -1,11 +1,11 @@
 """Batches of few shapes: which texts go together, and where each stands.
 
-A compiled program has fixed shapes, so every batch has one of a small set that is known beforehand (a `Ladder`). On a
-ladder that is ``packed`` the texts of a batch follow each other in its rows, so that next to nothing is padding; on
-one that is not, each has a row of its own, and those of like lengths go together. Batches are bounded by their tokens,
-not by their texts, so that long texts do not exhaust the memory that as many short ones need.
+A compiled program has fixed shapes, so every batch has one of a small set that is known beforehand (`BucketShapes`).
+Where these are ``packed`` the texts of a batch follow each other in its rows, so that next to nothing is padding; where
+they are not, each text has a row of its own, and those of like lengths go together. Batches are bounded by
+their tokens, not by their texts, so that long texts do not exhaust the memory that as many short ones need.
 
-This file plans and packs; it knows neither text nor network.
+This file plans and packs; it knows neither text nor network, only its `Packing`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import bisect
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from tsjax.model.packing import Packing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +53,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ladder:
+class BucketShapes:
     """The set of shapes that batches may have.
 
     Attributes:
@@ -74,7 +76,7 @@ class Ladder:
         """Every shape."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.classes)))
 
-    def holding(self, length: int, tokens: int = 0) -> tuple[Shape, ...]:
+    def at_least(self, length: int, tokens: int = 0) -> tuple[Shape, ...]:
         """The shapes for a text of so many tokens, among texts of so many together.
 
         It is the first class that holds the text; or where packed texts would fill more than that, the first that
@@ -87,32 +89,34 @@ class Ladder:
         return tuple(shape for shape in found if length <= shape.tokens)
 
 
-def plan(lengths: Sequence[int] | NDArray[np.integer], ladder: Ladder, max_texts: int | None = None) -> Iterator[Batch]:
+def plan(
+    lengths: Sequence[int] | NDArray[np.integer], shapes: BucketShapes, max_texts: int | None = None
+) -> Iterator[Batch]:
     """Cut texts into batches, longest first; every text is in exactly one.
 
     Args:
         lengths: tokens of each text.
-        ladder: the shapes allowed.
+        shapes: the shapes allowed.
         max_texts: a further bound on the texts of a batch.
     """
     # A text without tokens takes the place of one.
     exact = np.asarray(lengths, np.int64)
     sizes = np.maximum(exact, 1)
-    return _plan_packed(exact, sizes, ladder, max_texts) if ladder.packed else _plan_padded(sizes, ladder, max_texts)
+    return _plan_packed(exact, sizes, shapes, max_texts) if shapes.packed else _plan_padded(sizes, shapes, max_texts)
 
 
 def _plan_packed(
-    lengths: NDArray[np.int64], sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
+    lengths: NDArray[np.int64], sizes: NDArray[np.int64], shapes: BucketShapes, max_texts: int | None
 ) -> Iterator[Batch]:
     pool = _Pool(sizes)
     while pool.tokens:
         longest = pool.longest
         tokens = pool.tokens if max_texts is None else min(pool.tokens, max_texts * longest)
-        shape = _filled(tokens, ladder.holding(longest, tokens))
+        shape = _filled(tokens, shapes.at_least(longest, tokens))
         room = len(sizes) if max_texts is None else max_texts
         rows = []
         for _ in range(shape.rows):
-            row = pool.take(shape.tokens, min(room, ladder.slots(shape)))
+            row = pool.take(shape.tokens, min(room, shapes.slots(shape)))
             if not row:
                 break
             room -= len(row)
@@ -186,7 +190,7 @@ class _Pool:
         return text
 
 
-def _plan_padded(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None) -> Iterator[Batch]:
+def _plan_padded(sizes: NDArray[np.int64], shapes: BucketShapes, max_texts: int | None) -> Iterator[Batch]:
     """Each class's texts fill batches of their own.
 
     Rows that would be padding take the next shorter texts, so a text is padded beyond its own class only where that
@@ -194,54 +198,41 @@ def _plan_padded(sizes: NDArray[np.int64], ladder: Ladder, max_texts: int | None
     """
     order = np.argsort(-sizes, kind="stable")
     descending = -sizes[order]
-    borders = [0, *(shapes[-1].tokens for shapes in ladder.classes)]
+    borders = [0, *(same[-1].tokens for same in shapes.classes)]
     start = 0
     while start < len(order):
-        shapes = ladder.holding(-int(descending[start]))
-        below = borders[bisect.bisect_left(borders, shapes[-1].tokens) - 1]
+        fitting = shapes.at_least(-int(descending[start]))
+        below = borders[bisect.bisect_left(borders, fitting[-1].tokens) - 1]
         own = int(np.searchsorted(descending, -below)) - start  # texts that need this class
         # The one that computes least for each of these texts; rows to spare take shorter ones, if there are any.
         most = min(own, max_texts or own)
-        shape = min(shapes, key=lambda shape: (shape.rows * shape.tokens / min(most, shape.rows), shape.rows))
+        shape = min(fitting, key=lambda shape: (shape.rows * shape.tokens / min(most, shape.rows), shape.rows))
         texts = order[start : start + min(shape.rows, max_texts or shape.rows)]
         yield Batch(tuple(texts[:, None]), shape)
         start += len(texts)
 
 
-class Packed(NamedTuple):
-    """A batch as arrays: int32, (rows, tokens) or, of texts, (rows, slots).
+def pack(lengths: NDArray[np.integer], batch: Batch, slots: int) -> Packing:
+    """Return where the texts of a batch stand, as int32 NumPy arrays.
 
-    Attributes:
-        segments: which of its row's texts a token belongs to; the number of slots for padding.
-        positions: the token's place in its text; 0 for padding.
-        starts: the place of each text's first token in its row.
-        lengths: the tokens of each text; 0 for a slot without one.
+    Args:
+        lengths: tokens of each text of the input.
+        batch: which of them are in the batch.
+        slots: places for texts in a row.
     """
-
-    segments: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    starts: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-
-
-def pack(lengths: NDArray[np.integer], batch: Batch, slots: int) -> Packed:
-    """Where the texts of a batch stand."""
     shape = batch.shape
-    packed = Packed(
-        np.full(shape, slots, np.int32),
-        np.zeros(shape, np.int32),
-        np.zeros((shape.rows, slots), np.int32),
-        np.zeros((shape.rows, slots), np.int32),
-    )
+    segments, positions = np.full(shape, slots, np.int32), np.zeros(shape, np.int32)
+    first, count = np.zeros((shape.rows, slots), np.int32), np.zeros((shape.rows, slots), np.int32)
     for row, texts in enumerate(batch.rows):
         own = np.asarray(lengths)[texts]
         starts = np.cumsum(own) - own
         end = int(own.sum())
-        packed.segments[row, :end] = np.repeat(np.arange(len(texts)), own)
-        packed.positions[row, :end] = np.arange(end) - np.repeat(starts, own)
-        packed.starts[row, : len(texts)] = starts
-        packed.lengths[row, : len(texts)] = own
-    return packed
+        segments[row, :end] = np.repeat(np.arange(len(texts)), own)
+        positions[row, :end] = np.arange(end) - np.repeat(starts, own)
+        first[row, : len(texts)] = starts
+        count[row, : len(texts)] = own
+    arrays: list[Any] = [segments, positions, first, count]
+    return Packing(*arrays)
 
 
 def fill(values: Sequence[NDArray[np.int32]], batch: Batch, pad: int) -> NDArray[np.int32]:

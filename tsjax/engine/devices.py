@@ -1,12 +1,20 @@
-"""The devices of this process, or one sentence about why there are none."""
+"""The devices of this process, and those that a user asks for."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
+from tsjax.encoders.settings import positive
+from tsjax.engine.forks import mark_used
 from tsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def local_devices() -> list[jax.Device]:
@@ -25,3 +33,59 @@ def local_devices() -> list[jax.Device]:
             f"{cause} gives no device to compute on ({reason:.200}); name a platform that this machine has, such as "
             "JAX_PLATFORMS=cpu, or unset it"
         ) from error
+
+
+def device_names(devices: Sequence[jax.Device]) -> list[tuple[str, int]]:
+    """Return the platform and the id of each device, by which `find_devices` of another process finds it."""
+    return [(device.platform, device.id) for device in devices]
+
+
+def find_devices(names: Sequence[tuple[str, int]]) -> list[jax.Device]:
+    """Return the devices of this process that have these platforms and ids.
+
+    Raises:
+        InputError: this process has no such device.
+    """
+    mark_used()
+    found = []
+    for platform, number in names:
+        try:
+            local = jax.local_devices(backend=platform)
+        except RuntimeError:  # there is no such platform
+            local = []
+        device = next((device for device in local if device.id == number), None)
+        if device is None:
+            raise InputError(
+                f"the model was pickled with the device {platform}:{number}, which this process does not have; "
+                "load it with a number as devices, or with None, to pickle it for other machines"
+            )
+        found.append(device)
+    return found
+
+
+def check_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> list[jax.Device]:
+    """Return the devices that a user asks for.
+
+    Args:
+        devices: JAX's devices, of one kind; a number for the first of this process's; None for all of them.
+
+    Raises:
+        InputError: there are not as many, or the value cannot be used.
+    """
+    local = local_devices()
+    if devices is None:
+        return local
+    if isinstance(devices, int | np.integer):
+        if positive("devices", devices) > len(local):
+            raise InputError(f"devices is {devices}, but this process has {len(local)}")
+        return local[: int(devices)]
+    if isinstance(devices, jax.Device):
+        return [devices]
+    if not isinstance(devices, Iterable):
+        raise InputError(f"devices must be a number or JAX's devices, not {devices!r}")
+    chosen = list(devices)
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+        raise InputError(f"devices must be a number or JAX's devices, not {devices!r}")
+    if len(set(chosen)) < len(chosen) or len({device.platform for device in chosen}) > 1:
+        raise InputError(f"devices must differ, and be of one kind: {devices!r}")
+    return chosen

@@ -24,7 +24,7 @@ def submit(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Resul
         return None
 
 
-def one_ahead(
+def prefetch_map(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1
 ) -> Generator[Result, None, None]:
     """``map(work, items)``, with the work on an item done in a thread while its predecessor's result is in use.

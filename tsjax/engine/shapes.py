@@ -6,15 +6,19 @@ A budget is of tokens on each device; all devices get as many rows.
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
-from tsjax.engine.batching import Ladder, Shape
+from tsjax.engine.batching import BucketShapes, Shape
+
+if TYPE_CHECKING:
+    from tsjax.model.kernels.dispatch import Kernel
 
 # Attention's memory grows with the square of the length: beyond this one, a token counts for more than one.
 _LINEAR_UP_TO = 512
 
 
-def flat(max_length: int, budget: int, devices: int = 1) -> Ladder:
-    """For processors: one packed row a device, as long as the budget allows, and shorter ones for the last texts.
+def packed_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
+    """For CPUs: one packed row a device, as long as the budget allows, and shorter ones for the last texts.
 
     Above the budget there is a row for every half octave, so that a long text is a batch with room for short ones.
     """
@@ -22,14 +26,14 @@ def flat(max_length: int, budget: int, devices: int = 1) -> Ladder:
     rows = [*itertools.takewhile(lambda tokens: tokens < longest, _powers(16)), longest]
     beyond = [tokens for tokens in _half_octaves(longest, max_length) if tokens > longest]
     shapes = (tuple(Shape(devices, tokens) for tokens in rows), *((Shape(devices, tokens),) for tokens in beyond))
-    return Ladder(shapes, packed=True)
+    return BucketShapes(shapes, packed=True)
 
 
-def padded(max_length: int, budget: int, devices: int = 1) -> Ladder:
+def padded_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
     """One text a row, in many lengths for bulk; what is little takes one of few shapes a sixteenth as large."""
     usual = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512)
     lengths = [*(length for length in (*usual, *_powers(1024)) if length < max_length), max_length]
-    for_little = [length for length in lengths if length in (32, 128, max_length)]
+    small_batch_lengths = [length for length in lengths if length in (32, 128, max_length)]
 
     def of(length: int, tokens: int) -> Shape:
         count = tokens * _LINEAR_UP_TO // (length * max(length, _LINEAR_UP_TO))
@@ -37,19 +41,19 @@ def padded(max_length: int, budget: int, devices: int = 1) -> Ladder:
 
     classes = []
     for length in lengths:
-        little = of(next(longer for longer in for_little if length <= longer), budget // 16)
+        little = of(next(longer for longer in small_batch_lengths if length <= longer), budget // 16)
         classes.append(tuple(dict.fromkeys((little, of(length, budget)))))
-    return Ladder(tuple(classes), packed=False)
+    return BucketShapes(tuple(classes), packed=False)
 
 
-def alike(max_length: int, budget: int, devices: int = 1) -> Ladder:
+def uniform_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
     """One text a row, and one count of rows for each length: for learning, where batches are full anyway."""
     lengths = [*(length for length in (32, 64, 96, 128, 192, 256, 320, 384, *_powers(512)) if length < max_length)]
     counts = {n: max(1, budget * _LINEAR_UP_TO // (n * max(n, _LINEAR_UP_TO))) for n in (*lengths, max_length)}
-    return Ladder(tuple((Shape(count * devices, length),) for length, count in counts.items()), packed=False)
+    return BucketShapes(tuple((Shape(count * devices, length),) for length, count in counts.items()), packed=False)
 
 
-def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
+def multi_row_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
     """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each.
 
     The longest hold two of the longest texts, up to 1,024 tokens, beyond which attention costs more than padding.
@@ -61,7 +65,29 @@ def rows(max_length: int, budget: int, devices: int = 1) -> Ladder:
         most = max(1, budget // length)
         classes.append(tuple(Shape(count * devices, length) for count in sorted({max(1, most // 16), most})))
     # A text of a row costs a little there: room for those of 16 tokens, and shorter ones leave padding.
-    return Ladder(tuple(classes), packed=True, tokens_a_slot=16)
+    return BucketShapes(tuple(classes), packed=True, tokens_a_slot=16)
+
+
+# Where attention knows the texts of a row, they are packed.
+_BY_KERNEL = {
+    "windows": packed_shapes,
+    "splash": multi_row_shapes,
+    "cudnn": padded_shapes,
+    "xla": padded_shapes,
+    "mapped": uniform_shapes,
+}
+
+
+def bucket_shapes(kernel: Kernel, max_length: int, budget: int, devices: int = 1) -> BucketShapes:
+    """Return the shapes that suit an attention kernel.
+
+    Args:
+        kernel: the kernel.
+        max_length: the longest text in tokens.
+        budget: the most tokens of a batch on each device, unless one text has more.
+        devices: how many devices share the rows.
+    """
+    return _BY_KERNEL[kernel](max_length, budget, devices)
 
 
 def _powers(first: int) -> list[int]:

@@ -132,8 +132,8 @@ class Model:
     ) -> Model:
         """The model for texts of a task, with the prompt that `Embedder.encode` would put before them."""
         chosen = embedder.route(task)
-        name = prompt_name if task is None else chosen._name_for(task, prompt_name, prompt)
-        return cls(chosen, chosen._prompt_text(name, prompt), chosen.temperature.for_task(task), task)
+        name = prompt_name if task is None else chosen.prompt_name_for(task, prompt_name, prompt)
+        return cls(chosen, chosen.prompt_text(name, prompt), chosen.temperature.for_task(task), task)
 
     def is_normalized(self, *, normalize: bool) -> bool:
         """Whether vectors come out with norm 1."""
@@ -146,8 +146,8 @@ class Model:
         embedder, metadata = self.embedder, self.embedder.metadata
         return {
             "source": metadata.source,
-            "fingerprint": embedder._header.fingerprint,
-            "weights_sha256": dict(embedder._header.files),
+            "fingerprint": embedder.header.fingerprint,
+            "weights_sha256": dict(embedder.header.files),
             "config": metadata.model.encoder.to_json(),
             "pooling": metadata.model.pooling.to_json(),
             "heads": [head.to_json() for head in metadata.model.heads],
@@ -159,7 +159,7 @@ class Model:
             # What shapes batches have, and how their sums are taken: the last bits of a vector. Only devices that are
             # used count, not those that a process sees.
             "devices": [embedder.devices[0].device_kind, len(embedder.devices)],
-            "shard_parameters": embedder._engine.shard_parameters,
+            "shard_parameters": embedder.pipeline.engine.shard_parameters,
             "task": self.task,
             "prompt": self.prompt,
             "truncate_dim": embedder.truncate_dim,

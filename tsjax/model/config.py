@@ -44,6 +44,9 @@ Activation = Literal[
     "tanh",
     "tanh_shrink",
 ]
+# The dtype that an encoder computes in; vectors are float32 in any case.
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 class Packing(NamedTuple):
     """The texts of a batch. Those of a row follow each other without gaps, the longest first.
 
+    The leaves are int32 arrays of NumPy where a batch is planned, and of JAX inside a program.
+
     Attributes:
         segments: which of its row's texts a token belongs to; K for padding.
         positions: the token's place in its text, from 0; 0 for padding.

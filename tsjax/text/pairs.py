@@ -54,9 +54,9 @@ class PairTokenizer:
         before, between, after, kinds = self._frame
         return max((*kinds, *(int(types.max(initial=0)) for _, types in (before, between, after))))
 
-    def encode(self, pairs: Sequence[tuple[str, str]]) -> Tokenized:
-        """Token ids and token types of each pair, in order."""
-        sides = [self._ids([pair[side] for pair in pairs]) for side in (0, 1)]
+    def encode(self, pairs: Sequence[tuple[str, str]], prompt: str = "") -> Tokenized:
+        """Return the token ids and token types of each pair, in order, with the prompt before its first text."""
+        sides = [self._ids([prompt + first for first, _ in pairs]), self._ids([second for _, second in pairs])]
         ids, types, truncated = [], [], []
         for texts in zip(*sides, strict=True):
             kept = cut_longest_first(len(texts[0]), len(texts[1]), self._room)

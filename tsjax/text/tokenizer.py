@@ -104,10 +104,10 @@ class TextTokenizer:
         """The id of every token, added ones included."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
-    def encode(self, texts: Sequence[str]) -> Tokenized:
-        """Token ids of each text, in order."""
+    def encode(self, texts: Sequence[str], prompt: str = "") -> Tokenized:
+        """Return the token ids of each text after the prompt, in order."""
         ids, types, truncated = [], [], []
-        for encoding in encodings(self._tokenizer, texts):
+        for encoding in encodings(self._tokenizer, [prompt + text for text in texts] if prompt else texts):
             ids.append(as_ids(encoding.ids))
             if self._token_types:
                 types.append(as_ids(encoding.type_ids))
@@ -135,6 +135,10 @@ class TextTokenizer:
         if words and not text[end : end + 1].isspace() and 4 * len(words[-1]) < 3 * sum(map(len, words)):
             words = words[:-1]
         return " ".join(words)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Return the characters that each token of a text stands for, from and to; (0, 0) for special tokens."""
+        return list(self._tokenizer.encode(text).offsets)
 
     def prompt_length(self, prompt: str) -> int:
         """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""

@@ -144,7 +144,7 @@ def plain_loss(embedder, tau, chosen, recipe, weights=None):
         ids = np.zeros((len(texts), tokens.lengths.max()), np.int32)
         for row, own in enumerate(tokens.ids):
             ids[row, : len(own)] = own
-        params = jax.device_get(embedder._engine._params) if weights is None else weights
+        params = jax.device_get(embedder.pipeline.engine.params) if weights is None else weights
         out = apply(
             embedder.metadata.model, params, jnp.asarray(ids), jnp.asarray(tokens.lengths), tau[:, None]
         ).embeddings

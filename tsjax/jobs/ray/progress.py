@@ -8,7 +8,7 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tsjax.engine.engine import Statistics
+from tsjax.engine.statistics import Statistics
 from tsjax.jobs.run.progress import Reporter
 
 if TYPE_CHECKING:

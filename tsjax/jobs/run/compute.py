@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tsjax.encoders.similarity import normalize
-from tsjax.engine.prefetch import one_ahead
+from tsjax.engine.prefetch import prefetch_map
 from tsjax.jobs.input.columns import Rejection, Row
 from tsjax.jobs.run.long_texts import Cutter, Sequences, Span
 
@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tsjax.engine.engine import Computed
+    from tsjax.engine.executor import Computed
     from tsjax.jobs.job import Model, Options
     from tsjax.jobs.plan import ShardKey
-
-# Characters of a block for each token of a batch, and at least: many batches' worth, so that the last one's padding
-# does not matter, and little memory.
-_CHARACTERS_A_TOKEN = 64
-_LEAST_CHARACTERS = 1_000_000
+    from tsjax.text.tokenizer import Tokenized
 
 
 @dataclass
@@ -133,8 +129,7 @@ class Computer:
     @property
     def block_characters(self) -> int:
         """Characters that a block should have, about."""
-        embedder = self._model.embedder
-        return max(_CHARACTERS_A_TOKEN * embedder.token_budget * len(embedder.devices), _LEAST_CHARACTERS)
+        return self._model.embedder.pipeline.block_characters
 
     def run(self, blocks: Iterable[Block], progress: Callable[[int], object] | None = None) -> Iterator[Embedded]:
         """Embed block after block; each is tokenised while the device works on the ones before.
@@ -146,14 +141,12 @@ class Computer:
         Raises:
             InputError: vectors that are not finite.
         """
-        embedder, prompt = self._model.embedder, self._model.prompt
-        leave_out = prompt and not self._config.pooling.include_prompt
         waiting: collections.deque[_Piece] = collections.deque()
         offset = 0
 
-        with contextlib.closing(one_ahead(self._prepare, blocks)) as prepared:
+        with contextlib.closing(prefetch_map(self._prepare, blocks)) as prepared:
 
-            def pieces() -> Iterator[object]:
+            def pieces() -> Iterator[Tokenized]:
                 nonlocal offset
                 for piece in prepared:
                     piece.offset, piece.left = offset, len(piece.sequences.windows)
@@ -163,11 +156,10 @@ class Computer:
                     waiting.append(piece)
                     yield piece.sequences.tokenized
 
-            computed = embedder._engine.compute(
-                pieces(),  # type: ignore[arg-type]  # of Tokenized
+            computed = self._model.embedder.pipeline.compute(
+                pieces(),
                 self._model.temperature,
-                max_length=embedder.max_seq_length,
-                prompt_length=embedder._tokenizer.prompt_length(prompt) if leave_out else 0,
+                prompt=self._model.prompt,
                 with_tokens=self._late,
                 progress=progress,
             )

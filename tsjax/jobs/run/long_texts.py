@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tsjax.errors import NO_TOKENS, InputError
-from tsjax.text.tokenizer import Tokenized, open_tokenizer, without_tokens
+from tsjax.text.tokenizer import Tokenized, without_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,10 +111,10 @@ class Cutter:
 
     def __init__(self, model: Model, options: Options) -> None:
         self._prompt, self._options = model.prompt, options
-        self._tokenizer = tokenizer = model.embedder._tokenizer
-        self._limit = tokenizer.max_length
-        leave_out = self._prompt and not model.embedder.metadata.model.pooling.include_prompt
-        self._left_out = tokenizer.prompt_length(self._prompt) if leave_out else 0
+        pipeline = model.embedder.pipeline
+        self._tokenizer = tokenizer = pipeline.tokenizer
+        self._limit = pipeline.max_length
+        self._left_out = pipeline.prompt_length(self._prompt)
         self._whole = tokenizer if options.long_texts == "cut" else tokenizer.with_max_length(_NO_LIMIT)
         self._make = {"cut": self._cut, "reject": self._reject, "chunk": self._chunk, "late": self._late}[
             options.long_texts
@@ -127,9 +127,6 @@ class Cutter:
                 raise InputError(
                     "late chunking pools tokens by the mean, and this model does not end so; choose to chunk instead"
                 )
-            self._offsets, _ = open_tokenizer(tokenizer._json, _NO_LIMIT, pairs=False)
-            self._offsets.no_truncation()
-            self._offsets.no_padding()
 
     def _measure(self) -> None:
         """What stands before and after a chunk's tokens, and how many of these there are."""
@@ -153,7 +150,7 @@ class Cutter:
 
     def sequences(self, texts: Sequence[str]) -> Sequences:
         """What the model is given for these texts."""
-        tokenized = self._whole.encode([self._prompt + text for text in texts] if self._prompt else texts)
+        tokenized = self._whole.encode(texts, self._prompt)
         empty = without_tokens(tokenized, self._left_out)
         if not len(empty):
             return self._make(texts, tokenized)
@@ -232,7 +229,7 @@ class Cutter:
 
     def _spans(self, text: str, chunks: list[tuple[int, int]]) -> tuple[Span, ...]:
         """Chunks of tokens as characters of the text."""
-        offsets = self._offsets.encode(self._prompt + text).offsets[self._before :]
+        offsets = self._whole.offsets(self._prompt + text)[self._before :]
         shift = len(self._prompt)
         return tuple(
             Span(number, max(0, offsets[start][0] - shift), max(0, offsets[end - 1][1] - shift), end - start)

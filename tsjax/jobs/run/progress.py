@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tsjax.engine.engine import Statistics
+    from tsjax.engine.statistics import Statistics
     from tsjax.jobs.run.compute import Embedded
 
 _TERMINAL_SECONDS = 0.5

@@ -169,8 +169,8 @@ def study_collapse(
         raise InputError(f"there is {there}; how texts lie to each other takes at least {LEAST_TEXTS}")
     if embedder.metadata.token_types:
         raise InputError("this model is told the segment of each token, which the study of collapse does not support")
-    tokenizer = embedder._tokenizer
-    prompt = embedder._prompt_text(None, None)
+    tokenizer = embedder.pipeline.tokenizer
+    prompt = embedder.prompt_text()
     prompted = int(tokenizer.encode([prompt]).lengths[0]) - tokenizer.special_tokens
     lengths = check_lengths(lengths, embedder.max_seq_length, tokenizer.special_tokens, prompted)
     # Longer texts than the longest bucket are not whole in any.
@@ -202,7 +202,7 @@ def _grid(embedder: Embedder, temperatures: Sequence[TemperatureLike]) -> list[T
     """The temperatures, each once, known to fit the model and to be told apart by name."""
     if not isinstance(temperatures, Iterable):
         raise InputError(f"temperatures must be several, not {temperatures!r}")
-    grid = list(dict.fromkeys(embedder._checked_temperature(value) for value in temperatures))
+    grid = list(dict.fromkeys(embedder.check_temperature(value) for value in temperatures))
     if not grid:
         raise InputError("there is no temperature to measure at; give one at least, such as 1")
     names = [str(temperature) for temperature in grid]
@@ -256,27 +256,23 @@ class _Study:
         embedder = self.embedder
         ids = [own for bucket in self.buckets for own in bucket.ids]
         count = np.fromiter(map(len, ids), np.int32, len(ids))
-        leave_out = self.prompt and not embedder.metadata.model.pooling.include_prompt
         vectors = np.empty((len(ids), embedder.metadata.model.embedding_dimension), np.float32)
-        for computed in embedder._engine.compute(
-            [Tokenized(ids, count, np.zeros(len(ids), np.bool_))],
-            temperature,
-            max_length=embedder.max_seq_length,
-            prompt_length=embedder._tokenizer.prompt_length(self.prompt) if leave_out else 0,
+        for computed in embedder.pipeline.compute(
+            [Tokenized(ids, count, np.zeros(len(ids), np.bool_))], temperature, prompt=self.prompt
         ):
             vectors[computed.indices] = computed.embeddings
         vectors = vectors[:, : embedder.truncate_dim]
         return np.split(vectors, np.cumsum([len(bucket.ids) for bucket in self.buckets])[:-1])
 
     def _probes(self, bucket: Bucket, temperature: Temperature) -> Iterator[Probe]:
-        engine, encoder = self.embedder._engine, self.embedder.metadata.model.encoder
+        engine, encoder = self.embedder.pipeline.engine, self.embedder.metadata.model.encoder
         some = bucket.ids[: self.layer_texts]
         self.progress(f"τ = {temperature}: attention in {len(some)} texts, {bucket.corpus}, {bucket.length} tokens")
         per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
         for ids in some:
             own = per_head * temperature.factors(np.array([len(ids)]))
             pad = self.embedder.metadata.pad_token_id
-            found = probe_text(engine._params, ids, bucket.length, own, pad, engine.config)
+            found = probe_text(engine.params, ids, bucket.length, own, pad, engine.config)
             if not all(np.isfinite(part).all() for part in found):
                 raise InputError(
                     f"attention at τ = {temperature} is not finite: {self.embedder.dtype} cannot hold what the model "

@@ -17,11 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
-from tsjax.engine import shapes as ladders
+from tsjax.engine import shapes
 from tsjax.engine.batching import fill, plan
 from tsjax.engine.forks import check_not_forked
 from tsjax.engine.jax_modes import usual_modes
-from tsjax.engine.prefetch import one_ahead
+from tsjax.engine.prefetch import prefetch_map
 from tsjax.lab.learning.learned import Learned, length_terms, per_text
 from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
@@ -108,7 +108,7 @@ class Network:
         self._mesh = mesh_of(devices)
         self._by_rows, self._whole = NamedSharding(self._mesh, BY_ROWS), NamedSharding(self._mesh, WHOLE)
         budget = _CHUNK.get(devices[0].platform, _CHUNK_ACCELERATOR)
-        self._ladder = ladders.alike(max_length, budget, len(devices))
+        self._ladder = shapes.uniform_shapes(max_length, budget, len(devices))
         on_cpu = devices[0].platform == "cpu"
         self._at_once = _AT_ONCE.get(devices[0].platform, 1) if len(devices) == 1 else 1
         self._compiling, self._compiled = threading.Lock(), set[Any]()
@@ -156,7 +156,7 @@ class Network:
         def whole(chunk: _Chunk) -> tuple[_Chunk, Any]:
             return chunk, jax.block_until_ready(work(chunk))  # type: ignore[no-untyped-call]
 
-        yield from one_ahead(whole, self._chunks(texts), threads=self._at_once)
+        yield from prefetch_map(whole, self._chunks(texts), threads=self._at_once)
 
     def _start(self, function: Any, learned: Learned, chunk: _Chunk, texts: Texts, *more: Any) -> Any:
         program = _Program(self._config, self._dtype, self._kernels[function], texts.tempered, self._mesh)

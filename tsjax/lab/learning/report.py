@@ -30,7 +30,7 @@ REPORT = "report.json"
 
 def save_model(learned: Learning, embedder: Embedder, directory: Path) -> None:
     """The checkpoint ``model`` in a run's directory: the embedder's, with what was learned as its own."""
-    header = embedder._header
+    header = embedder.header
     model = embedder.metadata.model
     weights = checkpoint.read_weights(header, weight_shapes(model))
     if learned.weights is not None:

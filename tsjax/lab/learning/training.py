@@ -200,7 +200,7 @@ class _Run:
             raise InputError(f"matryoshka dimensions must be fewer than the model's {model.embedding_dimension}")
         self._recipe = recipe
         self._steps = recipe.steps if stop_after is None else min(recipe.steps, positive("stop_after", stop_after))
-        header = embedder._header
+        header = embedder.header
         weights = unflatten(read_network_weights(header, weight_shapes(model)))
         longest = model.encoder.max_length
         length = (
@@ -342,17 +342,17 @@ def _filled(
 
 def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _Corpus:
     """The corpus with its texts as tokens, each behind the prompt that `Embedder` puts before it."""
-    tokenizer = embedder._tokenizer.with_max_length(length)
+    pipeline = embedder.pipeline
+    tokenizer = pipeline.tokenizer.with_max_length(length)
 
     def texts(given: Sequence[str], prompt: str, *, tempered: bool) -> Texts:
-        leave_out = prompt and not embedder.metadata.model.pooling.include_prompt
-        tokenized = tokenizer.encode([prompt + text for text in given])
-        left_out = tokenizer.prompt_length(prompt) if leave_out else 0
+        tokenized = tokenizer.encode(given, prompt)
+        left_out = pipeline.prompt_length(prompt)
         if (empty := without_tokens(tokenized, left_out)).size:
             raise InputError(f"corpus {pairs.name}: the text {given[empty[0]]!r:.60} {NO_TOKENS}; leave it out")
         return Texts(tokenized, left_out, tempered)
 
-    query, document = embedder._prompt_for("query"), embedder._prompt_for("document")
+    query, document = embedder.prompt_for("query"), embedder.prompt_for("document")
     tempered = recipe.form != "none"
     documents_tempered = tempered and recipe.side != "queries"
     counts = [len(hard) for hard in pairs.negatives]

@@ -14,7 +14,7 @@ from tsjax.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tsjax.engine.engine import Statistics
+    from tsjax.engine.statistics import Statistics
     from tsjax.lab.evaluation.outcomes import Outcome
     from tsjax.lab.evaluation.split import Split
 

@@ -1,0 +1,71 @@
+"""A model's parameters on the devices that compute with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+from jax.sharding import NamedSharding
+
+from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jax.sharding import Mesh
+
+    from tsjax.model.params import Params
+
+Arrays = TypeVar("Arrays")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Parameters on one device, or on each of several, or sharded over them.
+
+    Attributes:
+        params: nested dict of arrays; empty once the parameters are released.
+        devices: the devices, all of one kind.
+        mesh: the devices as a mesh; None for one device.
+        sharded: whether each device holds a share of the parameters only.
+    """
+
+    params: Params
+    devices: tuple[jax.Device, ...]
+    mesh: Mesh | None
+    sharded: bool
+
+    @classmethod
+    def of(cls, params: Params, devices: Sequence[jax.Device], *, shard_parameters: bool) -> Placement:
+        """Copy the parameters to the devices."""
+        if len(devices) == 1:
+            return cls(jax.device_put(params, devices[0]), tuple(devices), None, sharded=False)
+        mesh = mesh_of(devices)
+        parts = partitions(params, len(devices), shared_out=shard_parameters)
+        return cls(place(params, mesh, parts), tuple(devices), mesh, sharded=shard_parameters)
+
+    def released(self) -> Placement:
+        """Return this placement without the parameters."""
+        return replace(self, params={})
+
+    def by_rows(self, arrays: Arrays) -> Arrays:
+        """Spread the rows of arrays over the devices; one device takes them as they are."""
+        return arrays if self.mesh is None else jax.device_put(arrays, NamedSharding(self.mesh, BY_ROWS))
+
+    @property
+    def program_key(self) -> dict[str, Any]:
+        """The arguments of `tsjax.model.forward.compiled_apply` that depend on the devices."""
+        return {
+            "mesh": self.mesh,
+            "shared_out": self.sharded,
+            "device": self.devices[0] if self.mesh is None else None,
+        }
+
+    def bytes_per_device(self) -> dict[str, int]:
+        """Return the bytes of the parameters on each device, by the device's name."""
+        held = dict.fromkeys(map(str, self.devices), 0)
+        for leaf in jax.tree.leaves(self.params):
+            for shard in leaf.addressable_shards:
+                held[str(shard.device)] += shard.data.nbytes
+        return held
