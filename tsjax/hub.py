@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
@@ -32,7 +31,7 @@ from tsjax.errors import (
 )
 from tsjax.storage.atomic import expanded
 from tsjax.storage.cache_directory import cache_directory
-from tsjax.storage.digests import digests
+from tsjax.storage.digests import digests, json_sha256
 from tsjax.storage.hub_snapshots import ask, snapshot_of, unseen
 from tsjax.warn import warn
 
@@ -454,5 +453,5 @@ def _cache_key(source: Path, options: Options, assumed: tuple[str, ...]) -> str:
     chosen = dataclasses.asdict(options)
     chosen["ignore_config_fields"] = sorted(options.ignore_config_fields)
     chosen["ignore_weights"] = sorted(options.ignore_weights)
-    key = json.dumps([str(source.resolve()), seen, chosen, assumed, FORMAT, _CONVERSION])
-    return f"{source.resolve().name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    key = [str(source.resolve()), seen, chosen, assumed, FORMAT, _CONVERSION]
+    return f"{source.resolve().name}-{json_sha256(key, sort_keys=False)[:16]}"

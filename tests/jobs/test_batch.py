@@ -198,10 +198,9 @@ def test_stopping_at_a_bad_row_that_an_earlier_run_rejected(output, model, corpu
 def test_a_full_disk_stops_the_job_and_the_next_run_ends_alike(
     model, corpus, whole, tmp_path, capsys, monkeypatch, which
 ):
-    from tsjax.jobs.output import directory as records
-    from tsjax.jobs.output import shards
+    from tsjax.storage import atomic
 
-    output, calls, real = tmp_path / "out", [], records.sync
+    output, calls, real = tmp_path / "out", [], atomic.sync
     place = {"shard": "shard-00000-00002.parquet", "record": "shard-00000-00002.json", "manifest": "manifest.json"}[
         which
     ]
@@ -212,14 +211,13 @@ def test_a_full_disk_stops_the_job_and_the_next_run_ends_alike(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path)
 
-    monkeypatch.setattr(records, "sync", full)
-    assert shards.publishing is records.publishing
+    monkeypatch.setattr(atomic, "sync", full)
     command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
     error = error_of(capsys, *command)
     assert f"{place}: the disk is full" in error
     assert calls
     assert not list((output / ".tsjax").glob("*/*"))
-    monkeypatch.setattr(records, "sync", real)
+    monkeypatch.setattr(atomic, "sync", real)
     assert batch_jobs.run(*command) == 0
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
 

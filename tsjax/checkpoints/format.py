@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -22,11 +24,11 @@ from safetensors.numpy import save_file
 from tsjax.errors import CheckpointError, ConfigError, OutputError
 from tsjax.model.config import Activation, ModelConfig
 from tsjax.storage.atomic import replacing
+from tsjax.storage.digests import json_sha256
+from tsjax.storage.json_values import decode, read_object
 from tsjax.temperature import Temperature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 FORMAT = 2
@@ -42,6 +44,7 @@ class Metadata:
     """All that a checkpoint says besides its weights and its tokenizer.
 
     Attributes:
+        source: where the weights came from, for people to read.
         model: encoder, pooling, heads.
         max_seq_length: tokens at which texts are cut, special ones included.
         pad_token_id: id that fills up a batch.
@@ -56,10 +59,10 @@ class Metadata:
             that the network has none; it is kept for the way back.
         token_types: whether the encoder is told the segment of each token, such as which of a pair's texts it is of.
         family: which architecture it was converted from; what `tsjax export` goes back to.
-        source: where the weights came from, for people to read.
         assumed: what its conversion took for granted, in sentences for people to read; empty as a rule.
     """
 
+    source: str = ""
     model: ModelConfig
     max_seq_length: int
     pad_token_id: int = 0
@@ -73,7 +76,6 @@ class Metadata:
     token_types: bool = False
     pooler: bool = False
     family: str = ""
-    source: str = ""
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,33 +91,29 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `from_json` is the inverse."""
-        return {
-            "format": FORMAT,
-            "source": self.source,
-            "model": self.model.to_json(),
-            "max_seq_length": self.max_seq_length,
-            "pad_token_id": self.pad_token_id,
-            "prompts": dict(self.prompts),
-            "default_prompt_name": self.default_prompt_name,
-            "similarity_fn_name": self.similarity_fn_name,
-            "truncate_dim": self.truncate_dim,
-            "temperature": self.temperature.to_json(),
-            "kind": self.kind,
-            "activation": self.activation,
-            "token_types": self.token_types,
-            "pooler": self.pooler,
-            "family": self.family,
-            **({"assumed": list(self.assumed)} if self.assumed else {}),
-        }
+        content = {"format": FORMAT, **vars(self)}
+        content |= {"model": self.model.to_json(), "prompts": dict(self.prompts)}
+        content |= {"temperature": self.temperature.to_json(), "assumed": list(self.assumed)}
+        if not self.assumed:
+            del content["assumed"]
+        return content
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Metadata:
-        """The inverse of `to_json`."""
-        values = {name: value for name, value in data.items() if name != "format"}
-        values["model"] = ModelConfig.from_json(values["model"])
-        values["temperature"] = Temperature.from_json(values["temperature"])
-        values["assumed"] = tuple(values.get("assumed", ()))
-        return cls(**values)
+        """The inverse of `to_json`.
+
+        Raises:
+            ConfigError: a field is unknown, is missing, or has a value that it cannot have.
+        """
+        return decode({name: data[name] for name in data if name != "format"}, cls, "the metadata", ConfigError)
+
+
+class Saved(msgspec.Struct, forbid_unknown_fields=True):
+    """The content of config.json: where there are several routes, without files."""
+
+    tsjax: dict[str, Any]
+    fingerprint: str
+    files: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -209,25 +207,30 @@ def read_header(path: Path) -> Header:
         CheckpointError: it is missing, damaged, of another format, or does not match its fingerprint.
     """
     file = path / CONFIG
+    saved = read_saved(path)
+    if "router" in saved.tsjax:
+        raise CheckpointError(f"{path} has several routes, each a checkpoint of its own; tsjax.load takes them all")
+    if saved.fingerprint != _fingerprint(saved.tsjax, saved.files):
+        raise CheckpointError(f"{file} was changed after it was written: its fingerprint differs; convert it again")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(config, dict) and "tsjax" not in config:
-            raise CheckpointError(f"{path} is not a checkpoint of tsjax; tsjax.load converts those of other kinds")
-        content = config["tsjax"]
-        if "router" in content:
-            raise CheckpointError(f"{path} has several routes, each a checkpoint of its own; tsjax.load takes them all")
-        files, fingerprint = config["files"], config["fingerprint"]
-        if content["format"] != FORMAT:
-            raise CheckpointError(f"{file} has format {content['format']}; this version of tsjax reads format {FORMAT}")
-        if fingerprint != _fingerprint(content, files):
-            raise CheckpointError(f"{file} was changed after it was written: its fingerprint differs; convert it again")
-        return Header(path, Metadata.from_json(content), files, fingerprint)
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        return Header(path, Metadata.from_json(saved.tsjax), saved.files, saved.fingerprint)
+    except (ValueError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def read_saved(path: Path) -> Saved:
+    """Read config.json, of a checkpoint of one route or several.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    file = path / CONFIG
+    match data := read_object(file):
+        case {"tsjax": {"format": found}} if found != FORMAT:
+            raise CheckpointError(f"{file} has format {found}; this version of tsjax reads format {FORMAT}")
+        case {"tsjax": _}:
+            return decode(data, Saved, f"{file} is damaged")
+    raise CheckpointError(f"{path} is not a checkpoint of tsjax; tsjax.load converts those of other kinds")
 
 
 def read_tokenizer(header: Header) -> str:
@@ -320,8 +323,7 @@ def _verify(header: Header, name: str) -> None:
 def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
     """SHA-256 of all that decides the vectors, so not of ``source`` and ``assumed``."""
     decisive = {name: value for name, value in content.items() if name not in ("source", "assumed")}
-    canonical = json.dumps([decisive, dict(files)], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return json_sha256([decisive, dict(files)], compact=True)
 
 
 def _sha256(file: Path) -> str:

@@ -7,18 +7,29 @@ them. Routes that are the same share a folder; routes that share a module have i
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.checkpoints.format import CONFIG, FORMAT, Header, check_replaceable, is_checkpoint, read_header, save
+from tsjax.checkpoints.format import (
+    CONFIG,
+    FORMAT,
+    Header,
+    check_replaceable,
+    is_checkpoint,
+    read_header,
+    read_saved,
+    save,
+)
 from tsjax.errors import CheckpointError, ConfigError, InputError
 from tsjax.storage.atomic import replacing
+from tsjax.storage.digests import json_sha256
+from tsjax.storage.json_values import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from tsjax.checkpoints.format import FlatWeights, Metadata
 
@@ -130,28 +141,19 @@ def read_routed_header(path: Path) -> RoutedHeader:
         CheckpointError: one is missing, damaged, of another format, or does not match its fingerprint.
     """
     file = path / CONFIG
+    saved = read_saved(path)
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        content = saved["tsjax"]
-        if content["format"] != FORMAT:
-            raise CheckpointError(f"{file} has format {content['format']}; this version of tsjax reads format {FORMAT}")
-        config = RouterConfig(**content["router"])
-        headers = {folder: read_header(path / folder) for folder in config.folders}
-        fingerprint = _fingerprint(content, headers)
-        if saved["fingerprint"] != fingerprint:
-            raise CheckpointError(
-                f"{file} or a route in it was changed after it was written: its fingerprint differs; convert it again"
-            )
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        config = decode(saved.tsjax.get("router"), RouterConfig, "router", ConfigError)
+    except ConfigError as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
-    return RoutedHeader(path, config, headers, fingerprint)
+    headers = {folder: read_header(path / folder) for folder in config.folders}
+    if saved.fingerprint != _fingerprint(saved.tsjax, headers):
+        raise CheckpointError(
+            f"{file} or a route in it was changed after it was written: its fingerprint differs; convert it again"
+        )
+    return RoutedHeader(path, config, headers, saved.fingerprint)
 
 
 def _fingerprint(content: Mapping[str, Any], headers: Mapping[str, Header]) -> str:
     routes = {folder: header.fingerprint for folder, header in headers.items()}
-    canonical = json.dumps([content, routes], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return json_sha256([content, routes], compact=True)

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     job = output.job()
     facts = job.facts["model"]
     manifests = output.read_manifests().values()
-    found = next(iter(manifests))["started_with"]["model"]
+    found = next(iter(manifests)).started_with.model
     given = {
         "model": options.model or found.get("model"),
         "revision": found.get("revision"),

@@ -7,8 +7,6 @@ and sets what is set on every one.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from tsjax.checkpoints.routed import read_routed_header
 from tsjax.encoders.embedder import Embedder
 from tsjax.engine.statistics import Statistics
+from tsjax.storage.digests import json_sha256
 
 if TYPE_CHECKING:
     import os
@@ -144,7 +143,7 @@ class RoutedEmbedder:
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the vectors: which task takes which route, and every route's fingerprint."""
         routes = [embedder.fingerprint for embedder in self._embedders]
-        return hashlib.sha256(json.dumps([self._header.fingerprint, *routes]).encode()).hexdigest()
+        return json_sha256([self._header.fingerprint, *routes])
 
     @property
     def dtype(self) -> Dtype:

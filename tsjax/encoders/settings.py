@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
@@ -13,6 +11,7 @@ from tsjax.encoders import prompts as rules
 from tsjax.encoders.similarity import Similarity
 from tsjax.errors import InputError
 from tsjax.model.config import Dtype
+from tsjax.storage.digests import json_sha256
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
@@ -100,7 +99,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
         The checkpoint, the dtype, and the present settings. What a single call overrides is not in it.
         """
-        return hashlib.sha256(json.dumps([self._header.fingerprint, *self._decisive()]).encode()).hexdigest()
+        return json_sha256([self._header.fingerprint, *self._decisive()], sort_keys=False)
 
     @property
     def temperature(self) -> Temperature:

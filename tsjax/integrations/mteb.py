@@ -6,8 +6,6 @@ Needs the extra ``mteb``, and PyTorch, which MTEB brings. Nothing else in tsjax 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import re
 import warnings
@@ -21,6 +19,7 @@ from tsjax.encoders.embedder import Embedder
 from tsjax.encoders.router import RoutedEmbedder
 from tsjax.errors import InputError, MissingExtraError
 from tsjax.model.forward import abstract_params
+from tsjax.storage.digests import json_sha256
 from tsjax.warn import warn
 
 try:
@@ -201,8 +200,8 @@ def _slug(temperature: Temperature) -> str:
     """The temperature as part of a name: a number in full, all else shortly and with a digest of its own."""
     if isinstance(temperature.value, float) and temperature.by_length is None and temperature.query is None:
         return str(temperature.value)
-    digest = hashlib.sha256(json.dumps(temperature.to_json(), sort_keys=True).encode()).hexdigest()[:8]
-    return f"{re.sub('[^A-Za-z0-9.]+', '-', str(temperature)).strip('-')}-{digest}"
+    digest = json_sha256(temperature.to_json())
+    return f"{re.sub('[^A-Za-z0-9.]+', '-', str(temperature)).strip('-')}-{digest[:8]}"
 
 
 def _size(tree: Any) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, cast, get_args
 
 from tsjax._version import __version__
 from tsjax.encoders.settings import positive
@@ -14,9 +13,12 @@ from tsjax.errors import InputError
 from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
 from tsjax.jobs.input.columns import Columns
 from tsjax.jobs.output.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
+from tsjax.storage.digests import json_sha256
+from tsjax.storage.json_values import decode, differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tsjax.encoders.embedder import Embedder
     from tsjax.encoders.router import RoutedEmbedder
@@ -167,16 +169,57 @@ class Model:
         }
 
 
+class _ModelFacts(TypedDict):
+    fingerprint: str
+    query_temperature: dict[str, Any]
+    dtype: str
+    max_seq_length: int
+    task: str | None
+    truncate_dim: int | None
+    dimension: int
+
+
+class _OptionFacts(TypedDict):
+    columns: dict[str, Any]
+    rows_per_shard: int
+    bytes_per_shard: int
+    format: FileFormat
+    precision: StoredPrecision
+    normalize: bool
+    long_texts: LongTexts
+
+
+class _InputFacts(TypedDict):
+    name: str
+    bytes: int
+
+
+class Facts(TypedDict):
+    """What decides a job's output, as JSON values; of these, those that tsjax does more with than compare them.
+
+    They stay as they are, since digests of them are on disk. So no unknown name is looked for: one gives another
+    digest, and differs from every job that is started.
+    """
+
+    model: _ModelFacts
+    options: _OptionFacts
+    versions: dict[str, str]
+    vectors: dict[str, Any]
+    inputs: list[_InputFacts]
+    groups: list[int]
+    ranges: NotRequired[list[list[float]]]
+
+
 @dataclass(frozen=True)
 class Job:
     """A job, as its manifest records it.
 
     Attributes:
-        facts: what decides the output, as JSON values: ``model``, ``options``, the ``versions`` of what computes,
-            ``inputs`` and ``groups`` of them, and for int8 and uint8 the ``ranges`` of the dimensions.
+        facts: ``model``, ``options``, the ``versions`` of what computes, ``inputs`` and ``groups`` of them, and for
+            int8 and uint8 the ``ranges`` of the dimensions.
     """
 
-    facts: dict[str, Any]
+    facts: Facts
 
     @classmethod
     def of(cls, model: Model, options: Options, plan: Plan) -> Job:
@@ -193,6 +236,12 @@ class Job:
             "groups": [len(group) for group in plan.groups],
         }
         return cls(json.loads(json.dumps(facts)))  # as it will be read back
+
+    @classmethod
+    def recorded(cls, facts: dict[str, Any], file: Path) -> Job:
+        """The job with facts that a file has; a CheckpointError if one is missing or of another type."""
+        decode(facts, Facts, f"{file} is damaged: job")
+        return cls(cast("Facts", facts))
 
     def with_ranges(self, ranges: list[list[float]] | None) -> Job:
         """The same job, with the ranges of the dimensions."""
@@ -211,7 +260,7 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the facts."""
-        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+        return json_sha256(self.facts)
 
     def difference(self, other: Job) -> str | None:
         """The first thing in which another job differs, in words; None where there is none.
@@ -222,19 +271,11 @@ class Job:
         if "ranges" not in mine or "ranges" not in theirs:
             mine.pop("ranges", None)
             theirs.pop("ranges", None)
-        return next(_differences(mine, theirs, ""), None)
-
-
-def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
-    """Leaves that differ, as ``where was …, and is … now``."""
-    if where == "inputs":
-        yield from _changed_inputs(old, new)
-    elif isinstance(old, dict) and isinstance(new, dict):
-        for name in dict.fromkeys([*old, *new]):
-            inner = f"{where}.{name}" if where else name
-            yield from _differences(old.get(name), new.get(name), inner)
-    elif old != new:
-        yield f"{where} was {_short(old)} and is {_short(new)} now"
+        for where, old, new in differences(mine, theirs):
+            if where == "inputs":
+                return next(_changed_inputs(old, new))
+            return f"{where} was {_short(old)} and is {_short(new)} now"
+        return None
 
 
 def _changed_inputs(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[str]:

@@ -53,12 +53,12 @@ class ShardKey:
     @classmethod
     def parse(cls, text: str) -> ShardKey:
         """The inverse of ``str``; a ValueError where it is none."""
-        group, rest = text.split("-")
-        index, _, part = rest.partition("_")
-        key = cls(int(group), int(index), int(part or 0))
-        if str(key) != text:
-            raise ValueError(text)
-        return key
+        with contextlib.suppress(ValueError):
+            group, rest = text.split("-")
+            index, _, part = rest.partition("_")
+            if str(key := cls(int(group), int(index), int(part or 0))) == text:
+                return key
+        raise ValueError(f"{text!r} is no shard's number")
 
 
 class Made(NamedTuple):

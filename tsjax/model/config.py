@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
 from tsjax.errors import ConfigError
+from tsjax.storage.json_values import decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,12 +70,9 @@ class _Facts:
         """The inverse of `to_json`.
 
         Raises:
-            ConfigError: a field is unknown or missing.
+            ConfigError: a field is unknown, is missing, or has a value of another type.
         """
-        try:
-            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__}: {str(error).replace(f'{cls.__name__}.__init__()', 'it')}") from error
+        return decode(data, cls, cls.__name__, ConfigError)
 
 
 # The fields of an encoder that count something, and what they are at least; those required cannot be None.
@@ -317,7 +315,7 @@ class HeadConfig(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(_Facts):
     """An encoder, its pooling, and the heads after it, checked to fit each other."""
 
     encoder: EncoderConfig
@@ -337,23 +335,6 @@ class ModelConfig:
         if self.heads:
             return self.heads[-1].out_features
         return self.encoder.hidden_size * len(self.pooling.modes)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `from_json` is the inverse."""
-        return {
-            "encoder": self.encoder.to_json(),
-            "pooling": self.pooling.to_json(),
-            "heads": [head.to_json() for head in self.heads],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of `to_json`."""
-        return cls(
-            encoder=EncoderConfig.from_json(data["encoder"]),
-            pooling=PoolingConfig.from_json(data["pooling"]),
-            heads=tuple(HeadConfig.from_json(head) for head in data["heads"]),
-        )
 
 
 def _check_count(config: object, name: str, least: int) -> None:

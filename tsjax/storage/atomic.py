@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tsjax.errors import InputError, OutputError
 
@@ -56,12 +56,36 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
             if directory:
                 temporary.mkdir()
             yield temporary
-            _sync(temporary)
+            _sync_all(temporary)
             _publish(temporary, destination, holder / "replaced", overwrite=overwrite)
-            _sync_one(destination.parent)
+            sync(destination.parent)
     finally:
         if holder is not None:
             shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def publishing(destination: Path, partial: Path) -> Iterator[Path]:
+    """A path in the folder ``partial`` for a file that takes its place, whatever was there, when the block ends well.
+
+    Unlike `replacing`, this needs no folder of its own for each file; what fails or is killed stays in ``partial``.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with explaining(destination):
+        temporary = partial / destination.name
+        yield temporary
+        sync(temporary)
+        temporary.replace(destination)
+        sync(destination.parent)
+
+
+@contextlib.contextmanager
+def publishing_text(destination: Path, partial: Path) -> Iterator[TextIO]:
+    """A text file, open for writing, that `publishing` puts in its place."""
+    with publishing(destination, partial) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
 
 
 def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: bool) -> None:
@@ -80,9 +104,7 @@ def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: b
         try:
             # Unlike a rename, a link never replaces what another process has put there meanwhile.
             destination.hardlink_to(temporary)
-        except FileExistsError:
-            check_absent(destination, overwrite=False)
-        except OSError:  # a file system without links
+        except OSError:  # it is there, or the file system has no links
             check_absent(destination, overwrite=False)
             temporary.rename(destination)
 
@@ -112,15 +134,16 @@ def explaining(destination: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {destination}: {reason}") from error
 
 
-def _sync(path: Path) -> None:
+def _sync_all(path: Path) -> None:
     """Force a file, or every file below a directory, to the disk, so that a rename never outlives its content."""
     if path.is_dir():
         for child in path.iterdir():
-            _sync(child)
-    _sync_one(path)
+            _sync_all(child)
+    sync(path)
 
 
-def _sync_one(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Force a file, or a directory's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""SHA-256 of files, and remembering it for large ones while nothing says that their content changed.
+"""SHA-256 of JSON values and of files, remembered for large files while nothing says that their content changed.
 
 A file's size and time of modification say little: both are one constant in images of buildpacks or Bazel, and anyone
 can set the latter. The time of the last change of its inode (ctime) cannot be set, so a digest is taken from memory
@@ -12,11 +12,11 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 from tsjax.errors import ConversionError
+from tsjax.storage.atomic import replacing
 
 if TYPE_CHECKING:
     import io
@@ -32,6 +32,18 @@ _BLOCKS, _BLOCK = 16, 4096
 # Nanoseconds after which another change of a file has another ctime, on every file system that has fractions.
 _SETTLED = 2 * 10**9
 _SECOND = 10**9
+
+
+def json_sha256(value: Any, *, sort_keys: bool = True, compact: bool = False) -> str:
+    """Return the SHA-256 of a JSON value, as hexadecimal digits.
+
+    Args:
+        value: anything that `json.dumps` takes.
+        sort_keys: whether the order of names in objects makes no difference.
+        compact: whether the value is written without blanks. Digests that are on disk decide for each kind of value.
+    """
+    text = json.dumps(value, sort_keys=sort_keys, separators=(",", ":") if compact else None)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digests(files: Iterable[Path], memory: Path) -> list[str]:
@@ -71,9 +83,8 @@ def _remembered(file: Path, stream: io.BufferedReader, memory: Path) -> str:
     digest = hashlib.file_digest(stream, "sha256").hexdigest()
     settled = time.time_ns() - max(facts["ctime"], facts["mtime"]) > _SETTLED
     if credible and settled and _facts(stream) == facts:
-        with contextlib.suppress(OSError):
-            memory.mkdir(parents=True, exist_ok=True)
-            _write(note, {"file": str(file), "facts": facts, "sha256": digest})
+        with contextlib.suppress(OSError), replacing(note, overwrite=True) as temporary:
+            temporary.write_text(json.dumps({"file": str(file), "facts": facts, "sha256": digest}), encoding="utf-8")
     return digest
 
 
@@ -92,15 +103,3 @@ def _facts(stream: io.BufferedReader) -> dict[str, Any]:
         "inode": found.st_ino,
         "sample": sample.hexdigest(),
     }
-
-
-def _write(note: Path, content: dict[str, Any]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{note.name}.", dir=note.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        os.replace(name, note)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)  # noqa: PTH108
-        raise

@@ -13,6 +13,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec import Struct
+
 from tsjax.errors import InputError
 from tsjax.text.unicode import lone_surrogate
 
@@ -47,7 +49,7 @@ class Row(NamedTuple):
     lines: int = 1
 
 
-class Rejection(NamedTuple):
+class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
     """A row that cannot be embedded.
 
     Attributes:

@@ -110,13 +110,13 @@ def status(output: Output, *, ask_locks: bool = True) -> Status:
     missing += itertools.chain.from_iterable(gaps.values())
     share = sum(size for group, size in enumerate(sizes) if group not in gaps) / (sum(sizes) or 1)
     workers = tuple(
-        WorkerStatus(f"{index} of {count}", manifest["complete"], output.is_locked(index, count) if ask_locks else None)
+        WorkerStatus(f"{index} of {count}", manifest.complete, output.is_locked(index, count) if ask_locks else None)
         for manifest in manifests.values()
-        for index, count in [manifest["worker"]]
+        for index, count in [manifest.worker]
     )
     complete: dict[int, list[bool]] = {}
     for manifest in manifests.values():
-        complete.setdefault(manifest["worker"][1], []).append(manifest["complete"])
+        complete.setdefault(manifest.worker[1], []).append(manifest.complete)
     # One that did all, such as what merged the others' manifests, or all of several.
     if not any(len(ended) == count and all(ended) for count, ended in complete.items()):
         missing += [f"worker {worker.name} has not finished" for worker in workers if not worker.complete]

@@ -8,12 +8,13 @@ that no id comes twice is seen from their hashes, which are sorted into files an
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from tsjax.errors import NO_TOKENS, CheckpointError, InputError, TsjaxError
 from tsjax.jobs.input.columns import Columns
@@ -25,6 +26,7 @@ from tsjax.jobs.inspect.status import missing_shards
 from tsjax.jobs.inspect.verdict import Verdict
 from tsjax.jobs.output.directory import file_facts
 from tsjax.jobs.output.precision import CALIBRATED, to_float
+from tsjax.jobs.output.shard_record import summary_json
 from tsjax.jobs.output.shards import Layout, read_shard
 from tsjax.jobs.plan import ALONE, Plan, ShardKey
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tsjax.jobs.job import Job
-    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.output.directory import Manifest, Output
     from tsjax.jobs.output.shard_record import Record
 
 # How far from 1 a norm may be, by what the numbers were rounded to.
@@ -95,16 +97,11 @@ def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Recor
         elif record.job != job.fingerprint:
             verdict.add(f"shard {key} is of another job")
         else:
-            records[key] = dataclasses.replace(record, rejected=())  # which would be many; they are read again
+            records[key] = replace(record, rejected=())  # which would be many; they are read again
             verdict.rejected += len(record.rejected)
-            summaries[key] = _as_read(record.summary())
+            summaries[key] = summary_json(record)
     _check_manifests(output, summaries, verdict)
     return records
-
-
-def _as_read(value: Any) -> Any:
-    """A value as it is once it was written as JSON."""
-    return json.loads(json.dumps(value))
 
 
 def _check_names(output: Output, records: Iterable[Record], verdict: Verdict) -> None:
@@ -119,18 +116,18 @@ def _check_names(output: Output, records: Iterable[Record], verdict: Verdict) ->
 def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], verdict: Verdict) -> None:
     """What a manifest lists has to be there, as it says."""
     for file, manifest in output.read_manifests().items():
-        for listed in manifest["shards"]:
-            key = ShardKey.parse(listed["shard"])
+        for listed in manifest.shards:
+            key, values = listed.key, to_builtins(listed)
             summary = summaries.get(key)
             if summary is None:
                 verdict.add(f"{file.name} lists shard {key}, of which there is no record")
-            elif differing := [name for name in summary if listed.get(name) != summary[name]]:
+            elif differing := [name for name in summary if values[name] != summary[name]]:
                 verdict.add(f"{file.name} and the record of shard {key} differ in {', '.join(differing)}")
 
 
 def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
     """The inputs again, as they were; None where they cannot be found so."""
-    urls = list(inputs) or next(iter(output.read_manifests().values()))["started_with"]["inputs"]
+    urls = list(inputs) or next(iter(output.read_manifests().values())).started_with.inputs
     recorded = job.facts["inputs"]
     columns = Columns.from_json(job.facts["options"]["columns"])
     try:
@@ -216,7 +213,7 @@ def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
     manifests = output.read_manifests()
     if _is_merged(output, job, keys, manifests.get(output.manifest_file(ALONE))):
         return
-    started_with = next(iter(manifests.values()))["started_with"]
+    started_with = next(iter(manifests.values())).started_with
     try:
         with output.working(ALONE) as partial:
             output.write_rejected(ALONE, keys, partial)
@@ -225,11 +222,11 @@ def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
         raise InputError(f"{output.path} is whole and sound, but its manifests cannot be merged: {error}") from error
 
 
-def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: dict[str, Any] | None) -> bool:
+def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: Manifest | None) -> bool:
     """Whether manifest and rejected rows are what they would be if they were written now."""
-    if manifest is None or manifest.get("complete") is not True or manifest.get("fingerprint") != job.fingerprint:
+    if manifest is None or not manifest.complete or manifest.fingerprint != job.fingerprint:
         return False
-    if [listed["shard"] for listed in manifest["shards"]] != list(map(str, keys)):
+    if [listed.key for listed in manifest.shards] != keys:
         return False  # what it says of each was compared with the records
     try:
         with output.rejected_file(ALONE).open(encoding="utf-8") as lines:

@@ -19,13 +19,16 @@ import time
 import uuid
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct, to_builtins
 
 from tsjax.errors import CheckpointError, InputError, OutputError
 from tsjax.jobs.job import Job
-from tsjax.jobs.output.shard_record import Record, ShardFile, are, names_shard
+from tsjax.jobs.output.shard_record import ListedShard, Record, ShardFile, record_json, summary_json
 from tsjax.jobs.plan import ShardKey, Worker
-from tsjax.storage.atomic import expanded, explaining
+from tsjax.storage.atomic import expanded, explaining, publishing_text, replacing
+from tsjax.storage.json_values import decode, parsed, read_object
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
@@ -44,8 +47,36 @@ _OWN_FILES = re.compile(r"(manifest(-\d+-of-\d+)?\.json)|(rejected(-\d+-of-\d+)?
 # After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
 _ABANDONED = 3600
 
+T = TypeVar("T")
+
 # Seconds to wait for a lock, which somebody who asks whether it is held has for a moment.
 _LOOK = 2.0
+
+
+class StartedWith(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a worker found the inputs and the model, which may differ between workers: paths or URLs, and options."""
+
+    inputs: tuple[str, ...]
+    model: dict[str, Any]
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's manifest: which worker of how many, whether it came to the end, the job, and its shards."""
+
+    format: int
+    worker: tuple[int, int]
+    complete: bool
+    fingerprint: str
+    started_with: StartedWith
+    job: dict[str, Any]
+    shards: tuple[ListedShard, ...]
+
+
+class _FirstJob(Struct, frozen=True, forbid_unknown_fields=True):
+    """Says whose an output is before there is any manifest."""
+
+    format: int
+    job: dict[str, Any]
 
 
 class Output:
@@ -145,7 +176,7 @@ class Output:
         except (OSError, NotImplementedError):
             return None
 
-    def read_manifests(self) -> dict[Path, dict[str, Any]]:
+    def read_manifests(self) -> dict[Path, Manifest]:
         """The manifests that there are.
 
         Raises:
@@ -153,28 +184,11 @@ class Output:
         """
         manifests = {}
         for file in self.manifest_files():
-            data = _read_json(file)
-            if not isinstance(data.get("job"), dict) or "shards" not in data:
-                raise CheckpointError(f"{file} is no manifest of a job that this version of tsjax knows")
-            _check_format(file, data)
-            worker = data.get("worker")
-            if not (
-                data.get("fingerprint") == Job(data["job"]).fingerprint
-                and isinstance(worker, list)
-                and len(worker) == 2
-                and are(worker, int)
-                and isinstance(data.get("complete"), bool)
-                and isinstance(data["shards"], list)
-                and all(map(names_shard, data["shards"]))
-                and isinstance(data.get("started_with"), dict)
-                and isinstance(data["started_with"].get("model"), dict)
-                and isinstance(data["started_with"].get("inputs"), list)
-                and are(data["started_with"]["inputs"], str)
-            ):
+            manifests[file] = manifest = _read(file, Manifest)
+            if manifest.fingerprint != Job.recorded(manifest.job, file).fingerprint:
                 raise CheckpointError(
-                    f"{file} is damaged: it is not what was written; delete it, and run the job again"
+                    f"{file} is damaged: its job is not what was written; delete it, and run the job again"
                 )
-            manifests[file] = data
         return manifests
 
     def job(self) -> Job:
@@ -184,7 +198,7 @@ class Output:
             InputError: there is none.
             CheckpointError: its manifests are damaged, or of different jobs.
         """
-        jobs = {file: Job(data["job"]) for file, data in self.read_manifests().items()}
+        jobs = {file: Job.recorded(manifest.job, file) for file, manifest in self.read_manifests().items()}
         if not jobs:
             if not self.path.is_dir():
                 raise InputError(
@@ -218,29 +232,16 @@ class Output:
             OutputError: it cannot be written.
             CheckpointError: what another process wrote is damaged.
         """
-        temporary = self._hidden / f"job-{uuid.uuid4().hex}.json"
-        with explaining(self._job_file):
-            self._hidden.mkdir(parents=True, exist_ok=True)
-            try:
+        try:
+            with replacing(self._job_file) as temporary:
                 temporary.write_text(json.dumps({"format": FORMAT, "job": job.facts}), encoding="utf-8")
-                sync(temporary)
-                try:
-                    # Unlike a rename, a link never replaces what another process has put there meanwhile.
-                    self._job_file.hardlink_to(temporary)
-                except OSError:  # it is there, or the file system has no links
-                    if not self._job_file.exists():
-                        temporary.rename(self._job_file)
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync(self._hidden)
+        except OutputError:
+            if not self._job_file.exists():
+                raise
         return self._first_job()
 
     def _first_job(self) -> Job:
-        data = _read_json(self._job_file)
-        if not isinstance(data.get("job"), dict):
-            raise CheckpointError(f"{self._job_file} is of no job that this version of tsjax knows")
-        _check_format(self._job_file, data)
-        return Job(data["job"])
+        return Job.recorded(_read(self._job_file, _FirstJob).job, self._job_file)
 
     def record_file(self, key: ShardKey) -> Path:
         """Where a shard's record is."""
@@ -254,11 +255,15 @@ class Output:
         """
         file = self.record_file(key)
         try:
-            return Record.from_json(_parsed(file, file.read_bytes()))
-        except (FileNotFoundError, CheckpointError, LookupError, TypeError, ValueError, AttributeError):
+            content = file.read_bytes()
+        except FileNotFoundError:
             return None
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
+        try:
+            return decode(parsed(content, file), Record, f"{file} is damaged")
+        except CheckpointError:
+            return None
 
     def record_keys(self) -> list[ShardKey]:
         """The shards that have a record, in order."""
@@ -297,43 +302,40 @@ class Output:
         partial: Path,
         *,
         complete: bool,
-        started_with: dict[str, Any],
+        started_with: StartedWith,
     ) -> None:
         """Write a worker's manifest, with those of these shards that have a record.
 
         Each record is read on its own, so that memory is flat.
-        ``started_with`` says where the worker found the inputs and the model: which may differ between workers.
         """
         head = {
             "format": FORMAT,
             "worker": [worker.index, worker.count],
             "complete": complete,
             "fingerprint": job.fingerprint,
-            "started_with": started_with,
+            "started_with": to_builtins(started_with),
             "job": job.facts,
         }
         file = self.manifest_file(worker)
-        with _written(file, partial) as stream:
+        with publishing_text(file, partial) as stream:
             stream.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "shards": [')
             before = "\n  "
             for key in keys:
                 if (record := self.read_record(key)) is not None:
-                    stream.write(before + json.dumps(record.summary(), ensure_ascii=False))
+                    stream.write(before + json.dumps(summary_json(record), ensure_ascii=False))
                     before = ",\n  "
             stream.write("\n ]\n}\n")
 
     def write_rejected(self, worker: Worker, keys: Iterable[ShardKey], partial: Path) -> None:
         """Write a worker's rejected rows, one JSON object a line."""
-        file = self.rejected_file(worker)
-        with _written(file, partial) as stream:
+        with publishing_text(self.rejected_file(worker), partial) as stream:
             for rejection in self.rejections(keys):
                 stream.write(json.dumps(rejection.to_json(), ensure_ascii=False) + "\n")
 
     def write_record(self, record: Record, partial: Path) -> None:
         """Say that a shard is whole."""
-        file = self.record_file(record.key)
-        with _written(file, partial) as stream:
-            stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+        with publishing_text(self.record_file(record.key), partial) as stream:
+            stream.write(json.dumps(record_json(record), ensure_ascii=False) + "\n")
 
 
 def _is_abandoned(folder: Path, here: str) -> bool:
@@ -357,32 +359,6 @@ def _is_abandoned(folder: Path, here: str) -> bool:
     return time.time() - newest > _ABANDONED
 
 
-@contextlib.contextmanager
-def _written(file: Path, partial: Path) -> Iterator[TextIO]:
-    """A text file that appears whole, by way of the folder for files that are being written."""
-    temporary = partial / file.name
-    with explaining(file), publishing(temporary, file), temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        yield stream
-
-
-@contextlib.contextmanager
-def publishing(temporary: Path, destination: Path) -> Iterator[Path]:
-    """A file that is written aside, forced to the disk, and then put in its place, whatever was there."""
-    yield temporary
-    sync(temporary)
-    temporary.replace(destination)
-    sync(destination.parent)
-
-
-def sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
     """A file's size and checksum; None where it is not there."""
     try:
@@ -393,29 +369,20 @@ def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
         return None
 
 
-def _check_format(file: Path, data: dict[str, Any]) -> None:
-    """Raise a CheckpointError if a manifest, or what says which job came first, is of another version's format."""
+def _read(file: Path, kind: type[T]) -> T:
+    """Return a manifest, or what says which job came first.
+
+    Raises:
+        CheckpointError: it is damaged, or of another version's format.
+    """
+    data = read_object(file)
+    if not isinstance(job := data.get("job"), dict):
+        raise CheckpointError(f"{file} is of no job that this version of tsjax knows")
     if (found := data.get("format")) != FORMAT:
-        versions = data["job"].get("versions")
+        versions = job.get("versions")
         version = versions.get("tsjax", "unknown") if isinstance(versions, dict) else "unknown"
         raise CheckpointError(
             f"{file} has the format {found!r:.40}, and this version of tsjax knows {FORMAT}: use the version that "
             f"wrote it ({version!s:.40}), read the vectors, which are plain files, or embed into another output"
         )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return _parsed(file, file.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-
-def _parsed(file: Path, content: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
-    return data
+    return decode(data, kind, f"{file} is damaged (delete it, and run the job again)")

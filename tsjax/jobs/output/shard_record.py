@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from msgspec import Struct, to_builtins
 
 from tsjax.jobs.input.columns import Rejection
 from tsjax.jobs.plan import Made, ShardKey
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class ShardFile:
+class ShardFile(Struct, frozen=True, forbid_unknown_fields=True):
     """A file of a shard: its name in ``vectors/``, its size and its SHA-256."""
 
     name: str
@@ -22,9 +20,8 @@ class ShardFile:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A shard that is whole.
+class ShardFacts(Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A shard that is whole: as its record has it, or as a manifest lists it.
 
     Attributes:
         shard: which.
@@ -38,7 +35,7 @@ class Record:
         truncated: texts that lost their end.
         chunked: texts of more than one chunk.
         duplicates: rows that have another's vector.
-        rejected: rows that could not be embedded.
+        rejected: rows that could not be embedded; in a manifest their number.
         files: the shard's files.
     """
 
@@ -54,8 +51,11 @@ class Record:
     truncated: int
     chunked: int
     duplicates: int
-    rejected: tuple[Rejection, ...]
+    rejected: R
     files: tuple[ShardFile, ...]
+
+    def __post_init__(self) -> None:
+        self.key  # noqa: B018  # a ValueError where it cannot be read
 
     @property
     def key(self) -> ShardKey:
@@ -67,57 +67,16 @@ class Record:
         """What is known of the rows that the shard was made of."""
         return Made(self.input_rows, self.input_digest)
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        rejected = [rejection.to_json() for rejection in self.rejected]
-        return {**asdict(self), "rejected": rejected}
 
-    def summary(self) -> dict[str, Any]:
-        """What a manifest says of it."""
-        return {**self.to_json(), "rejected": len(self.rejected)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Record:
-        """The inverse of `to_json`; a LookupError, TypeError or ValueError where it is none."""
-        if not isinstance(data["rejected"], list) or not isinstance(data["files"], list):
-            raise TypeError("a record's rejected rows and files are lists")
-        record = cls(
-            **{
-                **data,
-                "rejected": tuple(Rejection(**rejection) for rejection in data["rejected"]),
-                "files": tuple(ShardFile(**file) for file in data["files"]),
-                "first_row": data["first_row"] and tuple(data["first_row"]),
-                "last_row": data["last_row"] and tuple(data["last_row"]),
-            }
-        )
-        record._check_types()
-        record.key  # noqa: B018  # a ValueError where it cannot be read
-        return record
-
-    def _check_types(self) -> None:
-        """A TypeError where JSON that was changed has something of another type than what was written."""
-        counts = (self.input_rows, self.rows, self.tokens, self.truncated, self.chunked, self.duplicates)
-        ends = [end for end in (self.first_row, self.last_row) if end is not None]
-        files = [(file.name, file.bytes, file.sha256) for file in self.files]
-        rejected = [(one.file, one.row, 0 if one.line is None else one.line, one.reason) for one in self.rejected]
-        if not (
-            are([self.shard, self.job, self.input_digest], str)
-            and isinstance(self.last, bool)
-            and are(counts, int)
-            and all(len(end) == 2 and are(end[:1], str) and are(end[1:], int) for end in ends)
-            and all(are((name, digest), str) and are((size,), int) for name, size, digest in files)
-            and all(are((file, reason), str) and are((row, line), int) for file, row, line, reason in rejected)
-        ):
-            raise TypeError(f"the record of shard {self.shard!r} has a value of another type than it should")
+Record: TypeAlias = ShardFacts[tuple[Rejection, ...]]
+ListedShard: TypeAlias = ShardFacts[int]
 
 
-def names_shard(listed: object) -> bool:
-    """Whether it is what a manifest says of a shard."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        return isinstance(listed, dict) and str(ShardKey.parse(listed.get("shard", ""))) == listed["shard"]
-    return False
+def record_json(record: Record) -> dict[str, Any]:
+    """Return a record as plain JSON values."""
+    return {**to_builtins(record), "rejected": [rejection.to_json() for rejection in record.rejected]}
 
 
-def are(values: Iterable[object], kind: type) -> bool:
-    """Whether all are of a type; true and false are no numbers."""
-    return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+def summary_json(record: Record) -> dict[str, Any]:
+    """Return what a manifest says of a record."""
+    return {**to_builtins(record), "rejected": len(record.rejected)}

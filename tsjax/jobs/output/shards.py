@@ -19,11 +19,11 @@ from tsjax.jobs.input.formats import TABLES
 from tsjax.jobs.input.rows import kept_types
 from tsjax.jobs.input.tables import import_parquet
 from tsjax.jobs.job import FileFormat
-from tsjax.jobs.output.directory import file_facts, publishing
+from tsjax.jobs.output.directory import file_facts
 from tsjax.jobs.output.precision import StoredPrecision, stored_dtype, stored_width, to_stored
 from tsjax.jobs.output.shard_record import ShardFile
 from tsjax.jobs.output.vector_files import NpyWriter
-from tsjax.storage.atomic import explaining
+from tsjax.storage.atomic import explaining, publishing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +136,7 @@ def publish_shard(layout: Layout, key: ShardKey, partial: Path, vectors: Path) -
     """Put a shard's files in their place; gives what its record says of them."""
     facts = []
     for name in layout.files(key):
-        with explaining(vectors / name), publishing(partial / name, vectors / name) as temporary:
+        with publishing(vectors / name, partial) as temporary:
             fact = file_facts(temporary, name)
         assert fact is not None  # it was just written
         facts.append(fact)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tsjax.jobs.job import Options
+    from tsjax.jobs.job import Facts, Options
     from tsjax.jobs.plan import Plan
     from tsjax.jobs.run.worker_loop import OnError
 
@@ -118,7 +118,7 @@ class Failure:
         return kind(self.sentence)
 
 
-def settle(work: Work) -> dict[str, Any] | Failure:
+def settle(work: Work) -> Facts | Failure:
     """Join the output, as `JobRunner.join` does: the job's facts, with ranges, or why there can be no such job."""
     settle_process(work.resources)
     try:
@@ -138,7 +138,7 @@ class ShardMaker:
         board: who is told how far it is.
     """
 
-    def __init__(self, work: Work, facts: dict[str, Any], partial: str, board: Any) -> None:
+    def __init__(self, work: Work, facts: Facts, partial: str, board: Any) -> None:
         settle_process(work.resources)
         self._work, self._job, self._partial = work, Job(facts), Path(partial)
         self._books = Books(Output(work.output), work.plan, self._job)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tsjax.jobs.job import Options
-    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.output.directory import Output, StartedWith
     from tsjax.jobs.plan import Plan
     from tsjax.jobs.run.worker_loop import OnError
 
@@ -92,7 +92,7 @@ class RayRunner:
             tuple(dataclasses.replace(source, url=absolute(source.url)) for source in group) for group in plan.groups
         )
         self._plan = dataclasses.replace(plan, groups=groups)
-        self._started_with = {"inputs": [source.url for source in self._plan.sources], "model": model_source or {}}
+        self._started_with = StartedWith(tuple(source.url for source in self._plan.sources), model_source or {})
         self._pool = Pool() if pool is None else pool
         self._reporter = Reporter() if reporter is None else reporter
         self._ray: Any = None

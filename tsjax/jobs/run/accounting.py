@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tsjax.errors import InputError
 from tsjax.jobs.plan import ALONE, Made, Part, Plan, ShardKey, Worker, missing_shard
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tsjax.jobs.job import Job
-    from tsjax.jobs.output.directory import Output
+    from tsjax.jobs.output.directory import Output, StartedWith
     from tsjax.jobs.output.shard_record import Record
 
 
@@ -135,7 +135,7 @@ def run_job(
     engine: Engine,
     output: Output,
     plan: Plan,
-    started_with: dict[str, Any],
+    started_with: StartedWith,
     worker: Worker = ALONE,
     joined: Callable[[Job], object] = lambda job: None,
 ) -> Summary:

@@ -18,7 +18,7 @@ from tsjax.jobs.input.columns import Rejection, Row
 from tsjax.jobs.input.row_digests import RowsDigest
 from tsjax.jobs.input.sources import absolute
 from tsjax.jobs.job import Job, Model, Options
-from tsjax.jobs.output.directory import Output
+from tsjax.jobs.output.directory import Output, StartedWith
 from tsjax.jobs.output.precision import CALIBRATED, ranges_of
 from tsjax.jobs.output.shard_record import Record, ShardFile
 from tsjax.jobs.output.shards import Layout, discard_shard, open_shard, publish_shard
@@ -71,7 +71,7 @@ class JobRunner:
     ) -> None:
         self._model, self._options, self._plan, self._output = model, options, plan, output
         self._worker, self._on_error = worker, on_error
-        self._started_with = {"inputs": [absolute(source.url) for source in plan.sources], "model": model_source or {}}
+        self._started_with = StartedWith(tuple(absolute(source.url) for source in plan.sources), model_source or {})
         self._reporter = reporter or Reporter()
         self._computer = Computer(model, options)
         self._job = Job.of(model, options, plan)

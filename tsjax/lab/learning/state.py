@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import jax
 
-from tsjax.errors import InputError, MissingExtraError, OutputError
+from tsjax.errors import CheckpointError, InputError, MissingExtraError, OutputError
 from tsjax.storage.atomic import replacing
+from tsjax.storage.json_values import differences, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,22 +129,14 @@ def _check_same(directory: Path, identity: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is damaged; delete {directory}, or choose another") from error
-    if (difference := _difference(before, identity)) is not None:
-        raise InputError(f"{directory} holds a run with another {difference}; choose another directory, or delete it")
-
-
-def _difference(before: Any, now: Any, name: str = "") -> str | None:
-    """Where two identities differ, in words; None where they are the same."""
-    if before == now:
-        return None
-    if isinstance(before, dict) and isinstance(now, dict) and set(before) == set(now):
-        inner = (_difference(before[key], now[key], f"{name}.{key}" if name else key) for key in before)
-        return next(difference for difference in inner if difference is not None)
-    short = f" ({before!r:.60}, and now {now!r:.60})"
-    return f"{name}{short}"
+        before = read_object(file)
+    except CheckpointError as error:
+        raise InputError(f"{error}; delete {directory}, or choose another") from error
+    for name, old, new in differences(before, identity):
+        raise InputError(
+            f"{directory} holds a run with another {name} ({old!r:.60}, and now {new!r:.60}); choose another "
+            "directory, or delete it"
+        )
 
 
 def _orbax() -> Any:

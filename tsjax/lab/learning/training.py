@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +35,7 @@ from tsjax.lab.learning.state import Progress, States
 from tsjax.model.compiling import jit
 from tsjax.model.forward import weight_shapes
 from tsjax.model.params import unflatten
+from tsjax.storage.digests import json_sha256
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import without_tokens
 
@@ -367,5 +366,4 @@ def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _C
 
 def _identity(pairs: Pairs) -> list[Any]:
     """What tells two sets of pairs apart."""
-    content = json.dumps([pairs.queries, pairs.documents, pairs.negatives]).encode()
-    return [pairs.name, len(pairs), hashlib.sha256(content).hexdigest()]
+    return [pairs.name, len(pairs), json_sha256([pairs.queries, pairs.documents, pairs.negatives])]
