@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.storage.json_values import decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,6 +201,7 @@ class Temperature:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Temperature:
         """The inverse of `to_json`. A ``reference_length`` beside the value, as first written, is a `LogLength`."""
+        # Not by msgspec: the values are any numbers that NumPy knows, and people write them, who are told more.
         if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
             raise InputError(f"a temperature is an object with names in JSON, not {data!r:.60}")
         if unknown := set(data) - {"value", "by_length", "query", "reference_length"}:
@@ -231,12 +233,8 @@ def _law(data: object) -> Law:
     """The inverse of a law's JSON."""
     if not isinstance(data, dict) or not isinstance(data.get("law"), str) or data["law"] not in _LAWS:
         raise InputError(f"a temperature's by_length needs a law, {' or '.join(_LAWS)}, not {data!r:.80}")
-    law = _LAWS[data["law"]]
-    wanted = {field.name for field in dataclasses.fields(law)}
-    if difference := wanted ^ (set(data) - {"law"}):
-        name = min(difference)
-        raise InputError(f"the law {data['law']!r} {'needs' if name in wanted else 'knows no'} {name!r}")
-    return law(**{name: data[name] for name in wanted})
+    values = {name: value for name, value in data.items() if name != "law"}
+    return decode(values, _LAWS[data["law"]], f"the law {data['law']!r}", InputError)
 
 
 def _check_tokens(name: str, value: object, least: int) -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +7,19 @@ from safetensors.numpy import load_file
 
 from conversion.convert import convert
 from tests.support.checkpoints import write_bert
-from tsjax.checkpoints.format import is_checkpoint, read_header, read_tokenizer, read_weights, save, verify_files
+from tsjax.checkpoints.format import (
+    is_checkpoint,
+    read_header,
+    read_tokenizer,
+    read_weights,
+    save,
+    verify_files,
+)
 from tsjax.errors import CheckpointError
 from tsjax.model.forward import weight_shapes
+from tsjax.storage.digests import json_sha256
+
+BEFORE = Path(__file__).parent.parent / "data" / "format-2" / "model"
 
 
 @pytest.fixture
@@ -92,3 +103,39 @@ def test_a_flipped_bit_is_found_by_the_digest(directory):
     flip_last_bit(directory / "model.safetensors")
     with pytest.raises(CheckpointError, match="SHA-256"):
         verify_files(read_header(directory))
+
+
+def test_the_metadata_of_an_earlier_version_is_written_again_with_the_same_bytes():
+    header = read_header(BEFORE)
+    content = {"tsjax": header.metadata.to_json(), "files": header.files, "fingerprint": header.fingerprint}
+    assert json.dumps(content, indent=2) + "\n" == (BEFORE / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_seq_length": "41"}, "max_seq_length: expected int, got str"),
+        ({"pooler": 1}, "pooler: expected bool, got int"),
+        ({"prompts": {"query": 5}}, "prompts.*expected str, got int"),
+        ({"assumed": "x"}, "assumed: expected array, got str"),
+        ({"extra": 1}, "unknown field extra"),
+        ({"kind": "neither"}, "kind: .*neither"),
+        ({"temperature": {"value": -1}}, "temperature must be finite"),
+        ({"model": {}}, "ModelConfig: missing field encoder"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_though_the_fingerprint_is_right(directory, change, message):
+    def rewrite(config):
+        config["tsjax"] |= change
+        decisive = {name: value for name, value in config["tsjax"].items() if name not in ("source", "assumed")}
+        config["fingerprint"] = json_sha256([decisive, config["files"]], compact=True)
+
+    edit(directory, rewrite)
+    with pytest.raises(CheckpointError, match=rf"config.json is damaged: .*{message}"):
+        read_header(directory)
+
+
+def test_an_unknown_name_beside_the_metadata_is_refused(directory):
+    edit(directory, lambda config: config.update(extra=1))
+    with pytest.raises(CheckpointError, match="config.json is damaged: unknown field extra"):
+        read_header(directory)

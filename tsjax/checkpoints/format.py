@@ -7,6 +7,7 @@ vectors can be stamped with the model that made them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -90,22 +91,13 @@ class Metadata:
         self.temperature.check(encoder.num_layers, encoder.num_heads)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `from_json` is the inverse."""
+        """As plain JSON values, with the format."""
         content = {"format": FORMAT, **vars(self)}
         content |= {"model": self.model.to_json(), "prompts": dict(self.prompts)}
         content |= {"temperature": self.temperature.to_json(), "assumed": list(self.assumed)}
         if not self.assumed:
             del content["assumed"]
         return content
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Metadata:
-        """The inverse of `to_json`.
-
-        Raises:
-            ConfigError: a field is unknown, is missing, or has a value that it cannot have.
-        """
-        return decode({name: data[name] for name in data if name != "format"}, cls, "the metadata", ConfigError)
 
 
 class Saved(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,11 +120,9 @@ class Header:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory is in our format (rather than, say, Hugging Face's)."""
-    try:
-        data = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and "tsjax" in data
+    with contextlib.suppress(CheckpointError):
+        return "tsjax" in read_object(path / CONFIG)
+    return False
 
 
 def save(
@@ -212,10 +202,8 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} has several routes, each a checkpoint of its own; tsjax.load takes them all")
     if saved.fingerprint != _fingerprint(saved.tsjax, saved.files):
         raise CheckpointError(f"{file} was changed after it was written: its fingerprint differs; convert it again")
-    try:
-        return Header(path, Metadata.from_json(saved.tsjax), saved.files, saved.fingerprint)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    content = {name: value for name, value in saved.tsjax.items() if name != "format"}
+    return Header(path, decode(content, Metadata, f"{file} is damaged"), saved.files, saved.fingerprint)
 
 
 def read_saved(path: Path) -> Saved:

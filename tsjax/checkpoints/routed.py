@@ -6,6 +6,7 @@ them. Routes that are the same share a folder; routes that share a module have i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -13,20 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.checkpoints.format import (
-    CONFIG,
-    FORMAT,
-    Header,
-    check_replaceable,
-    is_checkpoint,
-    read_header,
-    read_saved,
-    save,
-)
+from tsjax.checkpoints.format import CONFIG, FORMAT, Header, check_replaceable, read_header, read_saved, save
 from tsjax.errors import CheckpointError, ConfigError, InputError
 from tsjax.storage.atomic import replacing
 from tsjax.storage.digests import json_sha256
-from tsjax.storage.json_values import decode
+from tsjax.storage.json_values import decode, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +91,9 @@ class RoutedHeader:
 
 def is_routed(path: Path) -> bool:
     """Whether a checkpoint directory of ours has several routes."""
-    return is_checkpoint(path) and "router" in json.loads((path / CONFIG).read_text(encoding="utf-8"))["tsjax"]
+    with contextlib.suppress(CheckpointError):
+        return "router" in read_object(path / CONFIG).get("tsjax", ())
+    return False
 
 
 def save_routed(
@@ -142,10 +136,7 @@ def read_routed_header(path: Path) -> RoutedHeader:
     """
     file = path / CONFIG
     saved = read_saved(path)
-    try:
-        config = decode(saved.tsjax.get("router"), RouterConfig, "router", ConfigError)
-    except ConfigError as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    config = decode(saved.tsjax.get("router"), RouterConfig, f"{file} is damaged: router")
     headers = {folder: read_header(path / folder) for folder in config.folders}
     if saved.fingerprint != _fingerprint(saved.tsjax, headers):
         raise CheckpointError(

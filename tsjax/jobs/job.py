@@ -88,19 +88,10 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {
-            "columns": self.columns.to_json(),
-            "rows_per_shard": self.rows_per_shard,
-            "bytes_per_shard": self.bytes_per_shard,
-            "format": self.file_format,
-            "precision": self.precision,
-            "normalize": self.normalize,
-            "long_texts": self.long_texts,
-            "chunk_tokens": self.chunk_tokens,
-            "overlap_tokens": self.overlap_tokens,
-            "deduplicate": self.deduplicate,
-            **({"calibration_rows": self.calibration_rows} if self.precision in CALIBRATED else {}),
-        }
+        values = {"format" if name == "file_format" else name: value for name, value in vars(self).items()}
+        if self.precision not in CALIBRATED:
+            del values["calibration_rows"]
+        return {**values, "columns": self.columns.to_json()}
 
     @property
     def late_chunk_tokens(self) -> int:
@@ -287,9 +278,8 @@ def _changed_inputs(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Ite
             yield f"the input {name} was not given before"
     # After the names, since how much of a file is hashed depends on how many there are.
     for name in (name for name in before if name in after):
-        if before[name] != after[name]:
-            what = next(key for key in after[name] if before[name].get(key) != after[name][key])
-            yield f"the input {name} has changed ({what} was {before[name].get(what)} and is {after[name][what]} now)"
+        for what, was, now in differences(before[name], after[name]):
+            yield f"the input {name} has changed ({what} was {was} and is {now} now)"
     if list(before) != list(after):
         yield "the inputs come in another order"
 

@@ -56,9 +56,7 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
             if directory:
                 temporary.mkdir()
             yield temporary
-            _sync_all(temporary)
-            _publish(temporary, destination, holder / "replaced", overwrite=overwrite)
-            sync(destination.parent)
+            _publish(temporary, destination, overwrite=overwrite)
     finally:
         if holder is not None:
             shutil.rmtree(holder, ignore_errors=True)
@@ -68,7 +66,7 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
 def publishing(destination: Path, partial: Path) -> Iterator[Path]:
     """A path in the folder ``partial`` for a file that takes its place, whatever was there, when the block ends well.
 
-    Unlike `replacing`, this needs no folder of its own for each file; what fails or is killed stays in ``partial``.
+    Unlike `replacing`, this makes no folder; what fails or is killed stays in ``partial``.
 
     Raises:
         OutputError: the file cannot be written.
@@ -76,9 +74,7 @@ def publishing(destination: Path, partial: Path) -> Iterator[Path]:
     with explaining(destination):
         temporary = partial / destination.name
         yield temporary
-        sync(temporary)
-        temporary.replace(destination)
-        sync(destination.parent)
+        _publish(temporary, destination, overwrite=True)
 
 
 @contextlib.contextmanager
@@ -88,8 +84,10 @@ def publishing_text(destination: Path, partial: Path) -> Iterator[TextIO]:
         yield stream
 
 
-def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: bool) -> None:
-    """Move what is finished to its place; what was there goes to ``replaced`` first where it is a directory."""
+def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> None:
+    """Move what is finished to its place, to the disk; a directory that was there goes beside ``temporary`` first."""
+    replaced = temporary.with_name(f"{temporary.name}.replaced")
+    _sync_all(temporary)
     if temporary.is_dir():
         try:
             if overwrite and destination.exists():
@@ -107,6 +105,7 @@ def _publish(temporary: Path, destination: Path, replaced: Path, *, overwrite: b
         except OSError:  # it is there, or the file system has no links
             check_absent(destination, overwrite=False)
             temporary.rename(destination)
+    sync(destination.parent)
 
 
 def check_absent(path: Path, *, directory: bool = False, overwrite: bool | None) -> None:

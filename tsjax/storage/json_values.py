@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -25,16 +24,9 @@ def read_object(file: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, or holds none.
     """
     try:
-        content = file.read_bytes()
+        data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
-    return parsed(content, file)
-
-
-def parsed(content: bytes, file: Path) -> dict[str, Any]:
-    """Return the JSON object that is the content of a file; a CheckpointError where it is none."""
-    try:
-        data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     if not isinstance(data, dict):
@@ -53,48 +45,38 @@ def decode(data: object, kind: type[T], subject: str, error: type[TsjaxError] = 
         error: the type of the error.
 
     Raises:
-        error: a field is unknown, or is missing, or has a value of another type; the sentence names it.
+        error: a field is unknown, is missing, or has a value that it cannot have; the sentence names it.
     """
     try:
-        if dataclasses.is_dataclass(kind):
-            return kind(**_fields(data, kind))
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as invalid:
-        message, _, place = str(invalid).partition(" - at `$.")
-        where = f"{place.removesuffix('`')}: " if place else ""
+        return kind(**_fields(data, kind)) if dataclasses.is_dataclass(kind) else msgspec.convert(data, kind)
+    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as invalid:
+        message, _, place = str(invalid).partition(" - at `$")
+        where = f"{place.strip('`.')}: " if place else ""
         message = message.replace("Object contains unknown", "unknown").replace("Object missing required", "missing")
         raise error(f"{subject}: {where}{message.replace('Expected', 'expected').replace('`', '')}") from invalid
 
 
 def _fields(data: object, kind: type) -> dict[str, Any]:
-    """Return the values of a dataclass's fields, as far as they are given."""
-    schema, own = _schema(kind)
-    if isinstance(data, Mapping):
-        data = {name: own[name](value) if name in own else value for name, value in data.items()}
-    found = msgspec.structs.asdict(msgspec.convert(data, schema))
-    return {name: value for name, value in found.items() if value is not msgspec.UNSET}
-
-
-@functools.cache
-def _schema(kind: type) -> tuple[type[msgspec.Struct], dict[str, Any]]:
-    """Return a Struct with a dataclass's fields, since msgspec ignores those that a dataclass has not, and decoders."""
-    hints = get_type_hints(kind)
-    own = {name: decoder for name, hint in hints.items() if (decoder := _own(hint)) is not None}
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    """Return the values of a dataclass's fields, by a Struct: of a dataclass, msgspec ignores unknown fields."""
+    hints, given = get_type_hints(kind), dict(data) if isinstance(data, Mapping) else data
+    fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(kind):
-        hint = Any if hasattr(hints[field.name], "from_json") else hints[field.name]
-        if float in (hint, *get_args(hint)):
+        name, hint = field.name, hints[field.name]
+        item = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        if hasattr(item, "from_json") and isinstance(given, dict) and name in given:
+            if item is hint:
+                given[name] = item.from_json(given[name])
+            elif isinstance(given[name], list | tuple):
+                given[name] = [*map(item.from_json, given[name])]
+        if hasattr(hint, "from_json"):
+            hint = Any
+        elif float in (hint, *get_args(hint)):
             hint = hint | int  # stays one, as it was when fingerprints were taken
         required = field.default is field.default_factory is dataclasses.MISSING
-        fields.append((field.name, hint) if required else (field.name, hint, msgspec.UNSET))
-    return msgspec.defstruct(kind.__name__, fields, forbid_unknown_fields=True, kw_only=True), own
-
-
-def _own(hint: Any) -> Callable[[Any], Any] | None:
-    """Return the decoder of a type that has a ``from_json``, or of lists of it; None for any other."""
-    if get_origin(hint) is tuple and hasattr(item := get_args(hint)[0], "from_json"):
-        return lambda values: [*map(item.from_json, values)] if isinstance(values, list) else values
-    return getattr(hint, "from_json", None)
+        fields.append((name, hint, msgspec.NODEFAULT if required else msgspec.UNSET))
+    schema = msgspec.defstruct(kind.__name__, fields, forbid_unknown_fields=True, kw_only=True)
+    values = msgspec.structs.asdict(msgspec.convert(given, schema))
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:

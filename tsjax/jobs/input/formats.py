@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from tsjax.errors import InputError
+from tsjax.storage.json_values import decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,11 +133,6 @@ class Dialect:
         """As plain JSON values."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Dialect:
-        """The inverse of `to_json`."""
-        return cls(data["delimiter"], data["quote"], data["escape"], data["trusted"])
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -198,7 +194,7 @@ class Reading:
         dialect = facts.get("dialect")
         if dialect is None:
             return cls(facts["format"])
-        told = Dialect.from_json(dialect)
+        told = decode(dialect, Dialect, "the dialect of an input")
         # Where quotes are not trusted nothing was said of them, so the format's own were used.
         return cls(facts["format"], told.delimiter, (told.quote or "none") if told.trusted else None, told.escape)
 

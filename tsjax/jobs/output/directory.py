@@ -28,7 +28,7 @@ from tsjax.jobs.job import Job
 from tsjax.jobs.output.shard_record import ListedShard, Record, ShardFile, record_json, summary_json
 from tsjax.jobs.plan import ShardKey, Worker
 from tsjax.storage.atomic import expanded, explaining, publishing_text, replacing
-from tsjax.storage.json_values import decode, parsed, read_object
+from tsjax.storage.json_values import decode, read_object
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
@@ -60,23 +60,21 @@ class StartedWith(Struct, frozen=True, forbid_unknown_fields=True):
     model: dict[str, Any]
 
 
-class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A worker's manifest: which worker of how many, whether it came to the end, the job, and its shards."""
-
-    format: int
-    worker: tuple[int, int]
-    complete: bool
-    fingerprint: str
-    started_with: StartedWith
-    job: dict[str, Any]
-    shards: tuple[ListedShard, ...]
-
-
-class _FirstJob(Struct, frozen=True, forbid_unknown_fields=True):
+class _FirstJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Says whose an output is before there is any manifest."""
 
     format: int
     job: dict[str, Any]
+
+
+class Manifest(_FirstJob, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's manifest: which worker of how many, whether it came to the end, the job, and its shards."""
+
+    worker: tuple[int, int]
+    complete: bool
+    fingerprint: str
+    started_with: StartedWith
+    shards: tuple[ListedShard, ...]
 
 
 class Output:
@@ -186,9 +184,7 @@ class Output:
         for file in self.manifest_files():
             manifests[file] = manifest = _read(file, Manifest)
             if manifest.fingerprint != Job.recorded(manifest.job, file).fingerprint:
-                raise CheckpointError(
-                    f"{file} is damaged: its job is not what was written; delete it, and run the job again"
-                )
+                raise CheckpointError(f"{file} is damaged: its job was changed; delete it, and run the job again")
         return manifests
 
     def job(self) -> Job:
@@ -255,14 +251,10 @@ class Output:
         """
         file = self.record_file(key)
         try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
-        try:
-            return decode(parsed(content, file), Record, f"{file} is damaged")
-        except CheckpointError:
+            return decode(read_object(file), Record, f"{file} is damaged")
+        except CheckpointError as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                raise
             return None
 
     def record_keys(self) -> list[ShardKey]:
@@ -293,6 +285,10 @@ class Output:
         for key in keys:
             record = self.read_record(key)
             yield from record.rejected if record is not None else ()
+
+    def rejected_lines(self, keys: Iterable[ShardKey]) -> Iterator[str]:
+        """The lines that list these rows, a JSON object each."""
+        return (json.dumps(rejection.to_json(), ensure_ascii=False) + "\n" for rejection in self.rejections(keys))
 
     def write_manifest(
         self,
@@ -329,8 +325,7 @@ class Output:
     def write_rejected(self, worker: Worker, keys: Iterable[ShardKey], partial: Path) -> None:
         """Write a worker's rejected rows, one JSON object a line."""
         with publishing_text(self.rejected_file(worker), partial) as stream:
-            for rejection in self.rejections(keys):
-                stream.write(json.dumps(rejection.to_json(), ensure_ascii=False) + "\n")
+            stream.writelines(self.rejected_lines(keys))
 
     def write_record(self, record: Record, partial: Path) -> None:
         """Say that a shard is whole."""

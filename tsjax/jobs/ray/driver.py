@@ -17,6 +17,7 @@ from tsjax.encoders.settings import positive
 from tsjax.errors import InputError
 from tsjax.jobs.input.sources import absolute
 from tsjax.jobs.job import Job
+from tsjax.jobs.output.directory import StartedWith
 from tsjax.jobs.plan import ALONE
 from tsjax.jobs.ray.actors import Failure, ModelSource, ShardMaker, Work, settle
 from tsjax.jobs.ray.cluster import check_resources, connected, fitting, remote_arguments, usual_resources
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tsjax.jobs.job import Options
-    from tsjax.jobs.output.directory import Output, StartedWith
+    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Plan
     from tsjax.jobs.run.worker_loop import OnError
 

@@ -133,10 +133,8 @@ def _check_same(directory: Path, identity: dict[str, Any]) -> None:
     except CheckpointError as error:
         raise InputError(f"{error}; delete {directory}, or choose another") from error
     for name, old, new in differences(before, identity):
-        raise InputError(
-            f"{directory} holds a run with another {name} ({old!r:.60}, and now {new!r:.60}); choose another "
-            "directory, or delete it"
-        )
+        what = f"{name} ({old!r:.60}, and now {new!r:.60})"
+        raise InputError(f"{directory} holds a run with another {what}; choose another directory, or delete it")
 
 
 def _orbax() -> Any:
