@@ -114,7 +114,11 @@ def test_an_empty_file_gives_an_empty_array(tmp_path, model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["embed", "missing.txt", "-o", "v.npy"], "cannot read missing.txt: No such file"),
+        (["embed", "missing.txt", "-o", "v.npy"], "tsjax: there is no file missing.txt\n"),
+        (["collapse", "--texts", "missing.txt", "-o", "v"], "tsjax: there is no file missing.txt\n"),
+        (["batch", "--input", "missing.txt", "--output", "v"], "tsjax: there is no file missing.txt\n"),
+        (["batch", "--input", "missing*.txt", "--output", "v"], "tsjax: no file matches missing*.txt\n"),
+        (["embed", "open.csv", "-o", "v.npy", "--model", "MODEL"], "tsjax batch lists such a row"),
         (["embed", "a.txt", "-o", "v.csv"], "suffix must be one of"),
         (["embed", "a.txt", "-o", "there.npy"], "there.npy exists already"),
         (["embed", "latin.txt", "-o", "v.npy", "--model", "MODEL"], "latin.txt, line 2: not UTF-8"),
@@ -140,6 +144,7 @@ def test_an_empty_file_gives_an_empty_array(tmp_path, model):
 def test_what_goes_wrong_is_one_line_and_status_2(tmp_path, model, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("the\n")
+    (tmp_path / "open.csv").write_text('id,text\n1,"an unclosed cell\n2,"of ""forests"": a text"\n')
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     (tmp_path / "there.npy").write_text("precious")
     (tmp_path / "folder.npy").mkdir()

@@ -632,7 +632,7 @@ def test_verify_says_when_the_input_is_another(model, tmp_path, capsys):
     file.write_text("the\nof\nand\n")
     assert "is no longer what was embedded" in problems(tmp_path / "out", capsys)
     file.unlink()
-    assert "no file matches" in problems(tmp_path / "out", capsys)
+    assert "there is no file" in problems(tmp_path / "out", capsys)
     assert "not compared with the input" in problems(tmp_path / "out", capsys, "--no-inputs")
 
 

@@ -247,3 +247,16 @@ def test_a_cell_of_two_lines_before_a_label_is_no_stray_mark(tmp_path, label):
     assert [text for text in texts(rows) if "line" in text] == ["first line\nsecond line"]
     assert len(rows) == 121
     assert not rejected_lines(rows)
+
+
+@pytest.mark.parametrize("later", ['108,"of ""forests"": a text"', "108,plain"])
+def test_the_escape_is_suggested_only_where_a_likely_one_stands_before_a_mark(tmp_path, later):
+    rows = read(write(tmp_path / "a.csv", numbered({7: '107,"an open mark', 8: later})), BY_ID)
+    assert rejected_lines(rows) == [9]
+    assert "line 9" in rows[7].reason
+    assert "--csv-escape" not in rows[7].reason
+    for mark in "\\^":
+        escaped = read(write(tmp_path / "b.csv", f'id,text\n1,"one\nsay {mark}"hi{mark}""\n2,a\n'), BY_ID)
+        assert f"--csv-escape '{mark}'" in escaped[0].reason
+    single = read(write(tmp_path / "c.csv", 'id,text\n1,"say "hi""\n'), BY_ID)
+    assert "--csv-escape" not in single[0].reason

@@ -102,9 +102,9 @@ def test_csv_and_tsv(tmp_path):
     rows = rows_of(write(tmp_path / "a.csv", data), Columns(id="id"))
     assert short(rows[:1]) == ['a, "b"\nc']
     assert [row.row for row in rows] == list(range(len(rows)))
-    assert "1 cells and the header 2" in rows[1].reason
+    assert "1 cell and the header 2" in rows[1].reason
     assert rows[2].reason == "'text' is not UTF-8 (it has the byte 0xe9)"
-    assert "expected after" in rows[3].reason
+    assert "not doubled" in rows[3].reason
     assert rows[4].text == "e"
     assert rows[5].line == 9  # a quote that is never closed takes its line alone
     assert rows[6].text == "f"

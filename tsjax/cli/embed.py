@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tsjax.encoders.embedder import Embedder
 
 _BLOCK = 4096
+_GOES_ON = "tsjax batch lists such a row in rejected.jsonl and goes on without it"
 
 
 def add(commands: Any) -> None:
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         counts = [count_texts(file, said, options.column) for file in options.files]
         total = None if None in counts else sum(count for count in counts if count is not None)
 
-    texts = itertools.chain.from_iterable(read_texts(file, options.column, said) for file in options.files)
+    texts = _explained(itertools.chain.from_iterable(read_texts(file, options.column, said) for file in options.files))
     binary = options.precision in ("binary", "ubinary")
     dimension = -(-embedder.embedding_dimension // 8) if binary else embedder.embedding_dimension
     dtype = np.dtype({"float32": "f4", "binary": "i1", "ubinary": "u1"}[options.precision])
@@ -115,12 +116,22 @@ def run(options: argparse.Namespace) -> None:
                     show_progress_bar=False,
                 )
             except NoTokensError as error:
-                raise NoTokensError(done + error.index) from None
+                raise InputError(f"{NoTokensError(done + error.index)}; {_GOES_ON}") from None
             seconds += time.perf_counter() - start
             writer.write(block, vectors)
             done += len(block)
             progress(len(block))
     _summarise(embedder, done, seconds, options.output)
+
+
+def _explained(texts: Iterator[str]) -> Iterator[str]:
+    """Yield the texts; an error at a row without one says which command goes on."""
+    from tsjax.jobs.input.columns import RejectedRowError
+
+    try:
+        yield from texts
+    except RejectedRowError as error:
+        raise RejectedRowError(f"{error}; {_GOES_ON}") from error
 
 
 def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> None:

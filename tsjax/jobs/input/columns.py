@@ -49,6 +49,10 @@ class Row(NamedTuple):
     lines: int = 1
 
 
+class RejectedRowError(InputError):
+    """A row that cannot be embedded, for readers that reject no rows and end there."""
+
+
 class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
     """A row that cannot be embedded.
 

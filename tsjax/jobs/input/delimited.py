@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tsjax.jobs.input.columns import BadRowError
 from tsjax.jobs.input.formats import EMPTY_LINES
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -151,15 +152,23 @@ class Delimited:
         """What is wrong with a record of several lines; None for nothing."""
         if cells is None:
             return self._never_closed()
-        where = f"what is open at the end of line {self.start}"
+        opened = f"a quotation mark opened in line {self.start}"
         if isinstance(cells, BadRowError):
-            return BadRowError(f"{where} is not closed properly: {cells}")
+            hint = "" if self._dialect.escape else _escape_hint(b"".join(lines), self._marks[0])
+            return BadRowError(
+                f"{opened} is not closed: the text from there to line {self.line} makes no quoted cell{hint}"
+            )
         if self.header and len(cells) != len(self.header):
-            return BadRowError(f"{where} is not closed where it should be: {self._miscounted(len(cells))}")
+            if self._dialect.quote is None:
+                return self._miscounted(len(cells))
+            return BadRowError(
+                f"{opened} is not closed where it should be: closed in line {self.line} it makes a row of "
+                f"{counted(len(cells), 'cell')}, and the header has {len(self.header)}"
+            )
         if self._dialect.quote and not self._dialect.trusted and self._rows_shape().is_swallowed(lines, self._dialect):
             return BadRowError(
-                f"the quotation mark that is open at the end of line {self.start} is closed in line {self.line}, and "
-                "the lines between look like rows; if they are one text, --csv-quote '\"' takes them for one"
+                f"{opened} is closed in line {self.line}, and the lines between look like rows; if they are one text, "
+                "--csv-quote '\"' takes them for one"
             )
         return None
 
@@ -167,13 +176,12 @@ class Delimited:
         if self._dialect.quote is None:
             return BadRowError("an escape character before the end of the file")
         return BadRowError(
-            f"the quotation mark that is open at the end of line {self.start} is never closed (within "
-            f"{MOST_RECORD >> 20} MiB)"
+            f"a quotation mark opened in line {self.start} is never closed (within {MOST_RECORD >> 20} MiB)"
         )
 
     def _miscounted(self, cells: int) -> BadRowError:
         why = "a delimiter not in quotes" if self._dialect.quote else "are cells in quotes (--csv-quote '\"')"
-        return BadRowError(f"the row has {cells} cells and the header {len(self.header)}; {why}?")
+        return BadRowError(f"the row has {counted(cells, 'cell')} and the header {len(self.header)}; {why}?")
 
     def _unless_broken(self, cells: Cells | BadRowError) -> Cells | BadRowError:
         """A record, unless it does not look like a row: its line was within one of several lines that was none."""
@@ -321,7 +329,10 @@ class _Quoted:
             return next(self._reader)  # type: ignore[return-value]  # of which none is null
         except csv.Error as error:
             if not self._asked:
-                return BadRowError(f"{error}; are quotation marks escaped (--csv-escape '\\')?")
+                # Of the csv module's sentences only this one is about quotation marks.
+                undoubled = "a quotation mark within a quoted cell is not doubled"
+                reason = undoubled if "expected after" in str(error) else str(error)
+                return BadRowError(reason + _escape_hint(record, self._quote))
             self._asked, self._reader = False, csv.reader(self._texts(), self._dialect)
             return None
 
@@ -330,6 +341,12 @@ class _Quoted:
 
     def is_record(self, line: bytes) -> bool:
         return self._record.match(line) is not None
+
+
+def _escape_hint(record: bytes, quote: bytes) -> str:
+    """Return a question to add to a reason where a likely escape character stands before a quotation mark."""
+    found = re.search(rb"([\\^])" + re.escape(quote), record)
+    return "" if found is None else f"; are quotation marks escaped (--csv-escape '{found[1].decode()}')?"
 
 
 class _EscapedInQuotes:

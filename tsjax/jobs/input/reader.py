@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from tsjax.errors import InputError
-from tsjax.jobs.input.columns import BadRowError, Columns, Maker, Rejection, Row, as_text, cell_text
+from tsjax.jobs.input.columns import BadRowError, Columns, Maker, RejectedRowError, Rejection, Row, as_text, cell_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ class RowReader(abc.ABC):
                 yield Rejection(file, row, self.line, str(error), self.lines)
 
     def texts(self) -> Iterator[str]:
-        """The texts of the rows from here on; an `InputError` at a row that has none."""
+        """The texts of the rows from here on; a `RejectedRowError` at a row that has none."""
         make = Maker(self._columns or Columns()).text
         for cells in self.cells():
             try:
@@ -80,7 +80,7 @@ class RowReader(abc.ABC):
                     raise cells
                 text = make(cells)
             except BadRowError as error:
-                raise InputError(
+                raise RejectedRowError(
                     Rejection(self.source.url, self.next_row - 1, self.line, str(error)).sentence
                 ) from error
             yield text

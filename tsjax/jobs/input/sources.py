@@ -236,11 +236,22 @@ def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
     return recognise(name, head, compression, reading.format)
 
 
+def _no_such_file(name: str) -> InputError:
+    """Return the error for an input that is not there.
+
+    Args:
+        name: a path, a URL or a pattern of them, as the user gave it.
+    """
+    return InputError(f"no file matches {name}" if glob.has_magic(name) else f"there is no file {name}")
+
+
 @contextlib.contextmanager
 def _reading(url: str) -> Iterator[None]:
     """Turn what a file system or a store raises into an InputError that names the file."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise _no_such_file(url) from error
     except OSError as error:
         raise InputError(f"cannot read {url}: {error.strerror or error}") from error
     except TsjaxError:
@@ -557,7 +568,7 @@ def _tell_others(pattern: str, files: Sequence[str], others: Mapping[str, bool])
     first = next(iter(told), None)
     what = "" if first is None else f"a folder; name its files: '{first.rstrip('/')}/*'" if told[first] else "no file"
     if not files:
-        raise InputError(f"no file matches {pattern}" + ("" if first is None else f"; {first} is {what}"))
+        raise _no_such_file(pattern) if first is None else InputError(f"no file matches {pattern}; {first} is {what}")
     if first is not None:
         more = f" (and {len(told) - 1:,} more)" if len(told) > 1 else ""
         warn(f"{pattern} also matches {first}, which is {what}; it is passed over{more}", UserWarning)
