@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from tsjax.errors import ConversionError, MissingExtraError
 from tsjax.text.panics import reported_panics
+from tsjax.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ def read_json(file: Path) -> Any:
     except FileNotFoundError as error:
         raise ConversionError(f"{file} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ConversionError(f"{file} cannot be read: {error}") from error
+        raise ConversionError(f"{file} cannot be read: {reason(error)}") from error
 
 
 def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:

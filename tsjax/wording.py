@@ -12,3 +12,8 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
         plural: what several are called; None for the noun with an s.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, without the file that the operating system names in it."""
+    return getattr(error, "strerror", None) or str(error)

@@ -180,6 +180,8 @@ class Family:
             encoder = EncoderConfig(**{**values, **self.read(fields)})
         except ConfigError as error:
             raise ConversionError(f"{fields.file}: {error}") from error
+        except ConversionError:  # which names the file
+            raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ConversionError(f"{fields.file} has fields that make no sense together: {error}") from error
         fields.done()

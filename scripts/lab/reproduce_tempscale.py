@@ -134,7 +134,7 @@ def evaluate(embedder: Any, temperature: float, task: Any) -> dict[str, Any]:
         "main_score": float(result.get_score()),
         "scores": json.loads(json.dumps(result.scores, default=float)),
         "dataset_revision": result.dataset_revision,
-        "fingerprint": model.embedder.fingerprint,
+        "fingerprint": model.embedder.encoding_fingerprint,
         "versions": {name: importlib.metadata.version(name) for name in ("tsjax", "jax", "mteb")},
     }
 

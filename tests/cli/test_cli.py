@@ -331,7 +331,7 @@ def test_convert_and_info(tmp_path, model, capsys):
     assert main(["info", str(out), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["temperature"]["value"] == 0.9
-    assert content["fingerprint"] in text
+    assert content["checkpoint_fingerprint"] in text
     assert content["parameters"] == sum(np.prod(w.shape) for w in _weights(out))
     assert main(["embed", str(DEMO), "-o", str(tmp_path / "v.npy"), "--model", str(out)]) == 0
     capsys.readouterr()

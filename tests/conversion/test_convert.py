@@ -36,6 +36,22 @@ def assert_same_weights(a, b):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+@pytest.mark.parametrize("changes", [{"hidden_size": "x"}, {"hidden_size": None}, {"hidden_act": "x"}, {"a": "x" * 9}])
+def test_an_error_names_its_file_once(source, tmp_path, changes):
+    change_json(source / "config.json", **changes)
+    with pytest.raises(ConversionError) as error:
+        convert(source, tmp_path / "out")
+    assert str(error.value).count("config.json") == 1
+
+
+def test_a_file_that_cannot_be_read_is_named_once(source, tmp_path):
+    (source / "config.json").unlink()
+    (source / "config.json").mkdir()
+    with pytest.raises(ConversionError) as error:
+        convert(source, tmp_path / "out")
+    assert str(error.value).count("config.json") == 1
+
+
 def test_a_bare_encoder_gets_mean_pooling(source, tmp_path):
     metadata = convert(source, tmp_path / "out").metadata
     assert metadata.model.pooling.modes == ("mean",)

@@ -249,8 +249,8 @@ def test_a_setting_that_cannot_be_used_is_not_set(embedder, name, value):
 
 
 def test_the_fingerprint_follows_what_decides_the_vectors(directory, embedder):
-    seen = {embedder.fingerprint}
-    assert tsjax.load(directory).fingerprint in seen
+    seen = {embedder.encoding_fingerprint}
+    assert tsjax.load(directory).encoding_fingerprint in seen
     changes = {
         "temperature": 0.9,
         "max_seq_length": 20,
@@ -260,10 +260,10 @@ def test_the_fingerprint_follows_what_decides_the_vectors(directory, embedder):
     }
     for name, value in changes.items():
         setattr(embedder, name, value)
-        assert embedder.fingerprint not in seen
-        seen.add(embedder.fingerprint)
-    assert tsjax.load(directory, dtype="bfloat16").fingerprint not in seen
-    assert tsjax.load(directory, **changes).fingerprint == embedder.fingerprint
+        assert embedder.encoding_fingerprint not in seen
+        seen.add(embedder.encoding_fingerprint)
+    assert tsjax.load(directory, dtype="bfloat16").encoding_fingerprint not in seen
+    assert tsjax.load(directory, **changes).encoding_fingerprint == embedder.encoding_fingerprint
 
 
 def test_precisions(embedder):

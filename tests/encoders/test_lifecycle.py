@@ -103,7 +103,7 @@ def test_a_copy_is_equal_and_counts_from_zero(model, way):
     assert np.abs(warm - expected).max() > 1e-5
     other = COPIES[way](model)
     assert type(other) is type(model)
-    assert other.fingerprint == model.fingerprint
+    assert other.encoding_fingerprint == model.encoding_fingerprint
     assert other.statistics.texts == other.statistics.batches == other.statistics.compilations == 0
     np.testing.assert_array_equal(result(other), warm)
     other.temperature = 1
@@ -129,7 +129,7 @@ def test_settings_are_those_at_the_time_of_copying(directories, way):
         setattr(embedder, name, value)
     embedder.prompts["later"] = "this was "
     other = COPIES[way](embedder)
-    for name in (*CHANGES, "dtype", "token_budget", "devices", "shapes", "fingerprint", "embedding_dimension"):
+    for name in (*CHANGES, "dtype", "token_budget", "devices", "shapes", "encoding_fingerprint", "embedding_dimension"):
         assert getattr(other, name) == getattr(embedder, name), name
     other.prompts["only"] = "here "
     assert "only" not in embedder.prompts
@@ -277,7 +277,7 @@ def test_a_closed_model_has_no_threads_and_computes_nothing(model):
         with pytest.raises(LifecycleError, match="closed"):
             use(model)
     assert model.statistics == done
-    assert model.fingerprint
+    assert model.encoding_fingerprint
     assert repr(model)
     model.temperature = 0.5
 

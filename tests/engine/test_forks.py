@@ -104,7 +104,9 @@ refused = {
     "a child's child": grandchild,
 }
 allowed = {
-    "settings": lambda: (repr(routed), embedder.fingerprint, embedder.shapes, setattr(embedder, "temperature", 0.5)),
+    "settings": lambda: (
+        repr(routed), embedder.encoding_fingerprint, embedder.shapes, setattr(embedder, "temperature", 0.5)
+    ),
     "statistics": lambda: (embedder.statistics, scorer.statistics, routed.statistics),
     "tokens": lambda: embedder.count_tokens(texts),
     "similarity": lambda: embedder.similarity(expected, expected),

@@ -201,14 +201,14 @@ def test_the_facts_are_filled_in(checkpoint):
     model = Model(embedder)
     meta = model.mteb_model_meta
     assert isinstance(model, EncoderProtocol)
-    assert meta.revision == f"{embedder.fingerprint}-cosine"
+    assert meta.revision == f"{embedder.encoding_fingerprint}-cosine"
     assert (meta.embed_dim, meta.max_tokens, meta.use_instructions) == (20, 41, True)
     assert meta.framework == ["JAX"]
     assert meta.similarity_fn_name == "cosine"
     named = Model(embedder, name="us/other", temperature=0.9)
     assert named.mteb_model_meta.name == "us/other-tau-0.9"
     other = tsjax.load(checkpoint, truncate_dim=20, temperature=0.9)
-    assert named.mteb_model_meta.revision == f"{other.fingerprint}-cosine"
+    assert named.mteb_model_meta.revision == f"{other.encoding_fingerprint}-cosine"
     assert embedder.temperature == Temperature()  # the one that was given is left as it is
 
 

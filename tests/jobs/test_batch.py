@@ -20,8 +20,9 @@ import tsjax
 from tests.support import batch_jobs
 from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.inspect.status import missing_shards
+from tsjax.jobs.output.directory import Output
 from tsjax.jobs.output.shards import Layout
-from tsjax.jobs.plan import ShardKey
+from tsjax.jobs.plan import ShardKey, Worker
 
 BAD = [(f"part{part}.jsonl", row) for part in (0, 1) for row in (5, 7)]
 
@@ -238,7 +239,6 @@ def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
     """As on file systems whose clients grant locks by themselves: two processes are the same worker at once."""
     import filelock
 
-    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Worker
 
     class Granted(filelock.SoftFileLock):
@@ -261,7 +261,6 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     """No file is left that would lock out whoever comes after a kill."""
     import fcntl
 
-    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Worker
 
     def none(*_):
@@ -277,7 +276,6 @@ def test_a_worker_waits_for_who_only_looks(tmp_path):
     """As `status` does, which holds a worker's lock for a moment."""
     from filelock import FileLock
 
-    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Worker
 
     output, worker = Output(tmp_path / "out"), Worker(1, 4)
@@ -294,7 +292,6 @@ def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):
     from tsjax.jobs.input.columns import Columns, Rejection, Row
     from tsjax.jobs.input.sources import find_sources
     from tsjax.jobs.job import Model, Options
-    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Plan
     from tsjax.jobs.run import worker_loop as running
 
@@ -317,7 +314,6 @@ def test_a_block_is_bounded_by_all_that_it_holds(model, tmp_path, monkeypatch):
 
 
 def test_what_killed_processes_have_left_is_removed(tmp_path):
-    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import ALONE, Worker
 
     output, worker = Output(tmp_path / "out"), Worker(1, 4)
@@ -379,7 +375,6 @@ def test_two_workers_of_different_jobs_that_start_at_once(model, corpus, tmp_pat
     """Whoever is second joins the first's job, or none, before there is any manifest; with the first's ranges."""
     from tsjax.jobs.input.sources import find_sources
     from tsjax.jobs.job import Model, Options
-    from tsjax.jobs.output.directory import Output
     from tsjax.jobs.plan import Plan, Worker
     from tsjax.jobs.run.worker_loop import JobRunner
 
@@ -502,7 +497,7 @@ DAMAGE = {
     "shard removed": (lambda out: (out / "vectors" / f"{NAME}.parquet").unlink(), f"{NAME}.parquet is missing"),
     "record removed": (lambda out: (out / "records" / f"{NAME}.json").unlink(), "shard 00000-00001 is missing"),
     "record spoilt": (lambda out: (out / "records" / f"{NAME}.json").write_text("["), "cannot be read"),
-    "end removed": (lambda out: (out / "records" / "shard-00000-00004.json").unlink(), "the end of group 0 is missing"),
+    "end removed": (lambda out: (out / "records" / "shard-00000-00004.json").unlink(), "the end of group 0 of the"),
     "NaN": (lambda out: rewrite(out, NAME, with_vector(float("nan"))), "has 1 vectors that are not finite"),
     "norm": (lambda out: rewrite(out, NAME, with_vector(2.0)), "has 1 vectors whose norm is not 1"),
     "id twice": (lambda out: rewrite(out, NAME, with_ids(lambda ids: [ids[0], *ids[:-1]])), "1 id comes again"),
@@ -531,26 +526,25 @@ DAMAGE = {
         with_record_of_first,
         "says nothing of row 7 of part0.jsonl, which cannot be embedded",
     ),
+    "list of rejected rows": (lambda out: (out / "rejected.jsonl").write_text(""), "rejected.jsonl was changed"),
     "row added": (lambda out: rewrite(out, NAME, lambda found: pa.concat_tables([found, found[:1]])), "no further row"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_verify_finds(output, capsys, kind):
-    assert "every id of the input exactly once" in problems(output, capsys)
+    assert "every id of the 76 rows of the input not rejected exactly once" in problems(output, capsys)
     damage, sentence = DAMAGE[kind]
     damage(output)
     assert sentence in problems(output, capsys)
 
 
-@pytest.mark.parametrize("what", ["no list", "a wrong list", "not complete", "an old count"])
+@pytest.mark.parametrize("what", ["no list", "not complete", "an old count"])
 def test_what_can_be_told_from_the_records_is_written_again(output, capsys, what):
     before = batch_jobs.contents(output)
     rejected, manifest = output / "rejected.jsonl", output / "manifest.json"
     if what == "no list":
         rejected.unlink()
-    elif what == "a wrong list":
-        rejected.write_text("")
     else:
         data = json.loads(manifest.read_text())
         data |= {"complete": False} if what == "not complete" else {"shards": data["shards"][:-1]}
@@ -560,8 +554,6 @@ def test_what_can_be_told_from_the_records_is_written_again(output, capsys, what
 
 
 def test_a_whole_output_can_be_read_only(output, capsys, monkeypatch):
-    from tsjax.jobs.output.directory import Output
-
     monkeypatch.setattr(Output, "working", lambda *_: pytest.fail("nothing is to be written"))
     assert "whole and sound" in problems(output, capsys)
 
@@ -600,10 +592,9 @@ def test_what_is_missing_is_found_in_one_pass():
             return super().__iter__()
 
     rows = Counted((ShardKey(group, index), 16) for group in range(50) for index in (0, 2))
-    missing = missing_shards(rows, {group: ShardKey(group, 2) for group in range(1, 50)}, 50, 16)
+    missing = missing_shards(rows, {group: ShardKey(group, 2) for group in range(1, 50)}, [["a", "b"]] * 50, 16)
     assert missing[:2] == [
-        "the end of group 0 is missing: no shard says that it is the last; if the job has not finished, its command "
-        "goes on with it",
+        "the end of group 0 of the input (a and 1 more file) is missing: no shard says that it is the last",
         "shard 00000-00001 is missing",
     ]
     assert len(missing) == 51
@@ -614,7 +605,7 @@ def test_texts_that_are_too_long_may_be_rejected(model, tmp_path, capsys):
     file = tmp_path / "a.txt"
     file.write_text("the\n" + "the " * 100 + "\nof\n")
     assert batch_jobs.run(*batch_jobs.arguments(model, [file], tmp_path / "out", "--long-texts", "reject")) == 0
-    assert "1 rows rejected, every id" in problems(tmp_path / "out", capsys)
+    assert "1 row rejected, every id of the 2 rows" in problems(tmp_path / "out", capsys)
 
 
 def test_verify_finds_ids_that_the_input_has_twice(model, tmp_path, capsys):
@@ -634,6 +625,21 @@ def test_verify_says_when_the_input_is_another(model, tmp_path, capsys):
     file.unlink()
     assert "there is no file" in problems(tmp_path / "out", capsys)
     assert "not compared with the input" in problems(tmp_path / "out", capsys, "--no-inputs")
+
+
+def test_verify_knows_the_inputs_by_name_in_whatever_order_they_are_given(model, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text('id,text\n1,"the of"\n')
+    (tmp_path / "b.txt").write_text("the\nof\n")
+    files = [tmp_path / "a.csv", tmp_path / "b.txt"]
+    assert batch_jobs.run(*batch_jobs.arguments(model, files, tmp_path / "out")) == 0
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    given = [file.rename(moved / file.name) for file in files]
+    assert "whole and sound" in problems(tmp_path / "out", capsys, "--input", *given[::-1])
+    (moved / "c.txt").write_text("was\n")
+    assert "c.txt was not in the job" in problems(tmp_path / "out", capsys, "--input", given[0], moved / "c.txt")
+    assert "b.txt was not in the job" not in problems(tmp_path / "out", capsys, "--input", *given)
+    assert "b.txt was in the job" in problems(tmp_path / "out", capsys, "--input", given[0])
 
 
 @pytest.mark.parametrize("field", ["worker", "complete", "started_with", "job", "fingerprint", "format", "shards"])
@@ -690,15 +696,24 @@ def test_an_output_that_is_none(tmp_path, capsys):
 
 def test_status(output, capsys):
     assert batch_jobs.run("batch", "status", output) == 0
-    assert ": finished; 5 shards so far, with 76 vectors, 4 rows rejected" in capsys.readouterr().out
+    assert ": finished; 5 shards of 80 rows of the input so far: 76 vectors, 4 rows rejected" in capsys.readouterr().out
     assert batch_jobs.run("batch", "status", output, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["shards"], found["rows"], found["input_rows"], found["finished_share"]) == (5, 76, 80, 1.0)
     (output / "records" / f"{NAME}.json").unlink()
     assert batch_jobs.run("batch", "status", output) == 0
     out = capsys.readouterr().out
-    assert ": not finished; 4 shards so far" in out
-    assert "0.0% of the input's bytes" in out
+    assert ": not finished; 4 shards of 64 rows" in out
+    assert "%" not in out  # how much of its file a shard is is not known before the file's end
+    assert "give the same command again" in out.splitlines()[-1]
+    assert batch_jobs.run("batch", "verify", output) == 2
+    assert "give the same command again" in capsys.readouterr().err
+    with Output(output).working(Worker()):
+        assert batch_jobs.run("batch", "status", output) == 0
+        assert batch_jobs.run("batch", "verify", output) == 2
+        assert "command" not in "".join(capsys.readouterr())  # a worker is at it
+    assert batch_jobs.run("batch", "status", output) == 0
+    out = capsys.readouterr().out
     assert "worker 0 of 1: finished" in out
 
 

@@ -180,7 +180,7 @@ def test_what_is_missing_of_a_range_is_named():
     assert missing_shard(rows, 0, 0, 8, last[0]) is None
     assert missing_shard(rows, 0, 1, 8, last[0]) == ShardKey(0, 1, 1)
     assert missing_shard(rows, 0, 2, 8, last[0]) is None
-    assert missing_shards(rows, last, 1, 8) == ["shard 00000-00001_00001 is missing"]
-    found = missing_shards(rows, {}, 1, 8)
+    assert missing_shards(rows, last, [["a"]], 8) == ["shard 00000-00001_00001 is missing"]
+    found = missing_shards(rows, {}, [["a"]], 8)
     assert len(found) == 2
     assert "the end of group 0" in found[0]

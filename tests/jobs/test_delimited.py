@@ -177,7 +177,7 @@ def test_the_dialect_is_part_of_an_inputs_identity(tmp_path):
     identities = [find_sources([file], reading)[0].identity() for reading in readings]
     assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
     for identity in identities:
-        assert find_sources([file], [Reading.recorded(identity)])[0].identity() == identity
+        assert find_sources([file], {"a.csv": Reading.recorded(identity)})[0].identity() == identity
     with pytest.raises(InputError, match="delimited"):
         find_sources([str(write(tmp_path / "a.txt", "a\n"))], Reading(escape="\\"))
 

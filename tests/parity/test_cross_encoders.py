@@ -151,10 +151,10 @@ def test_an_activation_of_the_users(both):
     _, ours = both("RoBERTa")
     logits = ours.predict(PAIRS, activation_fn="identity")
     np.testing.assert_allclose(ours.predict(PAIRS, activation_fn=lambda x: 2 * x), 2 * logits, rtol=1e-6)
-    before = ours.fingerprint
+    before = ours.encoding_fingerprint
     ours.activation = "identity"
     try:
-        assert ours.fingerprint != before
+        assert ours.encoding_fingerprint != before
     finally:
         ours.activation = "sigmoid"
 

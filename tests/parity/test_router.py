@@ -186,11 +186,11 @@ def test_what_is_set_is_set_on_every_route(both):
 @pytest.mark.slow
 def test_temperatures(both, asymmetric):
     _, ours = both
-    before, fingerprint = ours.encode_document(TEXTS), ours.fingerprint
+    before, fingerprint = ours.encode_document(TEXTS), ours.encoding_fingerprint
     ours.temperature = 0.5
-    assert ours.fingerprint != fingerprint
+    assert ours.encoding_fingerprint != fingerprint
     loaded = tsjax.load(asymmetric[1], temperature=0.5)
-    assert loaded.fingerprint == ours.fingerprint
+    assert loaded.encoding_fingerprint == ours.encoding_fingerprint
     for task in ("query", "document"):
         np.testing.assert_array_equal(ours.encode(TEXTS, task=task), loaded.encode(TEXTS, task=task))
     assert np.abs(ours.encode_document(TEXTS) - before).max() > 1e-3
@@ -224,7 +224,7 @@ def test_the_checkpoint(asymmetric, tmp_path, capsys):
     assert main(["convert", str(directory), str(tmp_path / "out")]) == 0
     first = read_routed_header(tmp_path / "out")
     assert first.fingerprint == read_routed_header(resolved).fingerprint
-    assert tsjax.load(tmp_path / "out").fingerprint == tsjax.load(directory).fingerprint
+    assert tsjax.load(tmp_path / "out").encoding_fingerprint == tsjax.load(directory).encoding_fingerprint
     assert main(["convert", str(directory), str(tmp_path / "out")]) == 2
     assert main(["convert", str(tmp_path / "out"), str(tmp_path / "warm"), "--temperature", "0.5"]) == 0
     assert tsjax.load(tmp_path / "warm").temperature == tsjax.Temperature(0.5)
@@ -240,7 +240,7 @@ def test_the_checkpoint(asymmetric, tmp_path, capsys):
     assert "2 layers, 36 wide" in out
     assert main(["info", str(directory), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["fingerprint"] == first.fingerprint
+    assert content["checkpoint_fingerprint"] == first.fingerprint
     assert content["folders"]["route-1"]["model"]["encoder"]["num_layers"] == 2
 
     (tmp_path / "t.txt").write_text("\n".join(TEXTS) + "\n")
@@ -295,19 +295,19 @@ def test_a_failed_conversion_leaves_nothing(asymmetric, tmp_path):
 
 def test_a_changed_module_is_converted_anew(asymmetric, tmp_path):
     shutil.copytree(asymmetric[1], tmp_path / "source")
-    first = tsjax.load(tmp_path / "source").fingerprint
+    first = tsjax.load(tmp_path / "source").encoding_fingerprint
     write_json(
         tmp_path / "source" / "query_1_Pooling" / "config.json", {"embedding_dimension": 36, "pooling_mode": "max"}
     )
-    assert tsjax.load(tmp_path / "source").fingerprint != first
+    assert tsjax.load(tmp_path / "source").encoding_fingerprint != first
 
 
 def test_a_changed_module_deep_down_is_too(save, encoders):
     directory, _ = save(Transformer(encoders[0]), Pooling(36), Router({"query": [Dense(36, 9)]}))
-    first = tsjax.load(directory).fingerprint
+    first = tsjax.load(directory).encoding_fingerprint
     file = directory / "2_Router" / "query_0_Dense" / "config.json"
     file.write_text(file.read_text().replace("Tanh", "ReLU"))
-    assert tsjax.load(directory).fingerprint != first
+    assert tsjax.load(directory).encoding_fingerprint != first
 
 
 @pytest.mark.parametrize(

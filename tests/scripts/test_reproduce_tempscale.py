@@ -55,7 +55,7 @@ def test_a_stopped_run_goes_on_and_the_table_shows_what_was_measured(script, che
     assert printed.partition("| model")[2] == capsys.readouterr().out.partition("| model")[2]
 
     content = json.loads(paths[0].read_text())
-    assert content["fingerprint"] == tsjax.load(checkpoint, temperature=0.3).fingerprint
+    assert content["fingerprint"] == tsjax.load(checkpoint, temperature=0.3).encoding_fingerprint
     assert content["main_score"] == content["scores"]["test"][0]["ndcg_at_10"]
 
 

@@ -28,6 +28,7 @@ from tsjax.storage.atomic import replacing
 from tsjax.storage.digests import json_sha256
 from tsjax.storage.json_values import decode, read_object
 from tsjax.temperature import Temperature
+from tsjax.wording import reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -269,7 +270,7 @@ def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeig
                 if not np.isfinite(weight).all():
                     raise CheckpointError(f"{file}: weight {name!r} holds NaN or infinity")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+        raise CheckpointError(f"{file} is damaged: {reason(error)}") from error
     return weights
 
 
@@ -286,7 +287,7 @@ def parameter_count(header: Header) -> int:
         with safe_open(file, framework="numpy") as tensors:
             return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  # no dict
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        raise CheckpointError(f"{file} cannot be read: {reason(error)}") from error
 
 
 def verify_files(header: Header) -> None:

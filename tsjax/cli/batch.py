@@ -19,6 +19,7 @@ from tsjax.cli.options import (
     source,
 )
 from tsjax.errors import CheckpointError, InputError
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from tsjax.jobs.job import Job
@@ -324,6 +325,7 @@ def run_verify(options: argparse.Namespace) -> None:
     sys.stdout.flush()
     if found.problems:
         count = len(found.problems)
-        raise CheckpointError(f"{options.output} has {count:,} {'problem' if count == 1 else 'problems'}")
+        advice = f"; {found.advice}" if found.advice else ""
+        raise CheckpointError(f"{options.output} has {counted(count, 'problem')}{advice}")
     if not options.json:
         print(found.sentence())

@@ -38,4 +38,4 @@ def run(options: argparse.Namespace) -> None:
         kind=options.kind,
         overwrite=options.overwrite,
     )
-    print(f"tsjax: wrote {header.path}, fingerprint {header.fingerprint[:16]}", file=sys.stderr)
+    print(f"tsjax: wrote {header.path}, checkpoint fingerprint {header.fingerprint[:16]}", file=sys.stderr)

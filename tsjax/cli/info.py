@@ -55,13 +55,14 @@ def _content(header: Header) -> dict[str, Any]:
         **metadata.to_json(),
         "unused_prompts": list(unused(prompts, metadata.default_prompt_name)),
         "parameters": parameter_count(header),
-        "fingerprint": header.fingerprint,
+        "checkpoint_fingerprint": header.fingerprint,
     }
 
 
 def _routed_content(routed: RoutedHeader) -> dict[str, Any]:
     folders = {folder: _content(header) for folder, header in routed.headers.items()}
-    return {"router": dataclasses.asdict(routed.config), "folders": folders, "fingerprint": routed.fingerprint}
+    config = dataclasses.asdict(routed.config)
+    return {"router": config, "folders": folders, "checkpoint_fingerprint": routed.fingerprint}
 
 
 def _describe_routed(routed: RoutedHeader) -> Iterator[tuple[str, str]]:
@@ -71,7 +72,7 @@ def _describe_routed(routed: RoutedHeader) -> Iterator[tuple[str, str]]:
         yield f"task {task!r}", f"route {route!r}, in {config.routes[route]}"
     yield "other tasks", "an error" if config.other_tasks is None else f"route {config.other_tasks!r}"
     yield "without a task", "an error" if config.default_route is None else f"route {config.default_route!r}"
-    yield "all routes", f"{routed.fingerprint} (the fingerprint of them together)"
+    yield "all routes", f"{routed.fingerprint} (the checkpoint fingerprint of them together)"
 
 
 def _describe(header: Header) -> Iterator[tuple[str, str]]:
@@ -105,7 +106,7 @@ def _describe(header: Header) -> Iterator[tuple[str, str]]:
     for sentence in metadata.assumed:
         yield "assumed", sentence
     yield "temperature", str(metadata.temperature)
-    yield "fingerprint", f"{header.fingerprint} (files verified)"
+    yield "checkpoint fingerprint", f"{header.fingerprint} (files verified)"
 
 
 def _describe_prompts(metadata: Metadata) -> Iterator[tuple[str, str]]:
@@ -130,7 +131,8 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "info",
         help="what a model is",
-        description="Architecture, sizes, pooling, prompts, temperature and fingerprint of a model; checks its files.",
+        description="Architecture, sizes, pooling, prompts, temperature and checkpoint fingerprint of a model; checks "
+        "its files.",
         epilog="example: tsjax info all-MiniLM-L6-v2",
     )
     command.set_defaults(command=run)

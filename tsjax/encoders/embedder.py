@@ -2,7 +2,7 @@
 
 Keyword names and behaviour are those of ``SentenceTransformer`` in sentence-transformers 6, so that changing over is
 changing an import. What is added: ``temperature``, ``stream``, ``warmup``,
-``statistics`` and ``fingerprint``.
+``statistics`` and ``encoding_fingerprint``.
 """
 
 from __future__ import annotations

@@ -140,9 +140,9 @@ class RoutedEmbedder:
             embedder.share_prompts(self._embedders[0])
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that decides the vectors: which task takes which route, and every route's fingerprint."""
-        routes = [embedder.fingerprint for embedder in self._embedders]
+    def encoding_fingerprint(self) -> str:
+        """SHA-256 of all that decides the vectors: which task takes which route, and every route's."""
+        routes = [embedder.encoding_fingerprint for embedder in self._embedders]
         return json_sha256([self._header.fingerprint, *routes])
 
     @property

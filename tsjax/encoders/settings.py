@@ -1,4 +1,4 @@
-"""What a user may set on an embedder, checked when it is set, and the fingerprint that follows from it."""
+"""What a user may set on an embedder, checked when it is set, and the encoding fingerprint that follows from it."""
 
 from __future__ import annotations
 
@@ -94,10 +94,11 @@ class ModelSettings(Generic[AnyTokenizer]):
         return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
 
     @property
-    def fingerprint(self) -> str:
+    def encoding_fingerprint(self) -> str:
         """SHA-256 of all that decides what comes out, to stamp it with.
 
-        The checkpoint, the dtype, and the present settings. What a single call overrides is not in it.
+        The checkpoint (by its own fingerprint, which ``tsjax info`` prints), the dtype, and the present settings. What
+        a single call overrides is not in it.
         """
         return json_sha256([self._header.fingerprint, *self._decisive()], sort_keys=False)
 

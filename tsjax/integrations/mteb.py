@@ -92,8 +92,8 @@ class Model:
     def mteb_model_meta(self) -> ModelMeta:
         """What MTEB keeps beside the scores.
 
-        The name carries τ and the revision is the embedder's fingerprint, so that MTEB keeps the results of every τ,
-        length and prompt apart. What a checkpoint does not say, such as its license, is None.
+        The name carries τ and the revision is the embedder's encoding fingerprint, so that MTEB keeps the results of
+        every τ, length and prompt apart. What a checkpoint does not say, such as its license, is None.
         """
         metadata = self.embedder.route("document").metadata
         source = metadata.source.rstrip("/")
@@ -104,7 +104,7 @@ class Model:
         return ModelMeta(
             loader=None,
             name=f"{self._name or adapted}-tau-{_slug(self.embedder.temperature)}",
-            revision=f"{self.embedder.fingerprint}-{self.embedder.similarity_fn_name}",
+            revision=f"{self.embedder.encoding_fingerprint}-{self.embedder.similarity_fn_name}",
             release_date=None,
             languages=None,
             n_parameters=parameters,

@@ -243,6 +243,11 @@ class Job:
         """The least and the largest value of each dimension; None where the precision needs none."""
         return self.facts.get("ranges")
 
+    def group_files(self) -> list[list[str]]:
+        """The names of the files of each group."""
+        names = iter([source["name"] for source in self.facts["inputs"]])
+        return [list(itertools.islice(names, count)) for count in self.facts["groups"]]
+
     def group_bytes(self) -> list[int]:
         """The bytes of each group of files."""
         sizes = iter([source["bytes"] for source in self.facts["inputs"]])

@@ -20,6 +20,7 @@ from tsjax.jobs.defaults import BYTES_PER_SHARD
 from tsjax.jobs.input.columns import Rejection, Row
 from tsjax.jobs.input.row_digests import RowsDigest
 from tsjax.jobs.input.rows import open_rows
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -347,6 +348,12 @@ def check_made(plan: Plan, group: int, columns: Columns, done: Mapping[ShardKey,
         f"{names}: the rows are not those that shard {min(left)} was made of, although size and samples of the content "
         "are the same; the input was changed, so choose another output"
     )
+
+
+def group_label(group: int, files: Sequence[str]) -> str:
+    """Return what messages call a group: its number, and the names of its files."""
+    more = f" and {counted(len(files) - 1, 'more file')}" if len(files) > 1 else ""
+    return f"group {group} of the input ({files[0]}{more})"
 
 
 def missing_shard(

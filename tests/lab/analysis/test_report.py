@@ -44,7 +44,7 @@ def study(corpora=("texts", "cut", "repeated"), names=("1", "0.9", "0.5"), lengt
     about = {
         "model": "a <b> & 'c'",
         "family": "BERT",
-        "fingerprint": "0" * 64,
+        "encoding_fingerprint": "0" * 64,
         "dtype": "float32",
         "temperatures": [{"name": name} for name in names],
         "texts": 1234,

@@ -21,6 +21,7 @@ from tsjax.jobs.input.json_array import JsonArray
 from tsjax.jobs.input.reader import Found, RowReader
 from tsjax.jobs.input.sources import Source, is_url, lines_of, open_raw, unpacked
 from tsjax.jobs.input.tables import ArrowReader, ParquetReader, TableReader
+from tsjax.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,7 +86,9 @@ class _LineReader(RowReader):
         try:
             yield
         except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-            raise InputError(f"cannot read {self.source.url} beyond line {self._read_lines}: {error}") from error
+            raise InputError(
+                f"cannot read {self.source.url} beyond line {self._read_lines}: {reason(error)}"
+            ) from error
         except Exception as error:
             # The packages of stores have exceptions of their own.
             if type(error).__name__ != "ZstdError" and not is_url(self.source.url):

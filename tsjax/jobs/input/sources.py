@@ -37,6 +37,7 @@ from tsjax.jobs.input.formats import (
 )
 from tsjax.text.unicode import lone_surrogate
 from tsjax.warn import warn
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -109,7 +110,7 @@ class Source:
 
 def find_sources(
     patterns: Sequence[str],
-    reading: Reading | Sequence[Reading] = Reading(),  # noqa: B008  # which is frozen
+    reading: Reading | Mapping[str, Reading] = Reading(),  # noqa: B008  # which is frozen
     *,
     columns: Collection[str] = (),
     leave_out: Callable[[str, list[str]], list[str]] = lambda pattern, urls: urls,
@@ -120,14 +121,15 @@ def find_sources(
 
     Args:
         patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
-        reading: how the user says that they are to be read; or of each file by itself, in order.
+        reading: how the user says that they are to be read; or of each file by its name (`Source.name`), where only
+            these files may be given.
         columns: names of columns, for those that are in paths.
         leave_out: told a pattern and what it matches, gives the files that are meant; see `OutputFilter`.
 
     Raises:
         InputError: a pattern that no file matches, or one that is a folder; a file whose name is not UTF-8; two files
-            that would have one name; a file that is in no format that is read, or whose format cannot be told; a
-            dialect for files of which none is delimited text.
+            that would have one name; a file or a reading without the other; a file that is in no format that is read,
+            or whose format cannot be told; a dialect for files of which none is delimited text.
         MissingExtraError: a URL without fsspec, or without the package of its store.
     """
     found: dict[str, str] = {}
@@ -147,9 +149,11 @@ def find_sources(
     for url, name in zip(urls, names, strict=True):
         if (other := named.setdefault(name, url)) != url:
             raise InputError(f"{other} and {url} would both be called {name} in ids; name one of them otherwise")
-    readings = itertools.repeat(reading) if isinstance(reading, Reading) else itertools.chain(reading, _UNSAID)
+    if not isinstance(reading, Reading):
+        _check_same_names(names, reading)
     sources = []
-    for url, name, said in zip(urls, names, readings, strict=False):
+    for url, name in zip(urls, names, strict=True):
+        said = reading if isinstance(reading, Reading) else reading[name]
         size, version = _facts(url)
         with _beginning(url, size) as raw:
             content = content_of(url, raw, said)
@@ -165,7 +169,16 @@ def _identity(url: str) -> str:
     return path if is_url(path) else os.path.realpath(path)
 
 
-_UNSAID = itertools.repeat(Reading())
+def _check_same_names(names: Collection[str], known: Collection[str]) -> None:
+    """Raise an InputError if files have other names than a job's, which go by the folder that all of them share."""
+    if others := [name for name in names if name not in known]:
+        called = ", ".join(itertools.islice(known, 3)) + (", …" if len(known) > 3 else "")
+        had = counted(len(known), "input")
+        raise InputError(f"the input {others[0]} was not in the job, which had {had}: {called}")
+    if missing := sorted(set(known).difference(names)):
+        raise InputError(
+            f"the input {missing[0]} was in the job and is not given: {counted(len(names), 'input')} of {len(known):,}"
+        )
 
 
 def source_of(

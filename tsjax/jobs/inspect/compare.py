@@ -14,7 +14,7 @@ import numpy as np
 from tsjax.jobs.input.columns import Rejection, Row
 from tsjax.jobs.input.row_digests import RowsDigest
 from tsjax.jobs.inspect.audit import LineAudit
-from tsjax.jobs.plan import GroupReader
+from tsjax.jobs.plan import GroupReader, group_label
 from tsjax.storage.atomic import explaining
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Expected:
         self._audit = LineAudit(plan.groups[group], verdict)
         self._reader = GroupReader(plan.groups[group], columns)
         self._slices = self._reader.slices(plan.rows_per_shard, group, lambda _: True, plan.bytes_per_shard)
-        self._group = group
+        self._label = group_label(group, [source.name for source in plan.groups[group]])
         self._next: Slice | None = None
 
     def of(self, key: ShardKey) -> Iterator[Row | Rejection]:
@@ -61,7 +61,7 @@ class Expected:
     def finish(self, verdict: Verdict) -> None:
         """Whether the input ends where the shards do, and each of its lines is in a row."""
         if not self._reader.at_end():
-            verdict.add(f"group {self._group} of the input has more rows than the shards cover")
+            verdict.add(f"{self._label} has more rows than the shards cover")
         else:
             self._audit.finish()
 

@@ -8,10 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tsjax.jobs.plan import ShardKey, missing_shard
+from tsjax.jobs.plan import ShardKey, group_label, missing_shard
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tsjax.jobs.output.directory import Output
 
@@ -63,9 +64,10 @@ class Status:
     def lines(self) -> list[str]:
         """For people."""
         lines = [
-            f"{self.path}: {'finished' if self.finished else 'not finished'}; {self.shards:,} shards so far, with "
-            f"{self.rows:,} vectors, {self.rejected:,} rows rejected",
-            f"{self.finished_share:.1%} of the input's bytes are in files that are done"
+            f"{self.path}: {'finished' if self.finished else 'not finished'}; {counted(self.shards, 'shard')} of "
+            f"{counted(self.input_rows, 'row')} of the input so far: {counted(self.rows, 'vector')}, "
+            f"{counted(self.rejected, 'row')} rejected",
+            self._files_done()
             + ("" if self.idle_seconds is None else f"; the last shard came {self.idle_seconds:,.0f} s ago"),
         ]
         for worker in self.workers:
@@ -73,7 +75,23 @@ class Status:
             lines.append(f"worker {worker.name}: {'finished' if worker.complete else now}")
         if not any(worker.running for worker in self.workers):
             lines.extend(self.missing)
-        return lines
+        return [*lines, self.advice] if self.advice else lines
+
+    @property
+    def advice(self) -> str:
+        """What to do about a job that has not finished; empty where it has, or a worker is running."""
+        if self.finished or any(worker.running for worker in self.workers):
+            return ""
+        again = "give the same command again, and it goes on where it stopped"
+        if any(worker.running is None for worker in self.workers):
+            return f"the job has not finished, and whether a worker is running cannot be seen here; if none is, {again}"
+        return f"the job has stopped (no worker is running): {again}"
+
+    def _files_done(self) -> str:
+        """How much of the input is done as whole files: how much of a file its rows are is known at its end."""
+        if not self.finished_share and not self.finished:
+            return "no file of the input is done to its end yet (small files are done several at a time)"
+        return f"files that are done to their end make up {self.finished_share:.1%} of the input's bytes"
 
 
 def status(output: Output, *, ask_locks: bool = True) -> Status:
@@ -106,7 +124,7 @@ def status(output: Output, *, ask_locks: bool = True) -> Status:
             if record.last:
                 last[key.group] = key
     sizes = job.group_bytes()
-    gaps = dict(_gaps(present, last, len(sizes), job.facts["options"]["rows_per_shard"]))
+    gaps = dict(_gaps(present, last, job.group_files(), job.facts["options"]["rows_per_shard"]))
     missing += itertools.chain.from_iterable(gaps.values())
     share = sum(size for group, size in enumerate(sizes) if group not in gaps) / (sum(sizes) or 1)
     workers = tuple(
@@ -141,33 +159,30 @@ def status(output: Output, *, ask_locks: bool = True) -> Status:
 
 
 def missing_shards(
-    rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: int, rows_per_shard: int
+    rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: Sequence[Sequence[str]], rows_per_shard: int
 ) -> list[str]:
     """What is not there of a job's shards, a sentence each.
 
     Args:
         rows: of the input, in each shard that is there.
         last: the last shard of each group whose end is known.
-        groups: how many there are.
+        groups: the names of the files of each.
         rows_per_shard: rows of a range that is whole.
     """
     return [sentence for _, sentences in _gaps(rows, last, groups, rows_per_shard) for sentence in sentences]
 
 
 def _gaps(
-    rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: int, rows_per_shard: int
+    rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: Sequence[Sequence[str]], rows_per_shard: int
 ) -> Iterator[tuple[int, list[str]]]:
     """What is missing of each group that is not whole."""
     highest: dict[int, ShardKey] = {}
     for key in rows:
         highest[key.group] = max(key, highest.get(key.group, key))
-    for group in range(groups):
+    for group, files in enumerate(groups):
         sentences = []
         if group not in last:
-            sentences.append(
-                f"the end of group {group} is missing: no shard says that it is the last; if the job has not finished, "
-                "its command goes on with it"
-            )
+            sentences.append(f"the end of {group_label(group, files)} is missing: no shard says that it is the last")
         end = last.get(group, highest.get(group))
         for index in range(end.index + 1 if end is not None else 0):
             gap = missing_shard(rows, group, index, rows_per_shard, last.get(group))

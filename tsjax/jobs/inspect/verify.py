@@ -21,16 +21,18 @@ from tsjax.jobs.input.formats import Reading
 from tsjax.jobs.input.output_filter import OutputFilter
 from tsjax.jobs.input.sources import find_sources
 from tsjax.jobs.inspect.compare import Expected, Ids, InputRows, Unique
-from tsjax.jobs.inspect.status import missing_shards
+from tsjax.jobs.inspect.status import missing_shards, status
 from tsjax.jobs.inspect.verdict import Verdict
 from tsjax.jobs.output.directory import file_facts
 from tsjax.jobs.output.precision import CALIBRATED, to_float
 from tsjax.jobs.output.shard_record import summary_json
 from tsjax.jobs.output.shards import Layout, read_shard
-from tsjax.jobs.plan import ALONE, Plan, ShardKey
+from tsjax.jobs.plan import ALONE, Plan, ShardKey, Worker
+from tsjax.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -68,7 +70,7 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
     _check_names(output, records.values(), verdict)
     last = {key.group: key for key, record in records.items() if record.last}
     rows = {key: record.input_rows for key, record in records.items()}
-    for problem in missing_shards(rows, last, len(job.facts["groups"]), job.facts["options"]["rows_per_shard"]):
+    for problem in missing_shards(rows, last, job.group_files(), job.facts["options"]["rows_per_shard"]):
         verdict.add(problem)
     plan = _plan(output, job, inputs, verdict) if compare_inputs else None
     verdict.compared = plan is not None
@@ -83,6 +85,8 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
         unique.report(verdict)
     if not verdict.problems:
         _merge(output, job, list(records))
+    else:
+        verdict.advice = status(output).advice
     return verdict
 
 
@@ -98,8 +102,10 @@ def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Recor
         else:
             records[key] = replace(record, rejected=())  # which would be many; they are read again
             verdict.rejected += len(record.rejected)
+            verdict.input_rows += record.input_rows
             summaries[key] = summary_json(record)
     _check_manifests(output, summaries, verdict)
+    _check_rejected(output, list(records), verdict)
     return records
 
 
@@ -124,21 +130,35 @@ def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], 
                 verdict.add(f"{file.name} and the record of shard {key} differ in {', '.join(differing)}")
 
 
+def _check_rejected(output: Output, keys: list[ShardKey], verdict: Verdict) -> None:
+    """Compare the lists of rejected rows with the records; one that is missing is written again in the end."""
+    for manifest in output.read_manifests().values():
+        worker = Worker(*manifest.worker)
+        listed = [shard.key for shard in manifest.shards]
+        if not manifest.complete or (worker == ALONE and listed != keys):
+            continue  # the list is written before the manifest is complete
+        file = output.rejected_file(worker)
+        if file.exists() and not _lists_rejected(output, file, listed):
+            verdict.add(
+                f"{file.name} was changed: it is not the list of the rows that were rejected; delete it, and verify "
+                "again to have it rewritten"
+            )
+
+
 def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
     """The inputs again, as they were; None where they cannot be found so."""
     urls = list(inputs) or next(iter(output.read_manifests().values())).started_with.inputs
     recorded = job.facts["inputs"]
     columns = Columns.from_json(job.facts["options"]["columns"])
     try:
-        readings = [Reading.recorded(facts) for facts in recorded]
-        sources = find_sources(urls, readings, columns=columns.needed, leave_out=OutputFilter(output))
+        readings = {facts["name"]: Reading.recorded(facts) for facts in recorded}
+        found = find_sources(urls, readings, columns=columns.needed, leave_out=OutputFilter(output))
     except TsjaxError as error:
         verdict.add(f"{error}; --no-inputs leaves the comparison with the input out")
         return None
-    if len(sources) != len(recorded):
-        verdict.add(f"there are {len(sources)} inputs, and {len(recorded)} were embedded")
-        return None
-    for source, facts in zip(sources, recorded, strict=False):
+    by_name = {source.name: source for source in found}
+    sources = [by_name[facts["name"]] for facts in recorded]  # in the job's order, whatever the order they are given in
+    for source, facts in zip(sources, recorded, strict=True):
         if source.identity() != facts:
             verdict.add(f"the input {facts['name']} is no longer what was embedded")
             return None
@@ -218,7 +238,8 @@ def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
             output.write_rejected(ALONE, keys, partial)
             output.write_manifest(ALONE, job, keys, partial, complete=True, started_with=started_with)
     except OSError as error:
-        raise InputError(f"{output.path} is whole and sound, but its manifests cannot be merged: {error}") from error
+        said = f"{output.path} is whole and sound, but its manifests cannot be merged: {reason(error)}"
+        raise InputError(said) from error
 
 
 def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: Manifest | None) -> bool:
@@ -227,8 +248,13 @@ def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: Manifes
         return False
     if [listed.key for listed in manifest.shards] != keys:
         return False  # what it says of each was compared with the records
+    return _lists_rejected(output, output.rejected_file(ALONE), keys)
+
+
+def _lists_rejected(output: Output, file: Path, keys: list[ShardKey]) -> bool:
+    """Return whether a file lists the rejected rows of these shards, as their records do."""
     try:
-        with output.rejected_file(ALONE).open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8") as lines:
             return all(line == wanted for line, wanted in itertools.zip_longest(lines, output.rejected_lines(keys)))
     except (OSError, UnicodeDecodeError):
         return False

@@ -183,7 +183,7 @@ def study_collapse(
     about = {
         "model": embedder.metadata.source,
         "family": embedder.metadata.family,
-        "fingerprint": embedder.fingerprint,
+        "encoding_fingerprint": embedder.encoding_fingerprint,
         "max_seq_length": embedder.max_seq_length,
         "dtype": embedder.dtype,
         "prompt": prompt,

@@ -110,7 +110,7 @@ def _page(found: Collapse, pictures: Sequence[str]) -> str:
         "texts": f"{about['texts']:,}, of which up to {max(about['texts_per_bucket'].values())} a length",
         "attention": f"measured in {about['layer_texts']} texts a length" if found.heads else "not measured",
         "seed": str(about["seed"]),
-        "fingerprint": about["fingerprint"],
+        "encoding fingerprint": about["encoding_fingerprint"],
     }
     parts = [_HEAD.format(model=html.escape(about["model"]))]
     parts.append("<dl>\n" + "".join(f"<dt>{key}<dd>{html.escape(value)}\n" for key, value in facts.items()) + "</dl>\n")

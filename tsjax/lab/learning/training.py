@@ -236,7 +236,7 @@ class _Run:
         self._training = [tokens(pairs) for pairs in training]
         self._validation = [tokens(pairs) for pairs in validation]
         self._identity = {
-            "model": embedder.fingerprint,
+            "model": embedder.encoding_fingerprint,
             "similarity": embedder.similarity_fn_name,
             # Sums over other devices, or by other programs, have other last bits.
             "devices": [str(embedder.devices[0].device_kind), len(embedder.devices)],
