@@ -79,13 +79,34 @@ def test_checks_that_cannot_start_are_one_failure():
 
 @pytest.mark.parametrize(("trouble", "status"), [("pass", 0), ("os.abort()", 1)])
 def test_the_status_of_the_command_tells(monkeypatch, capsys, trouble, status):
-    monkeypatch.setattr(running.examine, "__defaults__", (_command(trouble), 20.0))
+    monkeypatch.setattr(running.examine, "__defaults__", (_command(trouble), 20.0, lambda name, total: None))
     assert main(["doctor"]) == status
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith(("ok", "warn", "fail"))]) == 4
     assert main(["doctor", "--json"]) == status
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["check"] for one in found] == [f"check {i}" for i in range(4)]
+
+
+def test_the_start_of_each_check_is_told_with_the_number_of_checks():
+    told = []
+    code = "import sys, tsjax.doctor.__main__ as doctor\n"
+    code += "from tsjax.doctor.check import Check, Found\n"
+    code += "doctor.checks = lambda: (Check(name, lambda: Found('ok', 'fine')) for name in 'ab')\n"
+    code += "doctor.main(int(sys.argv[-1]))"
+    assert len(list(examine((sys.executable, "-c", code), starting=lambda *what: told.append(what)))) == 2
+    assert told == [("a", 2), ("b", 2)]
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_a_terminal_sees_what_is_checked_and_how_long_it_takes(monkeypatch, capsys, quiet):
+    monkeypatch.setattr(running.examine, "__defaults__", (_command("pass"), 20.0, lambda name, total: None))
+    monkeypatch.setattr("tsjax.cli.doctor.on_terminal", lambda: True)
+    assert main(["doctor", *quiet]) == 0
+    out, err = capsys.readouterr()
+    assert "minutes" in err.splitlines()[0]
+    assert "check 3" in err
+    assert len(out.splitlines()) == (1 if quiet else 5)
 
 
 def test_a_platform_that_is_not_there_is_said(monkeypatch):

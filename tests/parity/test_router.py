@@ -233,8 +233,8 @@ def test_the_checkpoint(asymmetric, tmp_path, capsys):
     capsys.readouterr()
 
     assert main(["info", str(directory)]) == 0
-    out = capsys.readouterr().out
-    assert "task 'query'       route 'query', in route-0\n" in out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "task 'query' route 'query', in route-0 " in out
     assert "without a task     route 'document'\n" in out
     assert "1 layers, 36 wide" in out
     assert "2 layers, 36 wide" in out

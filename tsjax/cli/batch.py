@@ -243,7 +243,8 @@ def _load(sink: Sink, url: str, output: Output, plan: Plan, worker: Worker, repo
 
     with output.working(worker):
         loaded = load(output, [key for key in output.record_keys() if plan.is_for(worker, key)], sink)
-    text = f"{url} holds {loaded.rows:,} rows of {loaded.shards:,} shards ({loaded.added_shards:,} added now)"
+    rows, shards = counted(loaded.rows, "row"), counted(loaded.shards, "shard")
+    text = f"{url} holds {rows} of {shards} ({loaded.added_shards:,} added now)"
     reporter.say("sink", text, url=url, **loaded._asdict())
 
 
@@ -285,16 +286,18 @@ def _summarise(reporter: Reporter, summary: Summary, output: str, limit: int) ->
 
     figures = reporter.figures()
     text = (
-        f"{summary.rows:,} vectors of {summary.input_rows:,} rows in {summary.shards:,} shards "
-        f"({summary.computed_shards:,} computed now), {summary.rejected:,} rejected, {summary.duplicates:,} "
-        f"duplicates; {summary.truncated:,} texts cut at {limit} tokens, {summary.chunked:,} in chunks; written to "
+        f"{counted(summary.rows, 'vector')} of {counted(summary.input_rows, 'row')} in "
+        f"{counted(summary.shards, 'shard')} "
+        f"({summary.computed_shards:,} computed now), {summary.rejected:,} rejected, "
+        f"{counted(summary.duplicates, 'duplicate')}; {counted(summary.truncated, 'text')} cut at {limit} tokens, "
+        f"{summary.chunked:,} in chunks; written to "
         f"{output}"
     )
     if summary.rejected:
         text += f"\ntsjax: the rejected rows are listed with their reasons in {output}/rejected*.jsonl"
     if figures.get("tokens"):
         text += (
-            f"\ntsjax: {figures['tokens']:,} tokens in {figures['seconds']:,.1f} s "
+            f"\ntsjax: {counted(figures['tokens'], 'token')} in {figures['seconds']:,.1f} s "
             f"({figures['tokens_per_second']:,.0f} tokens/s, compiling included; "
             f"{figures['padding_share']:.0%} of the computed tokens were padding)"
         )

@@ -23,6 +23,7 @@ from tsjax.cli.options import (
     source,
 )
 from tsjax.errors import InputError
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,7 +238,7 @@ def _print_placement(about: dict[str, Any]) -> None:
     for device, held in about["parameter_bytes"].items():
         print(f"{device}: parameters {held / 1e6:,.1f} MB, 1/{about['devices']} of each batch's rows")
     shapes = ", ".join(f"{rows} × {tokens}" for rows, tokens in about["shapes"])
-    print(f"{len(about['shapes'])} shapes of batches, rows × tokens: {shapes}")
+    print(f"{counted(len(about['shapes']), 'shape')} of batches, rows × tokens: {shapes}")
 
 
 def _cells(figures: Figures, limit: float) -> tuple[str, ...]:

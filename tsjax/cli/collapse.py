@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ from tsjax.cli.options import (
     add_source_options,
     comma_separated,
     load_model,
+    on_terminal,
     parse_temperature,
     reading,
 )
 from tsjax.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def add(commands: Any) -> None:
@@ -100,16 +102,17 @@ def run(options: argparse.Namespace) -> None:
     grid = options.temperature or [1.0, 0.9, 0.8]
     options.temperature = None  # the model's own is not what is measured
     embedder = load_model(options).route("document")
-    found = study_collapse(
-        embedder,
-        texts,
-        grid,
-        lengths=options.lengths,
-        texts_per_bucket=options.texts_per_bucket,
-        layer_texts=options.layer_texts,
-        seed=options.seed,
-        progress=_say,
-    )
+    with _progress() as progress:
+        found = study_collapse(
+            embedder,
+            texts,
+            grid,
+            lengths=options.lengths,
+            texts_per_bucket=options.texts_per_bucket,
+            layer_texts=options.layer_texts,
+            seed=options.seed,
+            progress=progress,
+        )
     print("\n".join(lines(found)), flush=True)  # first, so that a full disk costs nobody what was measured
     with replacing(output, directory=True, overwrite=options.overwrite) as directory:
         plotted = write_report(found, directory)
@@ -118,6 +121,24 @@ def run(options: argparse.Namespace) -> None:
     if not plotted:
         _say("no plots: they need matplotlib; install it with: pip install 'tsjax[lab]'")
     _say(f"written to {output}; open {output / 'index.html'}")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], object]]:
+    """Yield what is told of each step: a bar on a terminal, which estimates the time that is left, or a line."""
+    if not on_terminal():
+        yield lambda what, done, steps: _say(f"step {done + 1} of {steps}: {what}")
+        return
+    from tqdm import tqdm
+
+    _say("measuring vectors and attention at each temperature and length; minutes on a CPU, --layer-texts 0 is quicker")
+    with tqdm(unit=" steps", file=sys.stderr, leave=False) as bar:
+
+        def show(what: str, done: int, steps: int) -> None:
+            bar.total, bar.n = steps, done
+            bar.set_description_str(what)
+
+        yield show
 
 
 _say: Callable[[str], object] = lambda text: print(f"tsjax: {text}", file=sys.stderr)  # noqa: E731

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from tsjax.cli.options import on_terminal
+from tsjax.wording import counted
 
 
 def add(commands: Any) -> None:
@@ -26,21 +27,35 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from tsjax.doctor.running import examine
+
+    if on_terminal():
+        print("tsjax: comparing this machine with float64; about two minutes on two cores", file=sys.stderr)
+    bar = tqdm(unit=" checks", file=sys.stderr, disable=not on_terminal(), leave=False)
+
+    def starting(name: str, total: int | None) -> None:
+        bar.total = total
+        bar.set_description_str(name[:40].ljust(40))
 
     counts = {"ok": 0, "warn": 0, "fail": 0}
     advice: dict[str, None] = {}
-    for result in examine():
+    for result in examine(starting=starting):
+        bar.update()
         counts[result.found.status] += 1
         if result.found.advice:
             advice[result.found.advice] = None
         if options.json:
-            print(json.dumps({"check": result.name, **result.found._asdict()}, ensure_ascii=False), flush=True)
+            line = json.dumps({"check": result.name, **result.found._asdict()}, ensure_ascii=False)
         elif not options.quiet or result.found.status != "ok":
-            print(f"{result.found.status:4}  {result.name}: {result.found.detail}", flush=True)
-        elif on_terminal():
-            print(f"\r{sum(counts.values())} checks", end="", file=sys.stderr, flush=True)
-    summary = f"{counts['ok']} checks passed, {counts['warn']} warned, {counts['fail']} failed"
+            line = f"{result.found.status:4}  {result.name}: {result.found.detail}"
+        else:
+            continue
+        with bar.external_write_mode(file=sys.stdout):
+            print(line, flush=True)
+    bar.close()
+    summary = f"{counted(counts['ok'], 'check')} passed, {counts['warn']} warned, {counts['fail']} failed"
     if counts["fail"]:
         summary += "; do not trust the vectors that this machine computes before that is resolved"
     if not options.json:

@@ -22,6 +22,7 @@ from tsjax.cli.options import (
     reading,
 )
 from tsjax.errors import InputError, NoTokensError, TruncationWarning
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,7 +139,7 @@ def _summarise(embedder: Embedder, texts: int, seconds: float, output: str) -> N
     done = embedder.statistics
     rate = done.tokens / seconds if seconds else 0.0
     print(
-        f"tsjax: {texts:,} {'text' if texts == 1 else 'texts'}, {done.tokens:,} tokens in {seconds:.1f} s "
+        f"tsjax: {counted(texts, 'text')}, {counted(done.tokens, 'token')} in {seconds:.1f} s "
         f"({rate:,.0f} tokens/s, compiling included; {done.padding_share:.0%} of the computed tokens were padding)",
         file=sys.stderr,
     )

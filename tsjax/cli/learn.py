@@ -19,6 +19,7 @@ from tsjax.cli.options import (
     reading,
 )
 from tsjax.errors import InputError
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from tsjax.encoders.embedder import Embedder
@@ -158,7 +159,8 @@ def run(options: argparse.Namespace) -> None:
         for note in corpus.task.sharing:
             _say(f"{corpus.name}: {note}")
         if left := len(corpus.half(options.seed)) - len(corpus.half(options.seed, scored)):
-            _say(f"{corpus.name}: {left} queries share a text with another corpus's scored ones, and teach nothing")
+            queries = counted(left, "query", "queries")
+            _say(f"{corpus.name}: {queries} left out, for sharing a text with another corpus's scored ones")
     embedder = load_model(options)
     if not isinstance(embedder, Embedder):
         raise InputError("a model with several routes cannot learn; take one of them")
@@ -168,7 +170,8 @@ def run(options: argparse.Namespace) -> None:
         _say(f"going on with the run in {directory}")
     validating = sum(len(own) for _, own in parts if own is not None)
     if options.validation and validating < _FEW:
-        _say(f"only {validating} pairs validate, which says little of when to stop; --validation 0 learns from all")
+        few = counted(validating, "pair")
+        _say(f"only {few} to validate, which says little of when to stop; --validation 0 learns from all")
     training = [own for own, _ in parts]
     validation = [own for _, own in parts if own is not None]
     learned = learn(

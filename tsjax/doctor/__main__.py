@@ -6,7 +6,6 @@ Usage: python -m tsjax.doctor FIRST — the number of the first check to run; th
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import sys
@@ -43,8 +42,9 @@ def main(first: int) -> None:
         print(json.dumps(content), file=output, flush=True)  # read by the process above
 
     with contextlib.redirect_stdout(sys.stderr):
-        for check in itertools.islice(checks(), first, None):
-            tell(started=check.name, ours=check.ours)
+        every = list(checks())
+        for check in every[first:]:
+            tell(started=check.name, ours=check.ours, of=len(every))
             try:
                 found = check.run()
             except Exception as error:  # a check that fails in whatever way has found something

@@ -18,7 +18,7 @@ import tsjax
 from tsjax.doctor.check import DISTRUST, OTHER_COMPILER, Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # Seconds that one check may take; compiling for an accelerator takes the longest.
 _PATIENCE = 300.0
@@ -33,6 +33,10 @@ _DID_NOT_START = "see whether JAX_PLATFORMS, XLA_FLAGS and the drivers fit this 
 _BETWEEN = "process of the checks, after one of them"
 
 
+class _SilentError(Exception):
+    """A process that is silent for too long."""
+
+
 class Result(NamedTuple):
     """A check's name and what it found."""
 
@@ -40,7 +44,11 @@ class Result(NamedTuple):
     found: Found
 
 
-def examine(command: Sequence[str] = _COMMAND, patience: float = _PATIENCE) -> Iterator[Result]:
+def examine(
+    command: Sequence[str] = _COMMAND,
+    patience: float = _PATIENCE,
+    starting: Callable[[str, int | None], object] = lambda name, total: None,
+) -> Iterator[Result]:
     """Run every check; yields each result when it is there.
 
     This process does not start JAX, so that the checks can have the devices for themselves. After a check that crashed
@@ -49,21 +57,23 @@ def examine(command: Sequence[str] = _COMMAND, patience: float = _PATIENCE) -> I
     Args:
         command: runs the checks, given the number of the first one, and prints what `tsjax.doctor.__main__` prints.
         patience: seconds without output after which a check counts as hanging.
+        starting: told the name of each check when it starts, and how many checks there are.
     """
     first, ended = 0, False
     while not ended:
         with tempfile.TemporaryFile() as errors, _started(command, first, errors) as child:
-            name, ours, finished, silent = None, True, 0, False
-            for content in _lines(child, patience):
-                if not content:
-                    silent = True
-                    continue
-                if "started" in content:
-                    name, ours = content["started"], content["ours"]
-                elif name is not None:
-                    yield Result(name, Found(**content))
-                    name, finished = None, finished + 1
-            problem = f"nothing was heard of it for {patience:g} s" if silent else _problem(child, errors)
+            name, ours, finished = None, True, 0
+            try:
+                for content in _lines(child, patience):
+                    if "started" in content:
+                        name, ours = content["started"], content["ours"]
+                        starting(name, content.get("of"))
+                    elif name is not None:
+                        yield Result(name, Found(**content))
+                        name, finished = None, finished + 1
+                problem = _problem(child, errors)
+            except _SilentError:
+                problem = f"nothing was heard of it for {patience:g} s"
             if problem and name is not None:
                 yield Result(name, Found("fail", problem, DISTRUST) if ours else Found("warn", problem, OTHER_COMPILER))
             elif problem and first + finished == 0:
@@ -84,7 +94,11 @@ def _started(command: Sequence[str], first: int, errors: IO[bytes]) -> subproces
 
 
 def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any]]:
-    """Yield what the child prints, until it ends or is not needed any more; last an empty one if it was silent."""
+    """Yield what the child prints, until it ends or is not needed any more.
+
+    Raises:
+        _SilentError: it did neither print nor end for so long, and was ended.
+    """
     said: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
@@ -100,8 +114,8 @@ def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str
             with contextlib.suppress(ValueError):  # cut short by the end of the process
                 yield json.loads(line)
         child.wait(timeout=patience)
-    except (queue.Empty, subprocess.TimeoutExpired):
-        yield {}
+    except (queue.Empty, subprocess.TimeoutExpired) as error:
+        raise _SilentError from error
     finally:
         if child.poll() is None:
             child.send_signal(_GIVEN_UP)

@@ -55,7 +55,7 @@ def test_end_to_end_with_the_default_model(minilm, tmp_path, capsys):
     assert entropy["0.5"] < entropy["1"]
     for row in report["vectors"]:
         assert f"{row['mean_cosine']:.4f}" in stdout
-    assert stdout.splitlines()[-1] == report["sentences"]["cosine"]
+    assert stdout.splitlines()[-2:] == [report["sentences"]["cosine"], report["summary"]]
     with (out / "vectors.csv").open(newline="") as stream:
         assert {row["corpus"] for row in csv.DictReader(stream)} == {"cut", "repeated"}
     assert (out / "index.html").is_file()
@@ -117,6 +117,19 @@ def test_nothing_is_left_where_it_fails(corpus, model, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         small(corpus, model, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["corpus.jsonl"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_each_step_is_told_with_the_number_of_steps(corpus, model, tmp_path, monkeypatch, capsys, terminal):
+    monkeypatch.setattr("tsjax.cli.collapse.on_terminal", lambda: terminal)
+    assert small(corpus, model, tmp_path / "out", "--layer-texts", "1", "--temperature", "1,0.9") == 0
+    err = capsys.readouterr().err
+    told = re.findall(r"step (\d+) of (\d+): ", err)
+    buckets = len(json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["vectors"]) // 2
+    steps = 2 * (1 + buckets)
+    assert told == ([] if terminal else [(str(n + 1), str(steps)) for n in range(steps)])
+    assert (f"/{steps} " in err, "minutes" in err) == (terminal, terminal)
+    assert "texts, texts" not in err
 
 
 def test_without_matplotlib_it_says_so(corpus, model, tmp_path, monkeypatch, capsys):

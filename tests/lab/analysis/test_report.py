@@ -12,8 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from tsjax.lab.analysis.collapse import ChangeRow, Collapse, HeadRow, PairRow, StateRow, VectorRow
-from tsjax.lab.analysis.report import TABLES, write_report
-from tsjax.lab.analysis.sentences import sentences
+from tsjax.lab.analysis.report import TABLES, lines, write_report
+from tsjax.lab.analysis.sentences import helped, sentences
 
 LENGTHS = (16, 64, 2048)
 
@@ -108,6 +108,39 @@ def test_the_page_shows_every_plot_and_escapes_what_it_was_given(report):
     assert "nan" not in re.sub(r"[a-z]*nan[a-z]+", "", text.lower())
     for sentence in sentences(study()).values():
         assert len(sentence) > 30
+
+
+def changed(cosine, error=0.01):
+    """A study whose mean cosine changes with length by these numbers at τ = 1 and at others."""
+    changes = [ChangeRow("texts", name, 16, 64, value, error, 0.0, 0.0) for name, value in cosine.items()]
+    return dataclasses.replace(study(), changes=tuple(changes))
+
+
+@pytest.mark.parametrize(
+    ("cosine", "said"),
+    [
+        ({"1": 0.3, "0.9": 0.2, "0.8": 0.1}, r"helped: .* \+0\.100 at τ = 0\.8, and by \+0\.300 at τ = 1\.$"),
+        ({"0.8": 0.1, "1": 0.3}, r"temperature helped"),
+        ({"1": 0.3, "0.8": 0.29}, "made no difference"),
+        ({"1": 0.3, "0.8": 0.5}, "made it worse"),
+        ({"1": 0.01, "0.8": -0.1}, "no collapse"),
+    ],
+)
+def test_the_summary_says_whether_a_temperature_helped(cosine, said):
+    found = changed(cosine)
+    assert re.search(said, helped(found))
+    assert list(lines(found))[-1] == helped(found)
+    assert helped(changed({"1": 0.3})) == ""
+
+
+def test_the_marks_of_plots_are_explained_beside_plots_alone(report, tmp_path, monkeypatch):
+    found, path = report
+    assert not any("Bars" in line or "Shaded" in line for line in lines(found))
+    assert "Bars are one standard error" in (path / "index.html").read_text(encoding="utf-8")
+    monkeypatch.setattr("tsjax.lab.analysis.report.have", lambda name: False)
+    assert not write_report(found, tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert ("Bars" in page, "Shaded" in page) == (False, False)
 
 
 def test_plots_are_pictures_of_a_size_for_print(report):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tsjax.errors import InputError
 from tsjax.jobs.input.sources import is_url
 from tsjax.jobs.output.directory import Output
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ class OutputFilter:
         for folder, count in left_out.items():
             if not kept:
                 raise InputError(f"{pattern} matches no file but {count:,} of {folder}, which a job of tsjax wrote")
-            self._say(f"{pattern} matches {count:,} files of {folder}, which a job wrote; they are left out")
+            self._say(f"{pattern} matches {counted(count, 'file')} of {folder}, which a job wrote: left out")
         return kept
 
     def _writer_of(self, file: tuple[Path, ...], meant: tuple[Path, ...]) -> Path | None:

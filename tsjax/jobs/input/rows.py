@@ -21,7 +21,7 @@ from tsjax.jobs.input.json_array import JsonArray
 from tsjax.jobs.input.reader import Found, RowReader
 from tsjax.jobs.input.sources import Source, is_url, lines_of, open_raw, unpacked
 from tsjax.jobs.input.tables import ArrowReader, ParquetReader, TableReader
-from tsjax.wording import reason
+from tsjax.wording import counted, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -200,7 +200,7 @@ class CellReader(_LineReader):
         yield from self._delimited.records()
         if (lost := self._delimited.line - self._delimited.accounted) != 0:
             raise InputError(
-                f"{self.source.url} has {self._delimited.line:,} lines, and {lost:,} of them are in no row; "
+                f"{self.source.url} has {counted(self._delimited.line, 'line')}, of which {lost:,} in no row; "
                 "please report this file"
             )
 
@@ -305,7 +305,7 @@ def _check_json(sources: Sequence[Source], columns: Columns) -> None:
         where = sources[0].url if len(sources) == 1 else f"{sources[0].url} and the files after it"
         raise InputError(
             f"no row of {where} has {missing[0]!r}{known(names)}"
-            + (f" ({rows:,} rows were looked at; give one of them the column, with null)" if cut else "")
+            + (f" ({counted(rows, 'row')} looked at; give one of them the column, with null)" if cut else "")
         )
 
 

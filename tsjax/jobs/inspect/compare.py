@@ -16,6 +16,7 @@ from tsjax.jobs.input.row_digests import RowsDigest
 from tsjax.jobs.inspect.audit import LineAudit
 from tsjax.jobs.plan import GroupReader, group_label
 from tsjax.storage.atomic import explaining
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +130,8 @@ class InputRows:
             verdict.add(f"{name}: the record rejects row {row} of {file}, which can be embedded")
         if self._found < len(self._rejected):
             verdict.add(
-                f"{name}: the record rejects {len(self._rejected) - self._found:,} rows that the shard does not have"
+                f"{name}: the record rejects {counted(len(self._rejected) - self._found, 'row')} that the shard does "
+                "not have"
             )
 
 
@@ -229,4 +231,4 @@ class Unique:
                 digests = np.frombuffer(file.read(), "V16")
             twice += len(digests) - len(np.unique(digests.view("u8").reshape(-1, 2), axis=0))
         if twice:
-            verdict.add(f"{twice:,} {'id comes' if twice == 1 else 'ids come'} again that had come before")
+            verdict.add(f"{counted(twice, 'id comes', 'ids come')} again that had come before")

@@ -139,7 +139,7 @@ def status(output: Output, *, ask_locks: bool = True) -> Status:
     if not any(len(ended) == count and all(ended) for count, ended in complete.items()):
         missing += [f"worker {worker.name} has not finished" for worker in workers if not worker.complete]
         missing += [
-            f"{count - len(ended):,} of {count:,} workers have not started"
+            f"not started: {counted(count - len(ended), 'worker')} of {count:,}"
             for count, ended in complete.items()
             if len(ended) < count
         ]

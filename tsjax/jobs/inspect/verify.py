@@ -28,7 +28,7 @@ from tsjax.jobs.output.precision import CALIBRATED, to_float
 from tsjax.jobs.output.shard_record import summary_json
 from tsjax.jobs.output.shards import Layout, read_shard
 from tsjax.jobs.plan import ALONE, Plan, ShardKey, Worker
-from tsjax.wording import reason
+from tsjax.wording import counted, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -183,7 +183,7 @@ def _check_shard(
         if found is None:
             verdict.add(f"{facts.name} is missing")
         elif found.bytes != facts.bytes:
-            verdict.add(f"{facts.name} has {found.bytes:,} bytes, and its record says {facts.bytes:,}")
+            verdict.add(f"{facts.name} has {counted(found.bytes, 'byte')}, and its record says {facts.bytes:,}")
         elif found.sha256 != facts.sha256:
             verdict.add(f"{facts.name} was changed: its checksum is not that of its record")
     stored = output.read_record(record.key)
@@ -208,7 +208,7 @@ def _check_shard(
         ids.finish(verdict)
         verdict.rows += rows
         if rows != record.rows:
-            verdict.add(f"{name} has {rows:,} rows, and its record says {record.rows:,}")
+            verdict.add(f"{name} has {counted(rows, 'row')}, and its record says {record.rows:,}")
     if input_rows is not None:
         # Of rows that can be read, a job rejects those without tokens, and where it was told to, those too long.
         by_length = job.facts["options"]["long_texts"] == "reject"
@@ -220,11 +220,11 @@ def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any]
         return  # whole numbers are always numbers, and have lost their norm
     vectors = to_float(stored, layout.precision, layout.dimension, job.ranges)
     if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
-        verdict.add(f"shard {key} has {bad:,} vectors that are not finite")
+        verdict.add(f"shard {key} has {counted(bad, 'vector')} not finite")
     elif job.facts["vectors"]["normalized"] and layout.precision not in CALIBRATED and len(vectors):
         off = np.abs(np.linalg.norm(vectors, axis=1) - 1)
         if bad := int((off > _NORM_TOLERANCE[layout.precision]).sum()):
-            verdict.add(f"shard {key} has {bad:,} vectors whose norm is not 1")
+            verdict.add(f"shard {key} has {counted(bad, 'vector')} whose norm is not 1")
 
 
 def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:

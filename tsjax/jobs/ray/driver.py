@@ -24,6 +24,7 @@ from tsjax.jobs.ray.cluster import check_resources, connected, fitting, remote_a
 from tsjax.jobs.ray.progress import Board, watching
 from tsjax.jobs.run.accounting import Books, Summary, run_job
 from tsjax.jobs.run.progress import Reporter
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -159,7 +160,7 @@ class RayRunner:
         pieces = self._plan.pieces(_PIECES_AN_ACTOR * self._concurrency)
         before = set(books.mine(ALONE))
         if before:
-            self._reporter.say("resume", f"{len(before):,} shards are there already", shards=len(before))
+            self._reporter.say("resume", f"there already: {counted(len(before), 'shard')}", shards=len(before))
         sizes = books.job.group_bytes()
         board = _board(ray, [sizes[piece.group] / piece.count for piece in pieces])
         rows = [{"number": number, **dataclasses.asdict(piece)} for number, piece in enumerate(pieces)]

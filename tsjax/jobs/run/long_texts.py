@@ -13,6 +13,7 @@ import numpy as np
 
 from tsjax.errors import NO_TOKENS, InputError
 from tsjax.text.tokenizer import Tokenized, without_tokens
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,15 +139,15 @@ class Cutter:
         wanted = self._options.chunk_tokens if chunking else None
         if room < (wanted or 1):
             raise InputError(
-                f"max_seq_length = {self._limit} leaves {max(0, room)} tokens for a chunk beside special ones and the "
-                f"prompt{'' if wanted is None else f', not {wanted}'}"
+                f"max_seq_length = {self._limit} leaves {counted(max(0, room), 'token')} for a chunk beside special "
+                f"ones and the prompt{'' if wanted is None else f', not {wanted}'}"
             )
         self._width = wanted or room
         self._overlap = self._options.overlap_tokens
         if not chunking and not self._overlap:
             self._overlap = self._width // _WINDOW_OVERLAP
         if self._overlap >= self._width:
-            raise InputError(f"chunks or windows of {self._width} tokens cannot share {self._overlap}")
+            raise InputError(f"chunks or windows of {counted(self._width, 'token')} cannot share {self._overlap}")
 
     def sequences(self, texts: Sequence[str]) -> Sequences:
         """What the model is given for these texts."""

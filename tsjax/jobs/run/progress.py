@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tsjax.wording import counted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -108,9 +110,9 @@ class Reporter:
             self._write(json.dumps({"event": "progress", "time": round(time.time(), 3), **figures}) + "\n")
             return
         line = (
-            f"{figures.get('texts', 0):,} texts, {figures.get('texts_per_second', 0):,.0f} texts/s, "
+            f"{counted(figures.get('texts', 0), 'text')}, {figures.get('texts_per_second', 0):,.0f} texts/s, "
             f"{figures.get('tokens_per_second', 0):,.0f} tokens/s, {figures.get('padding_share', 0):.0%} padding, "
-            f"{figures['shards']:,} shards, {figures['rejected']:,} rejected, {_left(figures['eta_seconds'])}"
+            f"{counted(figures['shards'], 'shard')}, {figures['rejected']:,} rejected, {_left(figures['eta_seconds'])}"
         )
         if self._terminal:
             clear, self._width = self._clear(), len(line) + 7

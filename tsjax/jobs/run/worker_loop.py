@@ -27,6 +27,7 @@ from tsjax.jobs.run.accounting import Books, Summary, run_job
 from tsjax.jobs.run.channel import Channel, StoppedError
 from tsjax.jobs.run.compute import Block, Computer, Embedded, Seen
 from tsjax.jobs.run.progress import Reporter
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -127,7 +128,7 @@ class JobRunner:
             books.check_no_rejections(self._worker)
         done = books.whole(self._worker)
         if done:
-            self._reporter.say("resume", f"{len(done):,} shards are there already", shards=len(done))
+            self._reporter.say("resume", f"there already: {counted(len(done), 'shard')}", shards=len(done))
         self.make(books, self._worker, done, partial)
         return len(books.mine(self._worker)) - len(done)
 
@@ -141,7 +142,8 @@ class JobRunner:
                 rows.extend(itertools.islice(good, self._options.calibration_rows - len(rows)))
             if len(rows) == self._options.calibration_rows:
                 break
-        self._reporter.say("calibrate", f"the ranges of the dimensions come from the first {len(rows):,} rows")
+        first = counted(len(rows), "row")
+        self._reporter.say("calibrate", f"the ranges of the dimensions come from {first}, the first of the input")
         blocks = [Block(ShardKey(0, 0), list(rows), Seen(), final=True, last=True, read=0, left=0)]
         vectors = np.concatenate([done.vectors for done in self._computer.run(blocks)])
         if len(vectors) < 2:

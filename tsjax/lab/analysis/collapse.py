@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.lab.analysis.corpora import LEAST_TEXTS, Bucket, check_lengths, make_buckets
+from tsjax.lab.analysis.corpora import CORPUS_TITLES, LEAST_TEXTS, Bucket, check_lengths, make_buckets
 from tsjax.lab.analysis.measures import (
     Estimate,
     distance_to_centroid,
@@ -30,6 +30,7 @@ from tsjax.lab.analysis.measures import (
 from tsjax.lab.analysis.probe import Probe, probe_text
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import Tokenized, check_texts, listed
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from tsjax.encoders.embedder import Embedder
     from tsjax.temperature import TemperatureLike
 
-    Progress = Callable[[str], object]
+    Progress = Callable[[str, int, int], object]
 
 
 class VectorRow(NamedTuple):
@@ -155,7 +156,7 @@ def study_collapse(
         texts_per_bucket: the most texts in a bucket.
         layer_texts: of how many of them attention is measured too; 0 for none.
         seed: of the choice of texts.
-        progress: told what is being measured.
+        progress: told what is measured next, how many such steps are done, and how many there are.
 
     Raises:
         InputError: too few texts, or something that cannot be used; the sentence says what.
@@ -178,7 +179,10 @@ def study_collapse(
     buckets, notes = make_buckets(
         tokenizer, chosen, prompt=prompt, lengths=lengths, texts_per_bucket=texts_per_bucket, seed=seed
     )
-    study = _Study(embedder, prompt, buckets, layer_texts, progress or (lambda _: None))
+    steps = len(grid) * (1 + (len(buckets) if layer_texts else 0))
+    done = itertools.count()
+    tell = progress or (lambda what, done, steps: None)
+    study = _Study(embedder, prompt, buckets, layer_texts, lambda what: tell(what, next(done), steps))
     results = [study.at(temperature) for temperature in grid]
     about = {
         "model": embedder.metadata.source,
@@ -217,14 +221,14 @@ class _Study:
     prompt: str
     buckets: list[Bucket]
     layer_texts: int
-    progress: Progress
+    progress: Callable[[str], object]
 
     def at(
         self, temperature: Temperature
     ) -> tuple[list[VectorRow], list[PairRow], list[ChangeRow], list[HeadRow], list[StateRow]]:
         """The five tables at one τ."""
         name = str(temperature)
-        self.progress(f"τ = {name}: vectors of {sum(len(bucket.ids) for bucket in self.buckets):,} texts")
+        self.progress(f"τ = {name}: vectors of {counted(sum(len(bucket.ids) for bucket in self.buckets), 'text')}")
         vectors = self._vectors(temperature)
         rows: list[VectorRow] = []
         pairs: list[PairRow] = []
@@ -267,7 +271,8 @@ class _Study:
     def _probes(self, bucket: Bucket, temperature: Temperature) -> Iterator[Probe]:
         engine, encoder = self.embedder.pipeline.engine, self.embedder.metadata.model.encoder
         some = bucket.ids[: self.layer_texts]
-        self.progress(f"τ = {temperature}: attention in {len(some)} texts, {bucket.corpus}, {bucket.length} tokens")
+        where = f"{CORPUS_TITLES[bucket.corpus]}, up to {counted(bucket.length, 'token')}"
+        self.progress(f"τ = {temperature}: attention in {counted(len(some), 'text')} ({where})")
         per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
         for ids in some:
             own = per_head * temperature.factors(np.array([len(ids)]))

@@ -19,6 +19,7 @@ import numpy as np
 from tsjax.encoders.settings import check_seed, positive
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import same_text
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from tsjax.text.tokenizer import TextTokenizer
 
 Corpus: TypeAlias = Literal["texts", "cut", "repeated"]
+CORPUS_TITLES: dict[str, str] = {
+    "texts": "texts as they are",
+    "cut": "the same texts, cut",
+    "repeated": "one passage, repeated",
+}
 
 # The shortest bucket and how many there are by default, from the longest text down.
 _SHORTEST = 16
@@ -171,7 +177,7 @@ def make_buckets(
     buckets: list[Bucket] = []
     notes: list[str] = []
     if double := len(texts) - len(kept):
-        notes.append(f"{_texts(double)} of {len(texts):,} repeated an earlier one, and did not count.")
+        notes.append(f"{counted(double, 'text')} of {len(texts):,} repeated an earlier one, and did not count.")
     for make in (_as_they_are, _cut, _repeated):
         made, said = make(drawn)
         buckets += made
@@ -179,8 +185,9 @@ def make_buckets(
     if not buckets:
         shortest, longest = (_tokens(count, tokenizer.max_length) for count in (found.min(), found.max()))
         raise InputError(
-            f"no length has {LEAST_TEXTS} texts: of {_texts(len(texts))}, {len(once):,} different, the shortest has "
-            f"{shortest} and the longest {longest} tokens, and the lengths are {', '.join(map(str, lengths))}"
+            f"no length has {LEAST_TEXTS} texts: of {counted(len(texts), 'text')}, {len(once):,} different, the "
+            f"shortest has {shortest} and the longest {longest} tokens, and the lengths are "
+            f"{', '.join(map(str, lengths))}"
         )
     return buckets, notes
 
@@ -193,16 +200,16 @@ def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
         inside[high] = np.flatnonzero((low < drawn.found) & (drawn.found <= high)).tolist()
     notes = []
     if short := int((drawn.found <= lowest).sum()):
-        notes.append(f"{_texts(short)} of at most {lowest} tokens: in no bucket.")
+        notes.append(f"{counted(short, 'text')} of at most {lowest} tokens: in no bucket.")
     if long := int((drawn.found > drawn.lengths[-1]).sum()):
-        notes.append(f"{_texts(long)} of more than {drawn.lengths[-1]} tokens: measured cut, but not whole.")
+        notes.append(f"{counted(long, 'text')} of more than {drawn.lengths[-1]} tokens: measured cut, but not whole.")
     enough = max(LEAST_TEXTS, min(_ENOUGH, max(map(len, inside.values())) // 2))
     kept = {length: places for length, places in inside.items() if len(places) >= enough}
     if not kept:
         return [], [*notes, "Too few texts fit whole, so texts as they are were not measured."]
     for length, places in inside.items():
         if places and length not in kept:
-            notes.append(f"Up to {length} tokens: {_texts(len(places))}, too few for a bucket.")
+            notes.append(f"Up to {length} tokens: {counted(len(places), 'text')}, too few for a bucket.")
     count = min(drawn.most, *map(len, kept.values()))
     return [
         Bucket("texts", length, tuple(drawn.ids[place] for place in places[:count])) for length, places in kept.items()
@@ -227,7 +234,8 @@ def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
         return [], [f"Cut to {lengths[0]} tokens nearly all texts are the same, so cut texts were not measured."]
     notes = []
     if doubles:
-        notes.append(f"{_texts(doubles)} cut to {lengths[0]} tokens repeated an earlier one, and did not count.")
+        cut = f"{counted(doubles, 'text')} cut to {lengths[0]} tokens"
+        notes.append(f"{cut} repeated an earlier one, and did not count.")
     if longest < drawn.lengths[-1]:
         notes.append(f"Cut texts go up to {longest} tokens, since too few texts have more.")
     return [Bucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
@@ -251,7 +259,7 @@ def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
         return [], ["Too few texts have a passage to repeat, so repeated passages were not measured."]
     notes = []
     if doubles:
-        notes.append(f"{_texts(doubles)} gave a passage that an earlier one had given, and did not count.")
+        notes.append(f"{counted(doubles, 'text')} gave a passage that an earlier one had given, and did not count.")
     buckets = []
     for length in drawn.lengths:
         # One copy more than would do, since together they may have fewer tokens.
@@ -317,7 +325,3 @@ def _cut_at(drawn: _Drawn, texts: list[str], length: int) -> tuple[NDArray[np.in
 
 def _tokens(found: int, most: int) -> str:
     return str(found) if found <= most else f"more than {most}"
-
-
-def _texts(count: int) -> str:
-    return "1 text" if count == 1 else f"{count:,} texts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from tsjax.lab.analysis.corpora import CORPUS_TITLES
 from tsjax.lab.reporting import figures
 from tsjax.lab.reporting.lab import lab
 
@@ -12,12 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tsjax.lab.analysis.collapse import Collapse
-
-CORPUS_TITLES = {
-    "texts": "texts as they are",
-    "cut": "the same texts, cut",
-    "repeated": "one passage, repeated",
-}
 
 _COLOURS = (
     figures.BLACK,

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsjax.lab.analysis import plots
-from tsjax.lab.analysis.sentences import sentences
+from tsjax.lab.analysis.corpora import CORPUS_TITLES
+from tsjax.lab.analysis.sentences import LEGENDS, helped, sentences
 from tsjax.lab.reporting import figures
 from tsjax.lab.reporting.lab import have
 from tsjax.lab.reporting.tables import to_csv
 from tsjax.storage.atomic import explaining
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +44,7 @@ def write_report(found: Collapse, directory: Path) -> bool:
         content = {"about": found.about, "notes": found.notes, **{name: rows(found, name) for name in TABLES}}
         json.dumps(content, allow_nan=False)  # before anything is said of it
         content["sentences"] = sentences(found)
+        content["summary"] = helped(found)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (directory / "report.json").write_text(text + "\n", encoding="utf-8")
         for name in TABLES:
@@ -64,12 +67,12 @@ def is_report(path: Path) -> bool:
 
 
 def lines(found: Collapse) -> Iterator[str]:
-    """For a terminal: the mean cosine of two different texts by length and τ, and what follows of the first plot."""
+    """Yield the mean cosine of two different texts by length and τ, what it says, and whether a temperature helped."""
     names = [entry["name"] for entry in found.about["temperatures"]]
     widths = [max(len(f"τ = {name}"), len("0.0000")) for name in names]
     by_key = {(row.corpus, row.length, row.temperature): row for row in found.vectors}
     for corpus in dict.fromkeys(row.corpus for row in found.vectors):
-        yield f"mean cosine, {plots.CORPUS_TITLES[corpus]}"
+        yield f"mean cosine, {CORPUS_TITLES[corpus]}"
         heads = (f"τ = {name}".rjust(width) for name, width in zip(names, widths, strict=True))
         yield "  ".join([f"{'tokens':>8}  {'texts':>5}", *heads])
         for length in dict.fromkeys(row.length for row in found.vectors if row.corpus == corpus):
@@ -78,6 +81,8 @@ def lines(found: Collapse) -> Iterator[str]:
             yield "  ".join([f"{length:8,}  {own[0].texts:5,}", *scores])
         yield ""
     yield sentences(found)["cosine"]
+    if summary := helped(found):
+        yield summary
 
 
 def rows(found: Collapse, table: str) -> list[dict[str, Any]]:
@@ -108,7 +113,7 @@ def _page(found: Collapse, pictures: Sequence[str]) -> str:
         "model": f"{about['model']} ({about['family']}, {about['dtype']})",
         "temperatures": ", ".join(entry["name"] for entry in about["temperatures"]),
         "texts": f"{about['texts']:,}, of which up to {max(about['texts_per_bucket'].values())} a length",
-        "attention": f"measured in {about['layer_texts']} texts a length" if found.heads else "not measured",
+        "attention": f"measured in {counted(about['layer_texts'], 'text')} a length" if found.heads else "not measured",
         "seed": str(about["seed"]),
         "encoding fingerprint": about["encoding_fingerprint"],
     }
@@ -116,8 +121,11 @@ def _page(found: Collapse, pictures: Sequence[str]) -> str:
     parts.append("<dl>\n" + "".join(f"<dt>{key}<dd>{html.escape(value)}\n" for key, value in facts.items()) + "</dl>\n")
     if found.notes:
         parts.append("<ul>\n" + "".join(f"<li>{html.escape(note)}\n" for note in found.notes) + "</ul>\n")
+    if summary := helped(found):
+        parts.append(f"<p>{html.escape(summary)}</p>\n")
     for name, sentence in said.items():
-        parts.append(f"<h2>{_TITLES[name]}</h2>\n<p>{html.escape(sentence)}</p>\n")
+        legend = f" {LEGENDS[name]}" if name in pictures and name in LEGENDS else ""
+        parts.append(f"<h2>{_TITLES[name]}</h2>\n<p>{html.escape(sentence + legend)}</p>\n")
         if name in pictures:
             parts.append(f'<img src="{name}.png" alt="{_TITLES[name]}">\n')
     links = [f'<a href="{name}.csv">{name}.csv</a>' for name in TABLES if rows(found, name)]

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from tsjax.lab.analysis.plots import CORPUS_TITLES, layer_corpus, shown_temperatures
+from tsjax.lab.analysis.corpora import CORPUS_TITLES
+from tsjax.lab.analysis.plots import layer_corpus, shown_temperatures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tsjax.lab.analysis.collapse import Collapse
+
+
+# What a plot's marks are, for beside it.
+LEGENDS = {
+    "cosine": "Bars are one standard error (jackknife).",
+    "centroid": "Bars are one standard error.",
+    "filter_rate": "Shaded: the range over heads at the shortest and the longest.",
+    "energy": "Depth 0 is what enters the first layer.",
+    "entropy": "Shaded: the range over heads at the shortest and the longest.",
+}
+
+
+def helped(found: Collapse) -> str:
+    """Return whether a temperature helped: whether the mean cosine rises less with length than at τ = 1.
+
+    Without τ = 1 the first temperature takes its place; empty where there is nothing to compare. The errors of two
+    temperatures are added as if of different texts, which is more than they are of the same ones.
+    """
+    corpus = next((name for name in CORPUS_TITLES if any(row.corpus == name for row in found.changes)), None)
+    rows = {row.temperature: row for row in found.changes if row.corpus == corpus}
+    base = rows.pop("1", None) or rows.pop(next(iter(rows), ""), None)
+    if corpus is None or base is None or not rows:
+        return ""
+    best = min(rows.values(), key=lambda row: row.mean_cosine)
+    on = f"On these texts ({CORPUS_TITLES[corpus]}, {base.length} to {base.other_length} tokens)"
+    if base.mean_cosine <= 2 * base.mean_cosine_error:
+        return (
+            f"{on} the mean cosine does not rise with length beyond two standard errors at τ = {base.temperature}, so "
+            "that there is no collapse for a temperature to lessen."
+        )
+    less = base.mean_cosine - best.mean_cosine
+    noise = 2 * math.hypot(base.mean_cosine_error, best.mean_cosine_error)
+    verdict = "helped" if less > noise else "made it worse" if less < -noise else "made no difference beyond noise"
+    return (
+        f"{on} a temperature {verdict}: from the shortest to the longest the mean cosine changes by "
+        f"{best.mean_cosine:+.3f} at τ = {best.temperature}, and by {base.mean_cosine:+.3f} at τ = {base.temperature}."
+    )
 
 
 def sentences(found: Collapse) -> dict[str, str]:
@@ -30,7 +69,7 @@ def _change(first: float, last: float, error: float | None = None, digits: int =
     return f"{'rises' if last > first else 'falls'} from {a} to {b}"
 
 
-def _spread(found: Collapse, value: str, what: str, footnote: str, digits: int = 2) -> str:
+def _spread(found: Collapse, value: str, what: str, footnote: str = "", digits: int = 2) -> str:
     """How a measure of vectors goes with length, for each corpus, at the first and the last τ."""
     names = [entry["name"] for entry in found.about["temperatures"]]
     said = [f"{what}."]
@@ -47,7 +86,7 @@ def _spread(found: Collapse, value: str, what: str, footnote: str, digits: int =
         where = f"up to {last.length}" if len(own) == 1 else f"{first.length} to {last.length}"
         title = CORPUS_TITLES[corpus].capitalize()
         said.append(f"{title}, {where} tokens ({first.texts} of each length): {'; '.join(told)}.")
-    return " ".join([*said, footnote])
+    return " ".join([*said, footnote]).strip()
 
 
 def _between(found: Collapse) -> str:
@@ -71,7 +110,7 @@ def _between(found: Collapse) -> str:
     return f"Mean cosine of two different texts at τ = {name}. {'. '.join(parts)}."
 
 
-def _layers(found: Collapse, value: str, what: str, footnote: str) -> str:
+def _layers(found: Collapse, value: str, what: str, footnote: str = "") -> str:
     corpus = layer_corpus(found)
     if corpus is None:
         return ""
@@ -90,7 +129,7 @@ def _layers(found: Collapse, value: str, what: str, footnote: str) -> str:
     if len(lengths) == 1:
         where = f"{CORPUS_TITLES[corpus]}, up to {lengths[0]} tokens"
     said = f"{what}. In {where}: {'; '.join(told)}."
-    return f"{said} {footnote}"
+    return f"{said} {footnote}".strip()
 
 
 _SENTENCES: dict[str, Callable[[Collapse], str]] = {
@@ -98,14 +137,12 @@ _SENTENCES: dict[str, Callable[[Collapse], str]] = {
         found,
         "mean_cosine",
         "Mean cosine of two different texts of a length",
-        "Bars are one standard error (jackknife).",
     ),
     "between": _between,
     "centroid": lambda found: _spread(
         found,
         "distance_to_centroid",
         "Mean distance of a length's normalised vectors to their centroid",
-        "Bars are one standard error.",
     ),
     "rank": lambda found: _spread(
         found,
@@ -118,18 +155,16 @@ _SENTENCES: dict[str, Callable[[Collapse], str]] = {
         found,
         "filter_rate",
         "Filter rate σₐ, the largest singular value of (I − 11ᵀ/n)A, measured, mean over layers and heads",
-        "Shaded: the range over heads at the shortest and the longest.",
     ),
     "energy": lambda found: _layers(
         found,
         "high_energy",
         "Share of ‖X‖² that is not the tokens' mean (HC; the rest is DC), said here of the last hidden states",
-        "Depth 0 is what enters the first layer.",
     ),
     "entropy": lambda found: _layers(
         found,
         "entropy",
         "Entropy of attention over log n, mean over layers and heads",
-        "1 is attention to all alike. Shaded: the range over heads at the shortest and the longest.",
+        "1 is attention to all alike.",
     ),
 }

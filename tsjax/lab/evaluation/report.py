@@ -11,6 +11,7 @@ from tsjax.lab.evaluation.plots import draw
 from tsjax.lab.evaluation.verdict import verdict
 from tsjax.lab.reporting.tables import to_csv
 from tsjax.storage.atomic import replacing
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ def lines(result: SweepResult) -> Iterator[str]:
     percent = f"{100 * CONFIDENCE:g} % interval"
     yield (
         f"{result.kind}, {result.measure}: τ chosen on {result.validation_items:,} {result.unit}, reported on "
-        f"{result.held_out_items:,} others (seed {result.seed})"
+        f"{counted(result.held_out_items, 'other')} (seed {result.seed})"
     )
     yield ""
     names = [str(one.candidate) for one in result.scored]

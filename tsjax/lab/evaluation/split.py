@@ -9,6 +9,7 @@ import numpy as np
 
 from tsjax.encoders.settings import check_seed
 from tsjax.errors import InputError
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,7 @@ def by_label(
         if (count := len(set(own))) < len(parts):
             different = "different " if len(own) > count else ""
             raise InputError(
-                f"label {label!r} has {count} {different}{'text' if count == 1 else 'texts'}; each needs at least "
+                f"label {label!r} has {counted(count, different + 'text')}; each needs at least "
                 f"{len(parts)}, one for each part: {', '.join(parts)}; add some or leave the label out"
             )
         # Where it does not come out even, chance says which part gets more, so that no part collects all the rests.

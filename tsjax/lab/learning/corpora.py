@@ -15,6 +15,7 @@ from tsjax.lab.evaluation.copies import groups
 from tsjax.lab.evaluation.readers import Row, read_retrieval, rows_of
 from tsjax.lab.evaluation.tasks import Retrieval
 from tsjax.lab.learning.pairs import Pairs
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     import os
@@ -53,7 +54,8 @@ class Corpus:
         kept = self._without(half, scored)
         if len(kept) < min(2, len(half)):
             raise InputError(
-                f"{self.name}: of {len(half)} queries to learn from, {len(half) - len(kept)} are held out in another "
+                f"{self.name}: of {counted(len(half), 'query', 'queries')} to learn from, {len(half) - len(kept)} "
+                "are held out in another "
                 "corpus or are in one that is to be unseen, by their text or by one that answers them, which leaves "
                 "too few; leave that corpus out, or compare nothing (--no-compare)"
             )
@@ -99,7 +101,8 @@ class Corpus:
         learning = [place for together in alike for place in together]
         if len(learning) < 2:
             raise InputError(
-                f"{self.name} has {self.task.items} queries: half are held out, {len(validating)} of the other "
+                f"{self.name} has {counted(self.task.items, 'query', 'queries')}: half are held out, "
+                f"{len(validating)} of the other "
                 f"{len(chosen)} validate, and {len(learning)} are left to learn from; learning needs at least two, so "
                 "give more queries or let fewer validate (--validation)"
             )

@@ -12,6 +12,7 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import same_text
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ class Pairs:
             raise InputError(f"{self.name}: queries, documents and negatives must be equally many")
         if (different := len(set(self._keys[1]))) < 2:
             raise InputError(
-                f"{self.name} has {different} different texts that answer a query; learning needs at "
+                f"{self.name} has {counted(different, 'different text')} to answer queries; learning needs at "
                 "least two, since one's answer is the other's negative"
             )
 

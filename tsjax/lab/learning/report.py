@@ -15,6 +15,7 @@ from tsjax.lab.reporting.tables import to_csv
 from tsjax.model.forward import weight_shapes
 from tsjax.model.params import flatten
 from tsjax.storage.atomic import replacing
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,17 +102,19 @@ def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]
 def _steps(learned: Learning) -> str:
     first, best = (next(x for x in learned.curve if x["step"] == step) for step in (0, learned.best_step))
     if first["validation_loss"] is None:
-        return f"{learned.steps} steps; nothing validated"
+        return f"{counted(learned.steps, 'step')}; nothing validated"
     if not learned.best_step:
         return (
-            f"{learned.steps} steps; the validation loss was never below the {first['validation_loss']:.4f} of the "
+            f"{counted(learned.steps, 'step')}; the validation loss was never below the "
+            f"{first['validation_loss']:.4f} of the "
             "beginning, so nothing was learned"
         )
     said = (
-        f"{learned.steps} steps; validation loss {first['validation_loss']:.4f} at the beginning, "
+        f"{counted(learned.steps, 'step')}; validation loss {first['validation_loss']:.4f} at the beginning, "
         f"{best['validation_loss']:.4f} after step {learned.best_step}, which was best"
     )
-    return f"{said}; then learned anew from all pairs, {learned.best_step} steps" if learned.refitted else said
+    again = f"{said}; then learned again from all pairs, {counted(learned.best_step, 'step')}"
+    return again if learned.refitted else said
 
 
 def _verdict(rows: Sequence[Row], measure: str) -> str:

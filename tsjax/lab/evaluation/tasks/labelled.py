@@ -12,6 +12,7 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import groups, repeats, same_text
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -42,7 +43,7 @@ class Labelled:
         if not self.documents:
             raise InputError("there are no texts")
         if len(self.documents) != len(self.labels):
-            raise InputError(f"there are {len(self.documents)} texts and {len(self.labels)} labels")
+            raise InputError(f"{counted(len(self.documents), 'text')} cannot have {counted(len(self.labels), 'label')}")
         if len(set(self.labels)) == 1:
             raise InputError(f"every text has the label {self.labels[0]!r}; there is nothing to tell apart")
         plain: dict[str, str] = {}

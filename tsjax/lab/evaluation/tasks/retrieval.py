@@ -15,6 +15,7 @@ from tsjax.lab.evaluation.outcomes import Means
 from tsjax.lab.evaluation.ranking import top
 from tsjax.lab.evaluation.split import Split, halves_of_groups
 from tsjax.lab.reporting.lab import lab
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +79,8 @@ class Retrieval:
             raise InputError("a corpus of one document cannot be ranked; every model finds that one first")
         if len(self.queries) != len(self.relevant):
             raise InputError(
-                f"{len(self.queries)} queries and the relevant documents of {len(self.relevant)} do not pair"
+                f"{counted(len(self.queries), 'query', 'queries')} and the relevant documents of "
+                f"{len(self.relevant)} do not pair"
             )
         for query, grades in enumerate(self.relevant):
             if not self.queries[query].strip():
@@ -129,7 +131,8 @@ class Retrieval:
             )
         if together := int(repeats(self._groups).sum()):
             said.append(
-                f"{self.items:,} questions make {self.items - together:,} groups that share no text, of a question or "
+                f"{self.items:,} questions make {counted(self.items - together, 'group')} without a common text, of "
+                "a question or "
                 "of what is relevant to it; a group is in one part and is drawn whole"
             )
         relevant = [place for grades in self.relevant for place in grades]

@@ -14,6 +14,7 @@ from tsjax.lab.evaluation.copies import entangled, groups, repeats, same_text
 from tsjax.lab.evaluation.outcomes import Correlation
 from tsjax.lab.evaluation.split import Split, halves, halves_of_groups
 from tsjax.lab.evaluation.tasks.task import chosen_measure
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -52,7 +53,7 @@ class STS:
         if not self.pairs:
             raise InputError("there are no pairs of texts")
         if len(self.pairs) != len(self.scores):
-            raise InputError(f"there are {len(self.pairs)} pairs and {len(self.scores)} scores")
+            raise InputError(f"{counted(len(self.pairs), 'pair')} cannot have {counted(len(self.scores), 'score')}")
         for place, value in enumerate(self.scores):
             if not math.isfinite(value):
                 raise InputError(f"pair {place} has the score {value}, which is not a finite number")
@@ -87,8 +88,9 @@ class STS:
             )
         if together := int(repeats(self._groups).sum()):
             return (
-                f"{made}, and {self.items - together:,} groups of pairs share no text; a group is in one part and is "
-                "drawn whole",
+                f"{made}, and the pairs make {counted(self.items - together, 'group')} without a common text; a "
+                "group is "
+                "in one part and is drawn whole",
             )
         return ()
 
@@ -129,8 +131,9 @@ class STS:
         if min(map(len, parts[:2])) < _LEAST:
             raise InputError(
                 f"{self.items} pairs cannot be split so that no text is in both parts: with seed {seed} the halves of "
-                f"their {1 + self._texts.max()} different texts have {len(parts[0])} and {len(parts[1])} pairs, and "
-                f"need at least {_LEAST} each; add pairs of other texts"
+                f"their {1 + self._texts.max()} different texts have {len(parts[0])} and "
+                f"{counted(len(parts[1]), 'pair')}, "
+                f"and need at least {_LEAST} each; add pairs of other texts"
             )
         return Split(parts[0], parts[1], of_texts.training, between=parts[2])
 
