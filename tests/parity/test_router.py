@@ -235,8 +235,8 @@ def test_the_checkpoint(asymmetric, tmp_path, capsys):
     assert main(["info", str(directory)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "task 'query' route 'query', in route-0 " in out
-    assert "without a task     route 'document'\n" in out
-    assert "1 layers, 36 wide" in out
+    assert "without a task route 'document' " in out
+    assert "1 layer, 36 wide" in out
     assert "2 layers, 36 wide" in out
     assert main(["info", str(directory), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

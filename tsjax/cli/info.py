@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tsjax.cli.options import add_kind_option, add_source_options, source
 from tsjax.encoders.prompts import ALWAYS, merged, unused
 from tsjax.errors import InputError
+from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,8 @@ def _describe(header: Header) -> Iterator[tuple[str, str]]:
     yield "directory", str(header.path)
     yield (
         "architecture",
-        f"{encoder.num_layers} layers, {encoder.hidden_size} wide, {encoder.num_heads} heads of {encoder.head_dim}, "
+        f"{counted(encoder.num_layers, 'layer')}, {encoder.hidden_size} wide, {counted(encoder.num_heads, 'head')} of "
+        f"{encoder.head_dim}, "
         f"feed-forward {encoder.intermediate_size} ({encoder.activation}), {encoder.norm_placement}-norm, "
         f"{encoder.positions} positions",
     )

@@ -36,17 +36,18 @@ def helped(found: Collapse) -> str:
     if corpus is None or base is None or not rows:
         return ""
     best = min(rows.values(), key=lambda row: row.mean_cosine)
-    on = f"On these texts ({CORPUS_TITLES[corpus]}, {base.length} to {base.other_length} tokens)"
+    span = f"from {base.length} to {base.other_length} tokens ({CORPUS_TITLES[corpus]}) the mean cosine"
     if base.mean_cosine <= 2 * base.mean_cosine_error:
         return (
-            f"{on} the mean cosine does not rise with length beyond two standard errors at τ = {base.temperature}, so "
-            "that there is no collapse for a temperature to lessen."
+            f"There is no collapse for a temperature to lessen on these texts: {span} does not rise beyond two "
+            "standard "
+            f"errors at τ = {base.temperature}."
         )
     less = base.mean_cosine - best.mean_cosine
     noise = 2 * math.hypot(base.mean_cosine_error, best.mean_cosine_error)
     verdict = "helped" if less > noise else "made it worse" if less < -noise else "made no difference beyond noise"
     return (
-        f"{on} a temperature {verdict}: from the shortest to the longest the mean cosine changes by "
+        f"A temperature {verdict} on these texts: {span} changes by "
         f"{best.mean_cosine:+.3f} at τ = {best.temperature}, and by {base.mean_cosine:+.3f} at τ = {base.temperature}."
     )
 
