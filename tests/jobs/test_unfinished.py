@@ -136,7 +136,7 @@ def test_status_of_several_workers(model, corpus, tmp_path):
     output = Output(tmp_path / "out")
     command = batch_jobs.arguments(model, [corpus], output.path)
     assert batch_jobs.run(*command, "--shard", "0/2") == 0
-    assert "1 of 2 workers have not started" in status(output).missing
+    assert "not started: 1 worker of 2" in status(output).missing
     assert batch_jobs.run("search", output.path, TEXT) == 3
     assert batch_jobs.run(*command, "--shard", "1/2") == 0
     assert status(output).finished

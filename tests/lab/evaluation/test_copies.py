@@ -301,7 +301,7 @@ def test_pairs_that_share_a_text_now_and_then_stay_together():
     pairs = [(f"left {place}", f"right {place}") for place in range(30)]
     pairs += [("LEFT 3", "new"), ("right 3", "right 4"), ("new", "left 9")]
     task = STS(tuple(pairs), tuple(float(place % 5) for place in range(33)))
-    assert "28 groups of pairs share no text" in task.sharing[0]
+    assert "28 groups without a common text" in task.sharing[0]
     for seed in range(4):
         split, (validation, held_out, _) = parts_of(task, seed)
         assert not validation & held_out
