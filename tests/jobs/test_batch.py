@@ -498,8 +498,8 @@ DAMAGE = {
     "record removed": (lambda out: (out / "records" / f"{NAME}.json").unlink(), "shard 00000-00001 is missing"),
     "record spoilt": (lambda out: (out / "records" / f"{NAME}.json").write_text("["), "cannot be read"),
     "end removed": (lambda out: (out / "records" / "shard-00000-00004.json").unlink(), "the end of group 0 of the"),
-    "NaN": (lambda out: rewrite(out, NAME, with_vector(float("nan"))), "has 1 vectors that are not finite"),
-    "norm": (lambda out: rewrite(out, NAME, with_vector(2.0)), "has 1 vectors whose norm is not 1"),
+    "NaN": (lambda out: rewrite(out, NAME, with_vector(float("nan"))), "has 1 vector not finite"),
+    "norm": (lambda out: rewrite(out, NAME, with_vector(2.0)), "has 1 vector whose norm is not 1"),
     "id twice": (lambda out: rewrite(out, NAME, with_ids(lambda ids: [ids[0], *ids[:-1]])), "1 id comes again"),
     "ids swapped": (lambda out: rewrite(out, NAME, with_ids(lambda ids: ids[::-1])), "where the input has"),
     "row lost": (lambda out: rewrite(out, NAME, lambda found: found.slice(0, len(found) - 1)), "lacks the id"),
@@ -520,7 +520,7 @@ DAMAGE = {
     "good row rejected": (without_a_row_that_is_rejected, "rejects row 16 of part0.jsonl, which can be embedded"),
     "row of another shard": (
         with_record(rejected=[rejection(5)]),
-        "rejects 1 rows that the shard does not have",
+        "rejects 1 row that the shard does not have",
     ),
     "bad row forgotten": (
         with_record_of_first,
