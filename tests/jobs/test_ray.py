@@ -186,7 +186,7 @@ def test_either_engine_goes_on_with_the_others_output(cluster, model, corpus, wh
     untouched = (vectors / "shard-00000-00006.parquet").stat().st_mtime_ns
     assert batch_jobs.run(*ray_command(model, corpus, output)) == 0
     said = capsys.readouterr().err
-    assert f"{SHARDS - 1} shards are there already" in said
+    assert f"there already: {SHARDS - 1} shards" in said
     assert f"{SHARDS} shards (3 computed now)" in said
     assert f" {tokens_of(whole, slice(3, 6)):,} tokens in " in said
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)

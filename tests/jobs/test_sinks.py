@@ -72,7 +72,7 @@ def test_rejected_rows_alone_load_nothing_and_are_no_success(model, tmp_path, ca
     command = batch_jobs.arguments(model, [tmp_path / "in.jsonl"], tmp_path / "out", *more)
     for _ in range(2):
         assert batch_jobs.run(*command) == 2
-        assert "t holds 0 rows of 1 shards" in capsys.readouterr().err
+        assert "t holds 0 rows of 1 shard (" in capsys.readouterr().err
 
 
 def test_rows_that_are_lost_doubled_or_old_are_put_right(done, tmp_path):

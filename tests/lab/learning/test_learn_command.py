@@ -110,7 +110,7 @@ def test_weights(place, tmp_path, capsys):
     assert run(place, place / "pairs.jsonl", "-o", out, *options) == 0
     said, report = capsys.readouterr(), json.loads((out / "report.json").read_text())
     assert report["refitted"]
-    assert "learned anew from all pairs" in said.out
+    assert "learned again from all pairs" in said.out
     assert f"all pairs: step {report['best_step']} of {report['best_step']}: loss" in said.err
     before, after = (tsjax.load(path) for path in (place / "model", tmp_path / "out" / "model"))
     assert after.temperature == Temperature()
