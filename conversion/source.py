@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from tsjax.errors import ConversionError, MissingExtraError
+from tsjax.errors import ConversionError, require_optional
 from tsjax.text.panics import reported_panics
 from tsjax.wording import reason
 
@@ -153,12 +153,7 @@ def _stored_dtype(handle: Any, name: str) -> str:
 
 
 def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
-    try:
-        import torch  # noqa: PLC0415  # heavy, and only .bin files need it
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{file} is a pickle, which only torch can read; install it with: pip install torch"
-        ) from error
+    torch = require_optional("torch", extra="torch", feature=f"{file}, a pickle,")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a hostile pickle

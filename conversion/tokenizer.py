@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from conversion.fields import Fields
 from conversion.files import CHAT_TEMPLATES
 from conversion.source import read_json_object
-from tsjax.errors import ConversionError, MissingExtraError
+from tsjax.errors import ConversionError, require_optional
 from tsjax.text.panics import reported_panics
 
 if TYPE_CHECKING:
@@ -386,14 +386,12 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
         known = ", ".join(" with ".join(names) for names in _VOCABULARIES)
         raise ConversionError(f"{directory} holds no tokenizer: none of {known}")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch is as it should be
-    from transformers import AutoTokenizer, utils  # noqa: PLC0415  # slow to import, and rarely needed
+    from transformers import AutoTokenizer  # noqa: PLC0415  # slow to import, and rarely needed
 
-    readable = utils.is_sentencepiece_available() and utils.is_protobuf_available()
-    if not readable and all(names[0] in _SENTENCEPIECE for names in found):
-        raise MissingExtraError(
-            f"{directory} has only {found[0][0]}, and reading that needs sentencepiece and protobuf; "
-            "install them with: pip install sentencepiece protobuf"
-        )
+    if all(names[0] in _SENTENCEPIECE for names in found):
+        for module in ("sentencepiece", "google.protobuf"):
+            feature = f"{directory} has only {found[0][0]}, and reading that"
+            require_optional(module, extra="sentencepiece", feature=feature)
     try:
         with reported_panics():
             # Left open, the question whether to run the checkpoint's own code would be put to the user.

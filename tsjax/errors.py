@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from typing import Any
+
 # Why a text has no vector, in errors and in the rejected rows of jobs.
 NO_TOKENS = "has no tokens"
 
@@ -54,7 +58,7 @@ class OutputError(TsjaxError, OSError):
 
 
 class MissingExtraError(TsjaxError, ImportError):
-    """A feature whose optional packages are not installed."""
+    """A feature whose optional packages are not installed; see `require_optional`."""
 
 
 class LifecycleError(TsjaxError, RuntimeError):
@@ -67,3 +71,37 @@ class TruncationWarning(UserWarning):
 
 class AssumptionWarning(UserWarning):
     """Something about a model is a guess, since files that would say it could not be looked at."""
+
+
+# The names on PyPI of packages whose modules have another.
+_PACKAGES = {
+    "google": "protobuf",
+    "ir_measures": "ir-measures",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}
+
+
+def require_optional(module: str, *, extra: str, feature: str = "this") -> Any:
+    """Import a module of an optional package, when it is needed.
+
+    Args:
+        module: its dotted name.
+        extra: the extra of tsjax that installs the package.
+        feature: what needs it, for the message.
+
+    Raises:
+        MissingExtraError: the module cannot be imported; names the package and the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        raise MissingExtraError(
+            f"{feature} needs {_PACKAGES.get(root, root)}; install it with: pip install 'tsjax[{extra}]' ({error})"
+        ) from error
+
+
+def is_installed(module: str) -> bool:
+    """Return whether there is a top-level module of this name, without importing it."""
+    return importlib.util.find_spec(module) is not None

@@ -30,7 +30,6 @@ import argparse
 import dataclasses
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -49,6 +48,7 @@ from jax.sharding import PartitionSpec as P
 from tsjax.engine import shapes
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import TOKEN_BUDGET_ACCELERATOR
+from tsjax.errors import is_installed
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig
 from tsjax.model.forward import Inputs, abstract_params, compiled_apply
 from tsjax.model.kernels.splash import block_sizes, splash_attention, supports
@@ -363,7 +363,7 @@ def main() -> None:
     parser.add_argument("--attention", action="store_true", help="splash attention alone, with the models' heads")
     parser.add_argument("--json", metavar="FILE", type=expanded, help="write the figures there as well, row by row")
     options = parser.parse_args()
-    if importlib.util.find_spec("libtpu") is None:
+    if not is_installed("libtpu"):
         sys.exit("tpu_estimate needs the TPU's compiler, libtpu: pip install 'tsjax[tpu]'")
     jax.config.update("jax_platforms", "cpu")
 

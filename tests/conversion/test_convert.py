@@ -404,7 +404,7 @@ def test_a_spoilt_dense_is_explained(tmp_path, change, message):
 def test_bin_files_without_torch_name_the_extra(source, tmp_path, monkeypatch):
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(MissingExtraError, match="pip install torch"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'tsjax\[torch\]'"):
         convert(source, tmp_path / "out")
 
 

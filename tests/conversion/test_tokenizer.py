@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 
 import pytest
 from tokenizers import Tokenizer
@@ -95,12 +96,12 @@ def test_merges_would_be_guessed(tmp_path):
         read_tokenizer(tmp_path, {"model_type": "roberta"}, lower_case=False)
 
 
-@pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
+@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
 def test_a_sentencepiece_model_without_what_reads_it(tmp_path, monkeypatch, package):
     (tmp_path / "spiece.model").write_bytes(b"\n\x05")
     write_json(tmp_path / "config.json", {"model_type": "t5"})
-    monkeypatch.setattr(f"transformers.utils.is_{package}_available", lambda: False)
-    with pytest.raises(MissingExtraError, match="only spiece.model.* pip install sentencepiece protobuf"):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"only spiece.model.* pip install 'tsjax\[sentencepiece\]'"):
         read_tokenizer(tmp_path, {"model_type": "t5"}, lower_case=False)
 
 

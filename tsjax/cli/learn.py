@@ -18,7 +18,7 @@ from tsjax.cli.options import (
     on_terminal,
     reading,
 )
-from tsjax.errors import InputError
+from tsjax.errors import InputError, require_optional
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -140,13 +140,12 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.lab.learning.report import lines, save_model, write
     from tsjax.lab.learning.state import RUN
     from tsjax.lab.learning.training import learn, refit
-    from tsjax.lab.reporting.lab import lab
 
     # Whatever can go wrong is found before an hour of learning.
     recipe = _recipe(options)
     candidates = () if options.no_compare else grid(options.compare, ("none", *options.compare_law))
     for package in ("matplotlib", *(() if options.no_compare else ("scipy", "ir_measures"))):
-        lab(package)
+        require_optional(package, extra="lab")
     said = reading(options)
     if said != Reading() and all(Path(path).is_dir() for path in [*options.data, *options.unseen]):
         raise InputError("how files are read is said of files of pairs; a folder as BEIR has it is JSON lines and TSV")

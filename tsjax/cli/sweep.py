@@ -18,7 +18,7 @@ from tsjax.cli.options import (
     reading,
     source,
 )
-from tsjax.errors import InputError
+from tsjax.errors import InputError, require_optional
 
 if TYPE_CHECKING:
     from tsjax.lab.evaluation.sweeping import SweepResult
@@ -95,7 +95,6 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.lab.evaluation.candidates import DEFAULT_GRID
     from tsjax.lab.evaluation.report import lines, write
     from tsjax.lab.evaluation.sweeping import check_sides
-    from tsjax.lab.reporting.lab import lab
     from tsjax.storage.atomic import check_absent
 
     # Whatever can go wrong is found before hours of embedding.
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--output and --save are both {options.save}; choose two directories")
     needed = ["scipy", "ir_measures" if options.kind == "retrieval" else "sklearn"]
     for package in [*needed, *(["matplotlib"] if options.output is not None else [])]:
-        lab(package)
+        require_optional(package, extra="lab")
     task = _task(options)
     task.split(options.seed)
     check_sides(task, candidates)

@@ -299,5 +299,5 @@ def test_what_has_no_value_is_no_nan(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ir_measures", None)
-    with pytest.raises(tsjax.MissingExtraError, match=r"the lab needs ir-measures; install it with: .*tsjax\[lab\]"):
+    with pytest.raises(tsjax.MissingExtraError, match=r"needs ir-measures; install it with: .*tsjax\[lab\]"):
         sweep(FakeEmbedder(), retrieval(), GRID)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from tsjax.errors import InputError, MissingExtraError, TsjaxError
+from tsjax.errors import InputError, MissingExtraError, TsjaxError, require_optional
 from tsjax.jobs.input.formats import (
     HEAD,
     Compression,
@@ -392,10 +392,7 @@ def _unpacking(raw: BinaryIO, compression: Compression | None) -> Any:
     if compression == "xz":
         return _Frames(raw, lzma.LZMADecompressor, padding=b"\0")
     if compression == "zstd":
-        try:
-            import zstandard  # noqa: PLC0415  # an extra
-        except ImportError as error:
-            raise MissingExtraError(".zst needs zstandard; install it with: pip install 'tsjax[batch]'") from error
+        zstandard = require_optional("zstandard", extra="batch", feature=".zst")
         return _Frames(raw, zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj)
     return raw
 
@@ -655,10 +652,7 @@ def _digest(source: Source, most: int) -> str:
 
 
 def _file_system(url: str) -> Any:
-    try:
-        import fsspec  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError(f"{url} needs fsspec; install it with: pip install 'tsjax[batch]'") from error
+    fsspec = require_optional("fsspec", extra="batch", feature=url)
     try:
         system, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:  # says which package a store needs

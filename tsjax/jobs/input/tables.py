@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tsjax.errors import InputError, MissingExtraError
+from tsjax.errors import InputError, MissingExtraError, require_optional
 from tsjax.jobs.input.columns import BadRowError, Columns
 from tsjax.jobs.input.reader import Found, RowReader
 from tsjax.jobs.input.sources import is_url
@@ -97,7 +97,7 @@ class ParquetReader(TableReader):
 
     def __init__(self, source: Source, columns: Columns | None, raw: BinaryIO) -> None:
         super().__init__(source, columns, raw)
-        parquet = import_parquet(source.url)
+        parquet = require_optional("pyarrow.parquet", extra="batch", feature=f"{source.url}: Parquet")
         if not raw.seekable():
             raise InputError("Parquet cannot be read from standard input or a pipe; give a file")
         with self._explaining():
@@ -150,7 +150,7 @@ class ArrowReader(TableReader):
 
     def __init__(self, source: Source, columns: Columns | None, raw: BinaryIO) -> None:
         super().__init__(source, columns, raw)
-        arrow = import_arrow(source.url)
+        arrow = require_optional("pyarrow", extra="batch", feature=f"{source.url}: Arrow")
         with self._explaining():
             local = raw.seekable() and not is_url(source.url)
             # Mapped, so that a batch of any size costs the memory of what is taken of it.
@@ -241,31 +241,3 @@ def _value(value: Any, name: str) -> Any:
         return BadRowError(f"{name!r} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
     except (ValueError, OverflowError) as error:  # pyarrow's own kinds are ValueErrors
         return BadRowError(f"{name!r} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
-
-
-def import_arrow(what: str) -> Any:
-    """The module pyarrow, with its ipc.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed; ``what`` needs it.
-    """
-    try:
-        import pyarrow.ipc  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError(f"{what}: Arrow needs pyarrow; install it with: pip install 'tsjax[batch]'") from error
-    return pyarrow
-
-
-def import_parquet(what: str) -> Any:
-    """The module pyarrow.parquet.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed; ``what`` needs it.
-    """
-    try:
-        import pyarrow.parquet  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{what}: Parquet needs pyarrow; install it with: pip install 'tsjax[batch]'"
-        ) from error
-    return pyarrow.parquet

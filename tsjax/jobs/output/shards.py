@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from tsjax.errors import CheckpointError, InputError
+from tsjax.errors import CheckpointError, InputError, require_optional
 from tsjax.jobs.input.formats import TABLES
 from tsjax.jobs.input.rows import kept_types
-from tsjax.jobs.input.tables import import_parquet
 from tsjax.jobs.job import FileFormat
 from tsjax.jobs.output.directory import file_facts
 from tsjax.jobs.output.precision import StoredPrecision, stored_dtype, stored_width, to_stored
@@ -174,7 +173,7 @@ class _Parquet:
 
 @contextlib.contextmanager
 def _parquet(layout: Layout, job: Job, paths: Sequence[Path]) -> Iterator[_Parquet]:
-    parquet = import_parquet("the output")
+    parquet = require_optional("pyarrow.parquet", extra="batch", feature="the output: Parquet")
     schema = _schema(layout, job)
     dtype = stored_dtype(layout.precision)
     # Bytes of like significance together: packs float32 better, and what bfloat16 leaves empty to nothing.
@@ -267,7 +266,7 @@ def read_shard(layout: Layout, folder: Path, key: ShardKey, *, rest: bool = Fals
 
 
 def _read_parquet(layout: Layout, paths: Sequence[Path], *, rest: bool) -> Iterator[StoredRows]:
-    parquet = import_parquet(str(paths[0]))
+    parquet = require_optional("pyarrow.parquet", extra="batch", feature=f"{paths[0]}: Parquet")
     width = stored_width(layout.precision, layout.dimension)
     others = [*(SPAN_COLUMNS if layout.spans else ()), *layout.keep] if rest else ["chunk"] if layout.spans else []
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
 
 import numpy as np
 
-from tsjax.errors import InputError, MissingExtraError
+from tsjax.errors import InputError, require_optional
 from tsjax.storage.atomic import replacing
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_output(output: str) -> None:
             f"{output}: the output's suffix must be one of {', '.join(_WRITERS)}, or the output - for JSONL"
         )
     if suffix == ".parquet":
-        _pyarrow()
+        require_optional("pyarrow.parquet", extra="parquet", feature="Parquet")
 
 
 class NpyWriter:
@@ -137,11 +137,12 @@ def _jsonl(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorW
 class _Parquet:
     """Columns ``text`` and ``embedding``, a list of fixed size."""
 
-    def __init__(self, pyarrow: Any, writer: Any, schema: Any, dimension: int) -> None:
-        self._pyarrow, self._writer, self._schema, self._dimension = pyarrow, writer, schema, dimension
+    def __init__(self, writer: Any, schema: Any, dimension: int) -> None:
+        self._writer, self._schema, self._dimension = writer, schema, dimension
 
     def write(self, texts: Sequence[str], vectors: NDArray[Any]) -> None:
-        pa = self._pyarrow
+        import pyarrow as pa  # noqa: PLC0415  # an extra
+
         flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
         rows = pa.FixedSizeListArray.from_arrays(flat, self._dimension)
         self._writer.write_table(pa.table([pa.array(texts, pa.string()), rows], schema=self._schema))
@@ -149,20 +150,13 @@ class _Parquet:
 
 @contextlib.contextmanager
 def _parquet(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorWriter]:
-    pa = _pyarrow()
+    parquet = require_optional("pyarrow.parquet", extra="parquet", feature="Parquet")
+    import pyarrow as pa  # noqa: PLC0415  # an extra
+
     numbers = pa.list_(pa.from_numpy_dtype(dtype), dimension)
     schema = pa.schema([("text", pa.string()), ("embedding", numbers)])
-    with pa.parquet.ParquetWriter(path, schema) as writer:
-        yield _Parquet(pa, writer, schema, dimension)
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow  # noqa: PLC0415  # an extra
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("Parquet needs pyarrow; install it with: pip install pyarrow") from error
-    return pyarrow
+    with parquet.ParquetWriter(path, schema) as writer:
+        yield _Parquet(writer, schema, dimension)
 
 
 _WRITERS: dict[str, Callable[[Path, int, np.dtype[Any]], AbstractContextManager[VectorWriter]]] = {

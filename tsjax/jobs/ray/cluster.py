@@ -10,7 +10,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from tsjax.errors import InputError, MissingExtraError
+from tsjax.errors import InputError, require_optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,22 +25,6 @@ _PATIENCE = 20.0
 _CHIP_BOUNDS = {4: "2,2,1", 8: "2,4,1"}
 
 
-def import_ray() -> Any:
-    """The package Ray, with Ray Data.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import ray  # noqa: PLC0415  # an extra
-        import ray.data  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the engine ray needs Ray Data; install it with: pip install 'tsjax[ray]' ({error})"
-        ) from error
-    return ray
-
-
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster: this process's own connection, if it has one, or else one that lasts for the block.
@@ -53,7 +37,9 @@ def connected(address: str | None) -> Iterator[Any]:
         InputError: no cluster is there, or this process is connected and an address is given.
         MissingExtraError: Ray is not installed.
     """
-    ray = import_ray()
+    require_optional("ray.data", extra="ray", feature="the engine ray")
+    import ray  # noqa: PLC0415  # an extra
+
     if ray.is_initialized():
         if address is not None:
             raise InputError(f"this process is connected to a Ray cluster already; leave the address {address} out")

@@ -12,8 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tsjax.errors import InputError, MissingExtraError, OutputError, TsjaxError
-from tsjax.jobs.input.tables import import_parquet
+from tsjax.errors import InputError, OutputError, TsjaxError, require_optional
 from tsjax.storage.atomic import expanded
 
 if TYPE_CHECKING:
@@ -60,12 +59,7 @@ def open_sink(address: str, job: Job) -> LanceSink:
         if column == LABEL or "." in column:
             why = "the table has one of its own" if column == LABEL else "LanceDB allows no dot in a name"
             raise InputError(f"the column {column!r} cannot be kept in a table of LanceDB, since {why}")
-    try:
-        import lancedb  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError(
-            "--sink lancedb:// needs LanceDB; install it with: pip install 'tsjax[lancedb]'"
-        ) from error
+    lancedb = require_optional("lancedb", extra="lancedb", feature="--sink lancedb://")
     path = folder if "://" in folder else str(expanded(folder))
     return LanceSink(_explained(address, lambda: lancedb.connect(path)), name, job, address)
 
@@ -146,16 +140,17 @@ class LanceSink:
 def _schema(shard: StoredShard) -> Any:
     """The columns of a shard's file and the label; what the file says of its job goes with them."""
     import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
 
-    schema = import_parquet(str(shard.path)).read_schema(shard.path)
-    return schema.append(pa.field(LABEL, pa.string()))
+    return pq.read_schema(shard.path).append(pa.field(LABEL, pa.string()))
 
 
 def _batches(shards: Sequence[StoredShard], schema: Any) -> Iterator[Any]:
     import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
 
     for shard in shards:
-        with import_parquet(str(shard.path)).ParquetFile(shard.path) as file:
+        with pq.ParquetFile(shard.path) as file:
             for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
                 labels = pa.array([shard.label] * len(batch), pa.string())
                 yield pa.RecordBatch.from_arrays([*batch.columns, labels], schema=schema)

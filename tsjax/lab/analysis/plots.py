@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from tsjax.errors import require_optional
 from tsjax.lab.analysis.corpora import CORPUS_TITLES
 from tsjax.lab.reporting import figures
-from tsjax.lab.reporting.lab import lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +86,7 @@ def _by_length(found: Collapse, value: str, error: str | None, label: str) -> An
 def _length_axis(axis: Any, lengths: Sequence[int]) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(lengths, [_short(length) for length in lengths])
-    axis.xaxis.set_minor_locator(lab("matplotlib.ticker").NullLocator())
+    axis.xaxis.set_minor_locator(require_optional("matplotlib.ticker", extra="lab").NullLocator())
     axis.set_xlabel("tokens")
 
 
@@ -144,8 +144,8 @@ def _by_layer(
         return None
     names = shown_temperatures(found)
     lengths = sorted({row.length for row in found.heads if row.corpus == corpus})
-    colours = lab("matplotlib").colormaps["viridis"].resampled(256)
-    locator = lab("matplotlib.ticker").MaxNLocator
+    colours = require_optional("matplotlib", extra="lab").colormaps["viridis"].resampled(256)
+    locator = require_optional("matplotlib.ticker", extra="lab").MaxNLocator
     figure, axes = _panels(len(names))
     for axis, name in zip(axes, names, strict=True):
         for index, length in enumerate(lengths):

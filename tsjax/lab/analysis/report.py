@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsjax.errors import is_installed
 from tsjax.lab.analysis import plots
 from tsjax.lab.analysis.corpora import CORPUS_TITLES
 from tsjax.lab.analysis.sentences import LEGENDS, helped, sentences
 from tsjax.lab.reporting import figures
-from tsjax.lab.reporting.lab import have
 from tsjax.lab.reporting.tables import to_csv
 from tsjax.storage.atomic import explaining
 from tsjax.wording import counted
@@ -50,7 +50,7 @@ def write_report(found: Collapse, directory: Path) -> bool:
         for name in TABLES:
             if table := rows(found, name):
                 (directory / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
-        made = plots.plot(found) if have("matplotlib") else {}
+        made = plots.plot(found) if is_installed("matplotlib") else {}
         for name, figure in made.items():
             figures.save(figure, directory / f"{name}.png")
         (directory / "index.html").write_text(_page(found, list(made)), encoding="utf-8")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsjax.errors import require_optional
 from tsjax.lab.evaluation.outcomes import Outcome, score
-from tsjax.lab.reporting.lab import lab
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -111,7 +111,7 @@ def paired_difference(
         samples.append(np.arange(candidate.runs))
     if min(map(len, samples)) < 2:
         return Interval(difference, -np.inf, np.inf, telling=False)
-    stats = lab("scipy.stats")
+    stats = require_optional("scipy.stats", extra="lab")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
         resampled = stats.bootstrap(

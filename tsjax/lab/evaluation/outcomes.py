@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tsjax.lab.reporting.lab import lab
+from tsjax.errors import require_optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +147,7 @@ class Correlation(_OneByOne):
         del runs  # nothing is random
         if items.shape[1] < 3:
             return np.full(len(items), np.nan)
-        stats = lab("scipy.stats")
+        stats = require_optional("scipy.stats", extra="lab")
         x, y = (np.asarray(values, np.float64)[items] for values in (self.predicted, self.wanted))
         constant: Bool[np.ndarray, " choices"] = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)
         if self.ranked:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import jax
 
-from tsjax.errors import CheckpointError, InputError, MissingExtraError, OutputError
+from tsjax.errors import CheckpointError, InputError, OutputError, require_optional
 from tsjax.storage.atomic import replacing
 from tsjax.storage.json_values import differences, read_object
 
@@ -138,8 +138,4 @@ def _check_same(directory: Path, identity: dict[str, Any]) -> None:
 
 
 def _orbax() -> Any:
-    try:
-        import orbax.checkpoint  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise MissingExtraError("saved states need orbax; install it with: pip install orbax-checkpoint") from error
-    return orbax.checkpoint
+    return require_optional("orbax.checkpoint", extra="lab", feature="a saved state")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from tsjax.lab.reporting.lab import lab
+from tsjax.errors import require_optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def style() -> Iterator[None]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    matplotlib = lab("matplotlib")
+    matplotlib = require_optional("matplotlib", extra="lab")
     settings = {**matplotlib.rcParamsDefault, **_STYLE}
     del settings["backend"]  # setting it would change the user's
     with matplotlib.rc_context(settings):
@@ -53,7 +53,7 @@ def style() -> Iterator[None]:
 
 def blank(size: tuple[float, float]) -> Any:
     """An empty figure; size in inches."""
-    return lab("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    return require_optional("matplotlib.figure", extra="lab").Figure(figsize=size, layout="constrained")
 
 
 def save(figure: Any, file: Path) -> None:

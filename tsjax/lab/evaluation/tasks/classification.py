@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsjax.errors import require_optional
 from tsjax.lab.evaluation.copies import repeats
 from tsjax.lab.evaluation.outcomes import Labels, Means
 from tsjax.lab.evaluation.split import Split, by_label
 from tsjax.lab.evaluation.tasks.labelled import Labelled
 from tsjax.lab.evaluation.tasks.task import chosen_measure
-from tsjax.lab.reporting.lab import lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,12 +48,15 @@ class Classification(Labelled):
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Outcome:
         """Which texts each run's classifier gets right; it has seen none of them."""
         del embedder  # a classifier, not a similarity, compares the vectors
-        linear_model, metrics = lab("sklearn.linear_model"), lab("sklearn.metrics")
+        linear_model = require_optional("sklearn.linear_model", extra="lab")
+        metrics = require_optional("sklearn.metrics", extra="lab")
+        exceptions = require_optional("sklearn.exceptions", extra="lab")
+        threads = require_optional("threadpoolctl", extra="lab")
         asked = split.part("all")
         predicted = np.full((self.experiments, self.items), -1)
-        with warnings.catch_warnings(), lab("threadpoolctl").threadpool_limits(1):  # as for clustering
+        with warnings.catch_warnings(), threads.threadpool_limits(1):  # as for clustering
             # As many steps as MTEB takes, whether or not they suffice.
-            warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
+            warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
             for run in range(self.experiments):
                 sample = self._sample(split.training, run)
                 classifier = linear_model.LogisticRegression(max_iter=100, random_state=run)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsjax.errors import require_optional
 from tsjax.lab.evaluation.outcomes import Labels
 from tsjax.lab.evaluation.split import Split, by_label
 from tsjax.lab.evaluation.tasks.labelled import Labelled
 from tsjax.lab.evaluation.tasks.task import chosen_measure
-from tsjax.lab.reporting.lab import lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,12 +49,15 @@ class Clustering(Labelled):
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Labels:
         """The cluster of each text, the two parts clustered each by itself."""
         del embedder  # k-means, not a similarity, compares the vectors
-        cluster, metrics = lab("sklearn.cluster"), lab("sklearn.metrics")
+        cluster = require_optional("sklearn.cluster", extra="lab")
+        metrics = require_optional("sklearn.metrics", extra="lab")
+        exceptions = require_optional("sklearn.exceptions", extra="lab")
+        threads = require_optional("threadpoolctl", extra="lab")
         predicted = np.full((self.experiments, self.items), -1)
         # On few texts, threads that wait for each other take a hundred times as long as one thread does alone.
-        with warnings.catch_warnings(), lab("threadpoolctl").threadpool_limits(1):
+        with warnings.catch_warnings(), threads.threadpool_limits(1):
             # Fewer different vectors than clusters: then there are fewer clusters.
-            warnings.simplefilter("ignore", lab("sklearn.exceptions").ConvergenceWarning)
+            warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
             for run, part in itertools.product(range(self.experiments), (split.validation, split.held_out)):
                 labels = len(np.unique(self.codes[part]))
                 k_means = cluster.MiniBatchKMeans(labels, batch_size=500, n_init="auto", random_state=run)

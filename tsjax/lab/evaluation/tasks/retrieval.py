@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsjax.errors import InputError
+from tsjax.errors import InputError, require_optional
 from tsjax.lab.evaluation.copies import entangled, groups, repeats, same_text
 from tsjax.lab.evaluation.outcomes import Means
 from tsjax.lab.evaluation.ranking import top
 from tsjax.lab.evaluation.split import Split, halves_of_groups
-from tsjax.lab.reporting.lab import lab
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ class Retrieval:
         for row, own, itself in zip(ranked, wanted.values(), self.itself, strict=False):
             if itself >= 0 and (first := int(self._first[itself])) in row and str(first) not in own:
                 row.remove(first)
-        measures = lab("ir_measures")
+        measures = require_optional("ir_measures", extra="lab")
         # Ranks in place of similarities, so that the order is ours also where similarities are equal: the evaluator
         # would order those by the documents' names.
         run = {
