@@ -12,6 +12,7 @@ from conversion.fields import Fields
 from conversion.heads import Classifier, dense
 from tsjax.errors import ConversionError
 from tsjax.model.config import EncoderConfig
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from tsjax.model.config import Activation
@@ -40,6 +41,4 @@ def label_count(config: Mapping[str, Any], file: str) -> int:
     """
     names = config.get("id2label")
     count = len(names) if isinstance(names, dict) and names else config.get("num_labels", 2)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConversionError(f"{file}: num_labels is {count!r}, not a number of at least 1")
-    return count
+    return whole_number(f"{file}: num_labels", count, error=ConversionError)

@@ -27,6 +27,7 @@ from tsjax.storage.atomic import check_absent
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer
+from tsjax.validation import is_whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -296,6 +297,6 @@ def _input(tokenizer: TokenizerSource, max_length: int, encoder: EncoderConfig, 
 def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig, of_tokenizer: int | None) -> int:
     """The id that fills up batches; any will do, since it is masked, so an unusable one becomes 0."""
     for pad in (config.get("pad_token_id"), of_tokenizer, encoder.position_padding_id):
-        if isinstance(pad, int) and not isinstance(pad, bool) and 0 <= pad < encoder.vocab_size:
+        if is_whole_number(pad, 0, encoder.vocab_size - 1):
             return pad
     return 0

@@ -19,6 +19,7 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.storage.json_values import decode
+from tsjax.validation import check_whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     TemperatureLike: TypeAlias = "float | Sequence[float] | Sequence[Sequence[float]] | NDArray[Any] | Temperature"
+
+# The most tokens that a law may name.
+_LONGEST = 2**31 - 1
 
 _Nested: TypeAlias = "float | tuple[float, ...] | tuple[tuple[float, ...], ...]"
 
@@ -49,7 +53,7 @@ class LogLength:
     reference_length: int
 
     def __post_init__(self) -> None:
-        _check_tokens("reference_length", self.reference_length, least=2)
+        check_whole_fields(self, "reference_length", at_least=2, at_most=_LONGEST, unit="tokens")
 
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
         """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
@@ -81,8 +85,8 @@ class Piecewise:
     factor: float
 
     def __post_init__(self) -> None:
-        _check_tokens("start", self.start, least=1)
-        _check_tokens("end", self.end, least=2)
+        check_whole_fields(self, "start", at_most=_LONGEST, unit="tokens")
+        check_whole_fields(self, "end", at_least=2, at_most=_LONGEST, unit="tokens")
         if self.start >= self.end:
             raise InputError(f"a piecewise temperature needs start < end, not {self.start} and {self.end}")
         factor = _checked(self.factor, "the factor of a piecewise temperature")
@@ -235,11 +239,6 @@ def _law(data: object) -> Law:
         raise InputError(f"a temperature's by_length needs a law, {' or '.join(_LAWS)}, not {data!r:.80}")
     values = {name: value for name, value in data.items() if name != "law"}
     return decode(values, _LAWS[data["law"]], f"the law {data['law']!r}", InputError)
-
-
-def _check_tokens(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-        raise InputError(f"{name} must be a whole number of at least {least} tokens, not {value!r}")
 
 
 def _checked(value: object, name: str = "temperature") -> NDArray[np.float32]:

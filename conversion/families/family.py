@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from conversion.rules import Names, Rule
 from tsjax.errors import ConfigError, ConversionError
 from tsjax.model.config import Activation, EncoderConfig
+from tsjax.validation import is_finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -273,8 +274,8 @@ def rope(parameters: Mapping[str, Any], file: str) -> dict[str, float]:
         raise ConversionError(f"{file}: heads that are rotated in part are not supported")
     if kind not in ("default", "linear") or left:
         raise ConversionError(f"{file}: rotary positions with {dict(parameters)!r:.200} are not supported")
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (theta, factor)):
-        raise ConversionError(f"{file}: rope_theta = {theta!r:.60} and factor = {factor!r:.60} are not both numbers")
+    if not all(is_finite_number(value) for value in (theta, factor)):
+        raise ConversionError(f"{file}: rope_theta = {theta!r:.60} and factor = {factor!r:.60} must be finite numbers")
     return {"rope_theta": float(theta), "rope_factor": float(factor) if kind == "linear" else 1.0}
 
 

@@ -23,6 +23,7 @@ from conversion.families.family import (
 )
 from conversion.rules import Names
 from tsjax.errors import ConversionError
+from tsjax.validation import is_finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -219,7 +220,7 @@ def _ntk(fields: Fields) -> dict[str, Any]:
     theta = float(fields.take("rope_theta", 10_000.0, (int, float)))
     kind, factor = scaling.get("type"), scaling.get("factor", 1.0)
     left = set(scaling) - {"type", "factor", *(["rope_type"] if scaling.get("rope_type") == kind else [])}
-    number = isinstance(factor, int | float) and not isinstance(factor, bool) and factor >= 1
+    number = is_finite_number(factor) and factor >= 1
     if scaling and (kind != "ntk" or left or not number):
         raise ConversionError(
             f"{fields.file}: rope_scaling = {scaling!r} is not supported; known: ntk with a factor of at least 1"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from tsjax.checkpoints.format import Kind
 from tsjax.errors import InputError
+from tsjax.validation import check_whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -64,9 +65,8 @@ class Options:
             raise InputError(f"a task is a name, not {self.task!r}")
         if self.kind not in (None, *get_args(Kind)):
             raise InputError(f"kind {self.kind!r} does not exist; it can be {' or '.join(get_args(Kind))}")
-        stride = self.position_stride
-        if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
-            raise InputError(f"position_stride must be a whole number of at least 1, not {stride!r}")
+        if self.position_stride is not None:
+            check_whole_fields(self, "position_stride")
 
     def for_source(self, *names: str) -> Options:
         """The same, with the stride that a model of one of these names is known for, unless one was asked for."""

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import datetime
 import json
-import math
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from tsjax.cli.options import (
     source,
 )
 from tsjax.errors import InputError
+from tsjax.validation import finite_number, whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -99,14 +99,12 @@ def run(options: argparse.Namespace) -> None:
 
     from tsjax.bench.benchmark import measure
     from tsjax.bench.operations import matrix_rate
-    from tsjax.encoders.settings import positive
     from tsjax.storage.atomic import check_absent, replacing
 
-    positive("--repeats", options.repeats)
+    whole_number("--repeats", options.repeats)
     if options.tokens is not None:
-        positive("--tokens", options.tokens)
-    if not 0 < options.seconds < math.inf:
-        raise InputError(f"--seconds must be finite and > 0, not {options.seconds}")
+        whole_number("--tokens", options.tokens)
+    finite_number("--seconds", options.seconds, positive=True)
     if options.json is not None:
         check_absent(Path(options.json), overwrite=True)
     workloads = _workloads(options)

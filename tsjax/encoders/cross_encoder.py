@@ -18,7 +18,7 @@ import numpy as np
 from tsjax.checkpoints import format as checkpoint
 from tsjax.encoders.embedder import as_container, progress_bar
 from tsjax.encoders.lifecycle import Lifecycle
-from tsjax.encoders.settings import ModelSettings, check_unused, positive
+from tsjax.encoders.settings import ModelSettings, check_unused
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import Engine
 from tsjax.engine.jax_modes import usual_modes
@@ -29,6 +29,7 @@ from tsjax.model.activations import activate
 from tsjax.model.config import Activation, Dtype
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import check_texts, listed, ordered, pieces
+from tsjax.validation import whole_number
 from tsjax.warn import warn
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         before = self.prompt_text(prompt_name, prompt)
         used = self.activation if activation_fn is None else _checked(activation_fn)
         tau = self._temperature if temperature is None else self.check_temperature(temperature)
-        max_texts = None if batch_size is None else positive("batch_size", batch_size)
+        max_texts = None if batch_size is None else whole_number("batch_size", batch_size)
         with progress_bar(1 if single else _count(inputs), show_progress_bar) as progress:
             logits = self._logits(pairs, before, tau, max_texts, progress)
         scores = _scored(logits, used, softmax=apply_softmax and self.num_labels > 1)
@@ -268,7 +269,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         """
         if self.num_labels != 1:
             raise InputError(f"rank needs one score a pair; this model gives {self.num_labels}: use predict")
-        count = None if top_k is None else positive("top_k", top_k)
+        count = None if top_k is None else whole_number("top_k", top_k)
         check_texts([query])
         pairs = _Asked(query, documents, keep=return_documents)
         scores = self.predict(pairs, *positional, **options)

@@ -21,7 +21,7 @@ from tsjax.checkpoints import format as checkpoint
 from tsjax.encoders.lifecycle import Lifecycle
 from tsjax.encoders.prompts import name_for
 from tsjax.encoders.quantization import Precision, check_precision, quantize_embeddings
-from tsjax.encoders.settings import Settings, check_unused, positive
+from tsjax.encoders.settings import Settings, check_unused
 from tsjax.encoders.similarity import Similarity, normalize, similarity, similarity_pairwise
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import Engine
@@ -32,6 +32,7 @@ from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationW
 from tsjax.model.config import Dtype
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
+from tsjax.validation import whole_number
 from tsjax.warn import warn
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class Embedder(Lifecycle, Settings):
         request = _Request(
             prompt=self.prompt_text(prompt_name, prompt),
             temperature=tau.for_task(task),
-            max_texts=None if batch_size is None else positive("batch_size", batch_size),
+            max_texts=None if batch_size is None else whole_number("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
             # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
             normalize=normalize_embeddings and output_value == "sentence_embedding",
@@ -321,7 +322,7 @@ class Embedder(Lifecycle, Settings):
         if isinstance(inputs, str) or not isinstance(inputs, Iterable):
             what = "one string" if isinstance(inputs, str) else repr(inputs)
             raise InputError(f"stream takes several texts, not {what}")
-        size = positive("block_size", block_size)
+        size = whole_number("block_size", block_size)
         present = self._with_present_settings()
 
         def blocks() -> Iterator[NDArray[Any]]:

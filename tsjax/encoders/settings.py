@@ -16,6 +16,7 @@ from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
 from tsjax.text.unicode import lone_surrogate
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +123,7 @@ class ModelSettings(Generic[AnyTokenizer]):
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         longest = self._config.encoder.max_length
-        if positive("max_seq_length", value) > (longest or value):
+        if whole_number("max_seq_length", value) > (longest or value):
             raise InputError(
                 f"max_seq_length {value} is more than the {longest} tokens that this model's table of positions has "
                 "room for; give at most that"
@@ -256,7 +257,7 @@ class Settings(ModelSettings[TextTokenizer]):
         return self._tokenizer.with_max_length(_NO_LIMIT).encode(check_texts(listed(inputs))).lengths
 
     def _checked_dim(self, value: int | None) -> int | None:
-        if value is not None and positive("truncate_dim", value) > self._config.embedding_dimension:
+        if value is not None and whole_number("truncate_dim", value) > self._config.embedding_dimension:
             raise InputError(
                 f"truncate_dim {value} is more than the {self._config.embedding_dimension} dimensions there are"
             )
@@ -286,21 +287,8 @@ def _check_prompt(prompt: object, what: str) -> str:
     return prompt
 
 
-def positive(name: str, value: object) -> int:
-    """The value, if it is a whole number of at least 1; else an InputError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return int(value)
-
-
 def check_unused(**arguments: object) -> None:
     """Refuse what sentence-transformers' methods take and ours have no use for, unless it is None."""
     for name, value in arguments.items():
         if value is not None:
             raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
-
-
-def check_seed(seed: object) -> None:
-    """Raise an InputError unless it is a seed, a whole number of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"a seed is a whole number of at least 0, not {seed!r}")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from tsjax.encoders.settings import positive
 from tsjax.engine.forks import mark_used
 from tsjax.errors import InputError
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def check_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> li
     if devices is None:
         return local
     if isinstance(devices, int | np.integer):
-        if positive("devices", devices) > len(local):
+        if whole_number("devices", devices) > len(local):
             raise InputError(f"devices is {devices}, but this process has {len(local)}")
         return local[: int(devices)]
     if isinstance(devices, jax.Device):

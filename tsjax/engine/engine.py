@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsjax.checkpoints.format import read_network_weights
-from tsjax.encoders.settings import positive
 from tsjax.engine.batching import Batch, BucketShapes, Shape, pack, plan
 from tsjax.engine.devices import check_devices, device_names, local_devices
 from tsjax.engine.executor import Call, Computed, Executor
@@ -35,6 +34,7 @@ from tsjax.model.forward import weight_shapes
 from tsjax.model.kernels.dispatch import Kernel, kernel_for
 from tsjax.model.params import cast_params, unflatten
 from tsjax.text.tokenizer import Tokenized, without_tokens
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,7 +140,7 @@ class Engine:
         if dtype not in get_args(Dtype):
             raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
         if token_budget is not None:
-            positive("token_budget", token_budget)
+            whole_number("token_budget", token_budget)
         mark_used()
         chosen = check_devices(devices)
         model = header.metadata.model

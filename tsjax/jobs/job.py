@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, cast, get_args
 
 from tsjax._version import __version__
-from tsjax.encoders.settings import positive
 from tsjax.errors import InputError
 from tsjax.jobs.defaults import BYTES_PER_SHARD, CALIBRATION_ROWS, ROWS_PER_SHARD
 from tsjax.jobs.input.columns import Columns
 from tsjax.jobs.output.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
 from tsjax.storage.digests import json_sha256
 from tsjax.storage.json_values import decode, differences
+from tsjax.validation import check_whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,9 +70,7 @@ class Options:
     calibration_rows: int = CALIBRATION_ROWS
 
     def __post_init__(self) -> None:
-        positive("rows_per_shard", self.rows_per_shard)
-        positive("bytes_per_shard", self.bytes_per_shard)
-        positive("calibration_rows", self.calibration_rows)
+        check_whole_fields(self, "rows_per_shard", "bytes_per_shard", "calibration_rows")
         for name, kind in (("file_format", FileFormat), ("long_texts", LongTexts)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(
@@ -80,9 +78,8 @@ class Options:
                 )
         check_stored_precision(self.precision, self.file_format)
         if self.chunk_tokens is not None:
-            positive("chunk_tokens", self.chunk_tokens)
-        if self.overlap_tokens:
-            positive("overlap_tokens", self.overlap_tokens)
+            check_whole_fields(self, "chunk_tokens")
+        check_whole_fields(self, "overlap_tokens", at_least=0)
         if self.long_texts not in ("chunk", "late") and (self.chunk_tokens is not None or self.overlap_tokens):
             raise InputError("chunk_tokens and overlap_tokens mean something only where long texts are chunked")
 

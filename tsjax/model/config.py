@@ -7,12 +7,12 @@ combination that the network cannot run is refused here, by name, and not somewh
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
 from tsjax.errors import ConfigError
 from tsjax.storage.json_values import decode
+from tsjax.validation import check_whole_fields, finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,11 +183,10 @@ class EncoderConfig(_Facts):
         super().__post_init__()
         for name, least in _LEAST.items():
             if getattr(self, name) is not None or name in _REQUIRED:
-                _check_count(self, name, least)
+                check_whole_fields(self, name, at_least=least, error=ConfigError)
         for name in ("norm_eps", "attention_scale", "rope_theta", "local_rope_theta", "rope_factor", "embedding_scale"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, float | int) and 0 < value < math.inf):
-                raise ConfigError(f"{name} must be finite and > 0, not {value!r}")
+            if getattr(self, name) is not None:
+                finite_number(name, getattr(self, name), positive=True, error=ConfigError)
         if self.head_size is None and self.hidden_size % self.num_heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.num_heads % self.key_value_heads:
@@ -306,8 +305,7 @@ class HeadConfig(_Facts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("in_features", "out_features"):
-            _check_count(self, name, least=1)
+        check_whole_fields(self, "in_features", "out_features", error=ConfigError)
         if self.kind != "dense" and self.in_features != self.out_features:
             raise ConfigError(
                 f"a {self.kind} head cannot change the width from {self.in_features} to {self.out_features}"
@@ -335,9 +333,3 @@ class ModelConfig(_Facts):
         if self.heads:
             return self.heads[-1].out_features
         return self.encoder.hidden_size * len(self.pooling.modes)
-
-
-def _check_count(config: object, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")

@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from tsjax.errors import CheckpointError, InputError
 from tsjax.text.panics import reported_panics
 from tsjax.text.unicode import lone_surrogate
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -159,11 +160,7 @@ def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tupl
             special = tokenizer.num_special_tokens_to_add(is_pair=pairs)
     except Exception as error:  # the Rust side raises plain Exception
         raise CheckpointError(f"tokenizer.json cannot be read: {error!s:.300}") from error
-    if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length <= special:
-        raise InputError(
-            f"max_seq_length must be a whole number of at least {special + 1} tokens "
-            f"({special} special ones and one of text), not {max_length!r}"
-        )
+    whole_number("max_seq_length", max_length, special + 1, unit=f"tokens ({special} special ones and one of text)")
     return tokenizer, special
 
 

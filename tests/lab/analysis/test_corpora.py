@@ -200,7 +200,7 @@ def test_too_few_texts_of_any_length_are_refused():
     said = "no length has 3 texts: of 5 texts, 1 different, the shortest has more than 64 and the longest more than 64"
     with pytest.raises(InputError, match=said):
         buckets(["the of " * 64] * 5)
-    with pytest.raises(InputError, match="a seed is a whole number of at least 0, not -1"):
+    with pytest.raises(InputError, match="seed must be a whole number of at least 0, not -1"):
         buckets(MANY, seed=-1)
     with pytest.raises(InputError, match="texts_per_bucket must be at least 3, not 2"):
         buckets(MANY, texts_per_bucket=2)

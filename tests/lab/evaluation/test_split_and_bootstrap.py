@@ -49,7 +49,7 @@ def test_what_cannot_be_split_is_said():
     with pytest.raises(InputError, match="label 'b' has 1 text;"):
         by_label(["a"] * 5 + ["b"], seed=0, with_training=False)
     for seed in (-1, 1.5, True):
-        with pytest.raises(InputError, match="a seed is"):
+        with pytest.raises(InputError, match="seed must be a whole number"):
             halves(30, seed=seed, least=2, what="queries")
     with pytest.raises(InputError, match="there is no part 'test'"):
         halves(30, seed=0, least=2, what="queries").part("test")

@@ -209,7 +209,7 @@ def test_the_grid_holds_laws_and_sides_and_nothing_twice():
 @pytest.mark.parametrize(
     ("taus", "laws", "sides", "message"),
     [
-        ([1, 0], ["none"], ["both"], "holds 0; each must be a finite number > 0"),
+        ([1, 0], ["none"], ["both"], "each temperature of the grid must be finite and > 0, not 0"),
         ([-0.5], ["none"], ["both"], "holds -0.5"),
         ([math.nan], ["none"], ["both"], "holds nan"),
         ([math.inf], ["none"], ["both"], "holds inf"),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tsjax.encoders.settings import positive
 from tsjax.encoders.similarity import Similarity, similarity
 from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.inspect.status import status
 from tsjax.jobs.output.precision import to_float
 from tsjax.jobs.output.shards import Layout, read_shard
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def search(
     """
     if not partial and (missing := status(output, ask_locks=False).missing):
         raise CheckpointError(f"{output.path} is not finished, so it cannot be searched as a whole: {missing[0]}")
-    job, wanted = output.job(), positive("count", count)
+    job, wanted = output.job(), whole_number("count", count)
     layout = Layout.recorded(job)
     if query.shape != (layout.dimension,):
         raise InputError(f"the query has the shape {query.shape}, and the vectors have {layout.dimension} dimensions")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 from tsjax.errors import InputError, require_optional
+from tsjax.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,8 +96,7 @@ def check_resources(resources: object) -> dict[str, float]:
     for name, number in resources.items():
         if not isinstance(name, str) or not name:
             raise InputError(f"a resource has a name, such as GPU, not {name!r:.60}")
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-            raise InputError(f"of the resource {name} an actor can have a number of at least 0, not {number!r:.60}")
+        finite_number(f"the number of the resource {name}", number)
     if not any(resources.values()):
         raise InputError("an actor needs some resource, or any number of them would run at once")
     return dict(resources)

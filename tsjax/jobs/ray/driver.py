@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.encoders.settings import positive
 from tsjax.errors import InputError
 from tsjax.jobs.input.sources import absolute
 from tsjax.jobs.job import Job
@@ -24,6 +23,7 @@ from tsjax.jobs.ray.cluster import check_resources, connected, fitting, remote_a
 from tsjax.jobs.ray.progress import Board, watching
 from tsjax.jobs.run.accounting import Books, Summary, run_job
 from tsjax.jobs.run.progress import Reporter
+from tsjax.validation import check_whole_fields
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Pool:
         if self.resources is not None:
             check_resources(self.resources)
         if self.concurrency is not None:
-            positive("concurrency", self.concurrency)
+            check_whole_fields(self, "concurrency")
 
 
 class RayRunner:

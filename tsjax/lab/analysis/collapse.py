@@ -30,6 +30,7 @@ from tsjax.lab.analysis.measures import (
 from tsjax.lab.analysis.probe import Probe, probe_text
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import Tokenized, check_texts, listed
+from tsjax.validation import whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -162,8 +163,7 @@ def study_collapse(
         InputError: too few texts, or something that cannot be used; the sentence says what.
     """
     grid = _grid(embedder, temperatures)
-    if isinstance(layer_texts, bool) or not isinstance(layer_texts, int) or layer_texts < 0:
-        raise InputError(f"layer_texts must be a whole number of at least 0, not {layer_texts!r}")
+    whole_number("layer_texts", layer_texts, at_least=0)
     chosen = check_texts(listed(texts))
     if len(chosen) < LEAST_TEXTS:
         there = {0: "no text", 1: "one text only"}.get(len(chosen), f"{len(chosen)} texts only")

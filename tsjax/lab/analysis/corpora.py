@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from tsjax.encoders.settings import check_seed, positive
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import same_text
+from tsjax.validation import whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def check_lengths(lengths: Sequence[int] | None, longest: int, special: int, pro
     if lengths is None:
         lengths = [length for length in default_lengths(longest) if length >= 2 * taken] or [longest]
     for length in lengths:
-        if not taken < positive("a length", length) <= longest:
+        if not taken < whole_number("a length", length) <= longest:
             tokens = f"{special} special tokens" + (f", the {prompt} of the prompt" if prompt else "")
             raise InputError(
                 f"a length is {length}; with this model's {tokens} and max_seq_length it can be "
@@ -147,8 +147,8 @@ def make_buckets(
     Raises:
         InputError: too few texts for any bucket, or no seed.
     """
-    check_seed(seed)
-    if positive("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
+    whole_number("seed", seed, at_least=0)
+    if whole_number("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
         raise InputError(f"texts_per_bucket must be at least {LEAST_TEXTS}, not {texts_per_bucket}")
     different: dict[str, str] = {}
     for text in texts:

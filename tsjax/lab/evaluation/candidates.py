@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from tsjax.errors import InputError
 from tsjax.temperature import LogLength, Piecewise, Temperature
+from tsjax.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,8 +68,7 @@ def grid(
     if not len(taus):
         raise InputError("the grid of temperatures is empty; give some, such as 1,0.9,0.8")
     for tau in taus:
-        if isinstance(tau, bool) or not isinstance(tau, int | float) or not math.isfinite(tau) or tau <= 0:
-            raise InputError(f"the grid of temperatures holds {tau!r}; each must be a finite number > 0")
+        finite_number("each temperature of the grid", tau, positive=True)
     for side in sides:
         if side not in get_args(Side):
             raise InputError(f"there is no side {side!r}; there are {', '.join(get_args(Side))}")

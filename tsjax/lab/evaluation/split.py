@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from tsjax.encoders.settings import check_seed
 from tsjax.errors import InputError
+from tsjax.validation import whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def halves(items: int, *, seed: int, least: int, what: str) -> Split:
     Raises:
         InputError: there are too few.
     """
-    check_seed(seed)
+    whole_number("seed", seed, at_least=0)
     if items < 2 * least:
         raise InputError(
             f"{items} {what} cannot be split: the part that τ is chosen on and the part it is reported on need "
@@ -115,7 +115,7 @@ def by_label(
         InputError: a label has fewer texts than there are parts, or is not in every part since its texts have other
             labels too.
     """
-    check_seed(seed)
+    whole_number("seed", seed, at_least=0)
     parts = ("validation", "held-out", *(["training"] if with_training else []))
     rng = np.random.default_rng(seed)
     texts = np.arange(len(labels)) if texts is None else texts

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from tsjax.encoders.settings import check_seed, positive
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.candidates import Side
 from tsjax.temperature import Piecewise, Temperature
+from tsjax.validation import check_whole_fields, finite_number, whole_number
 
 if TYPE_CHECKING:
     from tsjax.temperature import Law
@@ -72,22 +71,20 @@ class Recipe:
         for name, allowed in {"form": get_args(Form), "side": get_args(Side)}.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}")
-        check_seed(self.seed)
-        object.__setattr__(self, "matryoshka", tuple(self.matryoshka))
-        for dimension in self.matryoshka:
-            positive("a matryoshka dimension", dimension)
+        check_whole_fields(self, "seed", at_least=0)
+        dimensions = tuple(whole_number("a matryoshka dimension", dimension) for dimension in self.matryoshka)
+        object.__setattr__(self, "matryoshka", dimensions)
         if len(set(self.matryoshka)) < len(self.matryoshka):
             raise InputError(f"a matryoshka dimension is there twice: {list(self.matryoshka)}")
-        for name in ("steps", "evaluate_every", "patience"):
-            positive(name, getattr(self, name))
-        if positive("batch_size", self.batch_size) < 2:
+        check_whole_fields(self, "steps", "evaluate_every", "patience", "batch_size")
+        if self.batch_size < 2:
             raise InputError("batch_size must be at least 2: a query's negatives are the texts of other pairs")
         if self.scale is not None:
-            _finite("scale", self.scale, above=True)
+            finite_number("scale", self.scale, positive=True)
         for name in ("learning_rate", "weight_learning_rate"):
-            _finite(name, getattr(self, name), above=True)
+            finite_number(name, getattr(self, name), positive=True)
         for name in ("penalty", "weight_decay"):
-            _finite(name, getattr(self, name), above=False)
+            finite_number(name, getattr(self, name))
         if not 0 <= self.warmup <= 1:
             raise InputError(f"warmup is a share of the steps, from 0 to 1, not {self.warmup!r}")
         if self.form == "none" and not self.weights:
@@ -106,10 +103,3 @@ class Recipe:
     def learns_factor(self) -> bool:
         """Whether the law has a factor that learns."""
         return isinstance(self.by_length, Piecewise)
-
-
-def _finite(name: str, value: float, *, above: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number, not {value!r}")
-    if value < 0 or (above and value == 0):
-        raise InputError(f"{name} must be {'> 0' if above else '0 or more'}, not {value!r}")

@@ -21,7 +21,6 @@ import optax
 
 from tsjax._version import __version__
 from tsjax.checkpoints.format import read_network_weights
-from tsjax.encoders.settings import positive
 from tsjax.engine.jax_modes import usual_modes
 from tsjax.errors import NO_TOKENS, InputError
 from tsjax.lab.learning import learned as numbers
@@ -38,6 +37,7 @@ from tsjax.model.params import unflatten
 from tsjax.storage.digests import json_sha256
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import without_tokens
+from tsjax.validation import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,12 +198,14 @@ class _Run:
         if any(dimension >= model.embedding_dimension for dimension in recipe.matryoshka):
             raise InputError(f"matryoshka dimensions must be fewer than the model's {model.embedding_dimension}")
         self._recipe = recipe
-        self._steps = recipe.steps if stop_after is None else min(recipe.steps, positive("stop_after", stop_after))
+        self._steps = recipe.steps if stop_after is None else min(recipe.steps, whole_number("stop_after", stop_after))
         header = embedder.header
         weights = unflatten(read_network_weights(header, weight_shapes(model)))
         longest = model.encoder.max_length
         length = (
-            embedder.max_seq_length if recipe.train_length is None else positive("train_length", recipe.train_length)
+            embedder.max_seq_length
+            if recipe.train_length is None
+            else whole_number("train_length", recipe.train_length)
         )
         if length > (longest or length):
             raise InputError(
