@@ -5,7 +5,6 @@ Usage: python scripts/demo.py [TEXTS.jsonl]
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import tsjax
+from tsjax.jobs.input.texts import read_texts
 
 TEMPERATURES = (0.9, 0.7, 0.5)
 HERE = Path(__file__).parent
@@ -20,8 +20,7 @@ HERE = Path(__file__).parent
 
 def main(file: Path) -> None:
     """Embed the texts of a JSONL file (``title`` and ``text``) at several temperatures and print three tables."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    titles, texts = [row["title"] for row in rows], [row["text"] for row in rows]
+    titles, texts = list(read_texts(str(file), "title")), list(read_texts(str(file)))
     warnings.simplefilter("ignore", tsjax.TruncationWarning)  # the table shows who was cut
 
     embedder = tsjax.load()

@@ -28,6 +28,7 @@ import tsjax
 from scripts.evidence.page import page
 from scripts.evidence.texts import answered_once, excerpts, held_out_half, labelled_sample
 from tsjax.bench import machine
+from tsjax.jobs.input.typed_rows import read_typed_rows
 from tsjax.lab.evaluation import read_retrieval
 from tsjax.storage.atomic import expanded, replacing
 
@@ -152,7 +153,7 @@ def main() -> None:
 def make_data(lab: Path, made: Path) -> None:
     """The data that are cut out of others: samples of the newsgroups, halves and parts of anarchism."""
     made.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in (lab / "newsgroups" / "texts.jsonl").open(encoding="utf-8")]
+    rows = [row.cells for row in read_typed_rows(lab / "newsgroups" / "texts.jsonl")]
     if not (made / "newsgroups.jsonl").exists():
         with replacing(made / "newsgroups.jsonl") as file:
             lines = (json.dumps(row) + "\n" for row in labelled_sample(rows, texts=1200, seed=0))

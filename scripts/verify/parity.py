@@ -37,6 +37,7 @@ from conversion.originals import hidden_states, tempered
 from scripts.verify.readme_table import write_table
 from tsjax.checkpoints.format import is_checkpoint, read_header, read_network_weights
 from tsjax.hub import locate
+from tsjax.jobs.input.texts import read_texts
 from tsjax.model.forward import apply, weight_shapes
 from tsjax.model.params import cast_params, unflatten
 
@@ -70,7 +71,7 @@ def main() -> int:
     parser.add_argument("models", metavar="MODEL", nargs="*", help="hub name or directory of an original checkpoint")
     parser.add_argument("--all", action="store_true", help="a small random model of every family")
     parser.add_argument("--write", action="store_true", help="with --all: record the figures, and the README's table")
-    parser.add_argument("--texts", metavar="FILE", type=Path, help="one text a line (default: a few)")
+    parser.add_argument("--texts", metavar="FILE", help="texts in any format that tsjax embed reads (default: a few)")
     parser.add_argument("--temperature", metavar="τ,…", default="1,0.8,0.5", help="default: 1,0.8,0.5")
     parser.add_argument("--task", metavar="NAME", help="merge the model's adapter for this task on our side")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the original's own code, if it has any")
@@ -79,8 +80,8 @@ def main() -> int:
         parser.error("name a MODEL, or say --all")
     warnings.simplefilter("ignore", tsjax.TruncationWarning)
     try:
-        texts = options.texts.read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
-    except (OSError, UnicodeError) as error:
+        texts = list(read_texts(options.texts)) if options.texts else SAMPLE
+    except tsjax.InputError as error:
         parser.error(str(error))
     good = True
     try:

@@ -128,14 +128,14 @@ def test_the_other_tasks(tmp_path, model, capsys):
         (["retrieval", "DATA", "--law", "log:" + "9" * 5000], "there is no law 'log:999"),
         (["retrieval", "DATA", "--side", "answers"], "there is no side 'answers'"),
         (["retrieval", "DATA", "--measure", "accuracy"], "retrieval has no measure 'accuracy'"),
-        (["retrieval", "DATA", "--seed", "-1"], "a seed is a whole number of at least 0"),
+        (["retrieval", "DATA", "--seed", "-1"], "seed must be a whole number of at least 0"),
         (["retrieval", "DATA", "-o", "there"], "there exists already"),
         (["retrieval", "DATA", "--save", "there"], "there exists already"),
         (["retrieval", "DATA", "--save", "x", "-o", "x"], "--output and --save are both x"),
         (["sts", "pairs.jsonl", "--side", "documents"], "sts has no queries and documents"),
         (["sts", "pairs.jsonl"], ""),
         (["sts", "one.jsonl"], "one.jsonl: every pair has the score 1"),
-        (["classification", "pairs.jsonl"], "pairs.jsonl, line 1: there is no 'text'"),
+        (["classification", "pairs.jsonl"], "pairs.jsonl, line 1: no 'text'"),
     ],
 )
 def test_bad_input_is_one_line_before_any_model_is_loaded(tmp_path, retrieval, monkeypatch, capsys, arguments, message):

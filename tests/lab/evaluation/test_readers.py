@@ -38,8 +38,8 @@ def test_another_file_of_judgements(tmp_path):
         ({"queries": []}, r"queries\.jsonl is empty"),
         ({"documents": [*DOCUMENTS, DOCUMENTS[0]]}, r"corpus\.jsonl, line 4: the id 'a' is there already"),
         ({"documents": [*DOCUMENTS, {"_id": "3", "text": "x"}]}, r"line 4: the id '3' is there already"),
-        ({"documents": [{"text": "x"}]}, r"corpus\.jsonl, line 1: there is no '_id', only 'text'"),
-        ({"documents": [{"_id": "a", "text": None}]}, r"line 1: 'text' is None, not text"),
+        ({"documents": [{"text": "x"}]}, r"corpus\.jsonl, line 1: no '_id', only 'text'"),
+        ({"documents": [{"_id": "a", "text": None}]}, r"line 1: 'text' is null"),
         ({"documents": [{"_id": "a", "title": 7, "text": "x"}]}, r"line 1: 'title' is 7, not text"),
         ({"documents": [{"_id": None, "text": "x"}]}, r"line 1: '_id' is None, neither text nor a whole number"),
         ({"documents": [{"_id": "a", "text": "\ud800"}]}, "line 1: 'text' has a lone surrogate"),
@@ -93,7 +93,7 @@ def pair(score, **changes):
         ([pair(1), pair(float("nan"))], "line 2: 'score' is nan, not a finite number"),
         ([pair(1), pair(True)], "line 2: 'score' is True"),
         ([pair(1, sentence2=3)], "line 1: 'sentence2' is 3, not text"),
-        ([{"sentence1": "a", "score": 1}], "line 1: there is no 'sentence2', only 'sentence1', 'score'"),
+        ([{"sentence1": "a", "score": 1}], "line 1: no 'sentence2', only 'sentence1', 'score'"),
     ],
 )
 def test_pairs_with_a_fault(tmp_path, rows, message):
@@ -122,8 +122,8 @@ def test_pairs(tmp_path):
         ([{"text": "a", "label": "x"}], r"texts\.jsonl: every text has the label 'x'; there is nothing to tell apart"),
         ([{"text": "a", "label": "x"}] * 50, "every text has the label 'x'"),
         ([{"text": "a", "label": 1.5}], "line 1: 'label' is 1.5, neither text nor a whole number"),
-        ([{"text": "a"}], "line 1: there is no 'label', only 'text'"),
-        ([{"label": "x"}], "line 1: there is no 'text', only 'label'"),
+        ([{"text": "a"}], "line 1: no 'label', only 'text'"),
+        ([{"label": "x"}], "line 1: no 'text', only 'label'"),
     ],
 )
 def test_labels_with_a_fault(tmp_path, read, rows, message):

@@ -219,7 +219,7 @@ def test_a_file_of_pairs_is_a_corpus_too(place):
     [
         ([], "holds no pair"),
         ([{"query": "a", "positive": "b"}] * 9, "nothing to tell apart"),
-        ([{"query": "a"}], "line 1: there is no 'positive'"),
+        ([{"query": "a"}], "line 1: no 'positive'"),
         ([{"query": "a", "positive": "b", "negative": [1]}], "line 1: 'negative'"),
         ([{"query": "a", "positive": "b", "negative": ["\ud800"]}], "line 1: 'negative' has a lone surrogate"),
         ([{"query": f"q{i}", "positive": f"d{i}"} for i in range(5)], "2 of the other 2 validate, and 0 are left"),
@@ -235,9 +235,9 @@ def test_data_that_cannot_teach_are_refused(tmp_path, lines, message):
     ("arguments", "message"),
     [
         (["--batch-size", "1"], "at least 2"),
-        (["--seed=-1"], "a seed is a whole number of at least 0"),
+        (["--seed=-1"], "seed must be a whole number of at least 0"),
         (["--law", "cubic"], "no law 'cubic'"),
-        (["--compare", "0.9,0"], "finite number > 0"),
+        (["--compare", "0.9,0"], "must be finite and > 0"),
         (["--measure", "luck"], "no measure 'luck'"),
         (["--form", "none"], "nothing is to learn"),
         (["--unseen", "CORPUS"], "a name of its own"),

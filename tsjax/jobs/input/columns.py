@@ -73,12 +73,16 @@ class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def sentence(self) -> str:
         """Where it is, and what is wrong with it."""
-        where = f"row {self.row}" if self.line is None else f"line {self.line}"
-        return f"{self.file}, {where}: {self.reason}"
+        return f"{self.file}, {place_of(self.row, self.line)}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: what is listed of it, where the input says how many lines it has."""
         return {"file": self.file, "row": self.row, "line": self.line, "reason": self.reason}
+
+
+def place_of(row: int, line: int | None) -> str:
+    """Name a row for people: by the line it begins on, from 1, where it has one, and else by its number from 0."""
+    return f"row {row}" if line is None else f"line {line}"
 
 
 class BadRowError(Exception):
@@ -181,7 +185,7 @@ class Maker:
 
     def text(self, cells: Mapping[str, Any]) -> str:
         """The text that is embedded; raises as `row`."""
-        return _text(cells, self._columns.text) if self._parts is None else self._filled(cells)
+        return required_text(cells, self._columns.text) if self._parts is None else self._filled(cells)
 
     def _kept(self, value: Any, column: str) -> Any:
         kept = self._as_kept(value)
@@ -200,7 +204,12 @@ class Maker:
         return "".join(filled)
 
 
-def _text(cells: Mapping[str, Any], column: str) -> str:
+def required_text(cells: Mapping[str, Any], column: str) -> str:
+    """Return a row's text of a column.
+
+    Raises:
+        BadRowError: the row has no such column, or its value is not text, or no Unicode.
+    """
     value = cells.get(column)
     if not isinstance(value, str):
         if column not in cells:

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from tsjax.errors import InputError
-from tsjax.jobs.input.columns import BadRowError, Columns, Maker, RejectedRowError, Rejection, Row, as_text, cell_text
+from tsjax.jobs.input.columns import (
+    BadRowError,
+    Columns,
+    Maker,
+    RejectedRowError,
+    Rejection,
+    Row,
+    as_text,
+    cell_text,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +94,11 @@ class RowReader(abc.ABC):
                     Rejection(self.source.url, self.next_row - 1, self.line, str(error)).sentence
                 ) from error
             yield text
+
+    @property
+    def place(self) -> str:
+        """The current row, for messages."""
+        return place_of(self.next_row - 1, self.line)
 
     def position(self) -> int:
         """About how many of the file's bytes are read."""

@@ -1,28 +1,25 @@
 """Tasks from files, strictly: whatever is wrong with them is said with the file and the line, before any work is done.
 
-Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are files of any format that `tsjax.jobs.input.rows`
+Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are files of any format that `tsjax.jobs.input`
 reads, such as JSON lines, one item a row.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from tsjax.errors import InputError
-from tsjax.jobs.input.columns import BadRowError
 from tsjax.jobs.input.formats import Reading
 from tsjax.jobs.input.rows import CellReader
 from tsjax.jobs.input.texts import open_file
+from tsjax.jobs.input.typed_rows import read_typed_rows
 from tsjax.lab.evaluation.tasks import STS, Classification, Clustering, Retrieval
-from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 
 def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measure: str = "MRR@10") -> Retrieval:
@@ -85,7 +82,7 @@ def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman", reading
         reading: how it is to be read; None goes by its name and its first bytes.
     """
     pairs, scores = [], []
-    for row in rows_of(Path(file), reading):
+    for row in read_typed_rows(file, reading):
         pairs.append((row.text("sentence1"), row.text("sentence2")))
         scores.append(row.number("score"))
     with _naming(file):
@@ -96,7 +93,7 @@ def read_classification(
     file: str | os.PathLike[str], *, measure: str = "accuracy", reading: Reading | None = None
 ) -> Classification:
     """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
-    texts, labels = _labelled(Path(file), reading)
+    texts, labels = _labelled(file, reading)
     with _naming(file):
         return Classification(texts, labels, measure)
 
@@ -105,100 +102,35 @@ def read_clustering(
     file: str | os.PathLike[str], *, measure: str = "V-measure", reading: Reading | None = None
 ) -> Clustering:
     """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
-    texts, labels = _labelled(Path(file), reading)
+    texts, labels = _labelled(file, reading)
     with _naming(file):
         return Clustering(texts, labels, measure)
 
 
-class _naming:  # noqa: N801  # used like a function
+@contextlib.contextmanager
+def _naming(file: str | os.PathLike[str]) -> Iterator[None]:
     """Put the file's name before what is wrong with all of it."""
-
-    def __init__(self, file: str | os.PathLike[str]) -> None:
-        self._file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, InputError):
-            raise InputError(f"{self._file}: {error}") from error
-
-
-class Row(NamedTuple):
-    """A row of a file.
-
-    Attributes:
-        place: where it is, for people to read.
-        values: by the names of their columns.
-        texts_only: whether all values are text, also those that are numbers.
-    """
-
-    place: str
-    values: Mapping[str, Any]
-    texts_only: bool = False
-
-    def get(self, key: str) -> Any:
-        if key not in self.values:
-            known = ", ".join(map(repr, itertools.islice(self.values, 8))) or "nothing"
-            raise InputError(f"{self.place}: there is no {key!r}, only {known}")
-        return self.values[key]
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str):
-            raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not text")
-        if lone_surrogate(value) is not None:
-            raise InputError(f"{self.place}: {key!r} has a lone surrogate, which is not valid Unicode")
-        return value
-
-    def name(self, key: str) -> str:
-        """Text or a whole number, as text: an id or a label."""
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise InputError(f"{self.place}: {key!r} is {value!r:.40}, neither text nor a whole number")
-        return str(value)
-
-    def number(self, key: str) -> float:
-        value = self.get(key)
-        if self.texts_only and isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        with contextlib.suppress(OverflowError):  # a whole number that no float can hold
-            if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
-                return float(value)
-        raise InputError(f"{self.place}: {key!r} is {value!r:.40}, not a finite number")
-
-
-def rows_of(file: Path, reading: Reading | None = None) -> Iterator[Row]:
-    """The rows of a file in any format; an InputError where one cannot be read.
-
-    Args:
-        file: see `tsjax.jobs.input.texts.open_file`.
-        reading: how it is to be read; None goes by its name and its first bytes.
-    """
-    with contextlib.closing(open_file(str(file), None, reading)) as reader:
-        for cells in reader.cells():
-            where = f"row {reader.next_row - 1}" if reader.line is None else f"line {reader.line}"
-            if isinstance(cells, BadRowError):
-                raise InputError(f"{file}, {where}: {cells}")
-            yield Row(f"{file}, {where}", cells, reader.texts_only)
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
     """Texts by ``_id``, in the file's order."""
     texts: dict[str, str] = {}
-    for row in rows_of(file):
+    for row in read_typed_rows(file):
         name, text = row.name("_id"), row.text("text")
         if name in texts:
             raise InputError(f"{row.place}: the id {name!r} is there already")
-        if titles and row.values.get("title"):
+        if titles and row.cells.get("title"):
             text = f"{row.text('title')} {text}".strip()
         texts[name] = text
     return texts
 
 
-def _labelled(file: Path, reading: Reading | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    rows = [(row.text("text"), row.name("label")) for row in rows_of(file, reading)]
+def _labelled(file: str | os.PathLike[str], reading: Reading | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    rows = [(row.text("text"), row.name("label")) for row in read_typed_rows(file, reading)]
     return tuple(text for text, _ in rows), tuple(label for _, label in rows)
 
 
@@ -207,9 +139,9 @@ def _qrels(file: Path, queries: set[str], documents: dict[str, int]) -> dict[str
     grades: dict[str, dict[int, int]] = {}
     seen = set()
     _check_header(file)
-    for row in rows_of(file, Reading("tsv")):
+    for row in read_typed_rows(file, Reading("tsv")):
         place = row.place
-        query, document, grade = row.values.values()
+        query, document, grade = row.cells.values()
         if query not in queries:
             raise InputError(f"{place}: there is no query {query!r} in queries.jsonl")
         if document not in documents:

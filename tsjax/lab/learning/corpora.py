@@ -11,8 +11,9 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.jobs.input.formats import stem
+from tsjax.jobs.input.typed_rows import TypedRow, read_typed_rows
 from tsjax.lab.evaluation.copies import groups
-from tsjax.lab.evaluation.readers import Row, read_retrieval, rows_of
+from tsjax.lab.evaluation.readers import read_retrieval
 from tsjax.lab.evaluation.tasks import Retrieval
 from tsjax.lab.learning.pairs import Pairs
 from tsjax.wording import counted
@@ -177,8 +178,8 @@ def read_corpus(
     documents: dict[str, int] = {}
     relevant: dict[str, dict[int, int]] = {}
     negatives: dict[str, list[str]] = {}
-    for row in rows_of(source, reading):
-        query = row.text("anchor" if "anchor" in row.values and "query" not in row.values else "query")
+    for row in read_typed_rows(source, reading):
+        query = row.text("anchor" if "anchor" in row.cells and "query" not in row.cells else "query")
         positive = row.text("positive")
         for column, text in (("query", query), ("positive", positive)):
             if not text.strip():
@@ -195,11 +196,11 @@ def read_corpus(
     return Corpus(name, task, {place: tuple(negatives[q]) for place, q in enumerate(relevant) if q in negatives})
 
 
-def _negatives(row: Row) -> list[str]:
+def _negatives(row: TypedRow) -> list[str]:
     """One text, or several, or none."""
-    given = row.values.get("negative")
+    given = row.cells.get("negative")
     if given is None:
         return []
     if isinstance(given, list):
-        return [Row(row.place, {"negative": text}).text("negative") for text in given]
+        return [TypedRow(row.place, {"negative": text}).text("negative") for text in given]
     return [row.text("negative")]
