@@ -19,6 +19,7 @@ from tsjax.checkpoints import format as checkpoint
 from tsjax.encoders.embedder import as_container, progress_bar
 from tsjax.encoders.lifecycle import Lifecycle
 from tsjax.encoders.settings import ModelSettings, check_unused
+from tsjax.encoders.similarity import top_indices
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import Engine
 from tsjax.engine.jax_modes import usual_modes
@@ -273,7 +274,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         check_texts([query])
         pairs = _Asked(query, documents, keep=return_documents)
         scores = self.predict(pairs, *positional, **options)
-        best = np.argsort(-np.asarray(scores), kind="stable")[:count]
+        best = top_indices(np.asarray(scores), len(scores) if count is None else count)
         return [
             {"corpus_id": int(i), "score": float(scores[i]), **({"text": pairs.kept[i]} if return_documents else {})}
             for i in best

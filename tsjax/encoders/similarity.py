@@ -63,6 +63,23 @@ def normalize(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x / norm
 
 
+def top_indices(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+    """Return the places of the k highest of some scores, the highest first.
+
+    Of equal scores the one that stands first comes first, and NaN comes last. Every top-k of tsjax goes by this rule.
+
+    Args:
+        scores: (n,).
+        k: how many, at least 1; all if there are fewer.
+    """
+    negated = -scores
+    if k >= len(negated):
+        return np.argsort(negated, kind="stable")
+    limit = np.partition(negated, k - 1)[k - 1]
+    candidates = np.flatnonzero(~(negated > limit))  # ties with the last one included; NaN is above no limit
+    return candidates[np.argsort(negated[candidates], kind="stable")[:k]]
+
+
 def _rows(x: ArrayLike) -> NDArray[np.float32]:
     rows = np.atleast_2d(np.asarray(x, np.float32))
     if rows.ndim != 2:

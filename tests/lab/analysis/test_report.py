@@ -199,7 +199,7 @@ def test_a_small_and_a_large_study_give_what_they_can(options, tmp_path):
 
 
 def test_without_matplotlib_there_is_all_but_the_plots(tmp_path, monkeypatch):
-    monkeypatch.setattr("tsjax.lab.analysis.report.have", lambda module: module != "matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not write_report(study(), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         *("between.csv", "changes.csv", "heads.csv", "index.html", "report.json", "states.csv", "vectors.csv"),

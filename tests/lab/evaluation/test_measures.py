@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, v_measure_score
 
 from tests.support.fakes import FakeEmbedder, texts
+from tsjax.encoders.similarity import top_indices
 from tsjax.errors import InputError
 from tsjax.lab.evaluation import STS, Classification, Clustering, Retrieval, ranking, read_retrieval
 from tsjax.lab.evaluation.bootstrap import paired_difference
@@ -80,6 +81,15 @@ def test_blocks_give_what_one_sort_gives(monkeypatch):
         monkeypatch.setattr(ranking, "_QUERIES", 4)
         for k in (1, 10, 400):
             np.testing.assert_array_equal(ranking.top(queries, documents, k, lambda a, b: a @ b.T), whole[:, :k])
+
+
+def test_the_highest_are_those_of_one_stable_sort():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 7, 200):
+        scores = rng.integers(0, 5, n).astype("f4")
+        scores[rng.random(n) < 0.2] = np.nan
+        for k in (1, 3, 150, 400):
+            np.testing.assert_array_equal(top_indices(scores, k), np.argsort(-scores, kind="stable")[:k])
 
 
 def test_correlations_are_scipys(recwarn):

@@ -90,9 +90,7 @@ class RowReader(abc.ABC):
                     raise cells
                 text = make(cells)
             except BadRowError as error:
-                raise RejectedRowError(
-                    Rejection(self.source.url, self.next_row - 1, self.line, str(error)).sentence
-                ) from error
+                raise RejectedRowError(f"{self.source.url}, {self.place}: {error}") from error
             yield text
 
     @property

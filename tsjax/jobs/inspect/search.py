@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tsjax.encoders.similarity import Similarity, similarity
+from tsjax.encoders.similarity import Similarity, similarity, top_indices
 from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.inspect.status import status
 from tsjax.jobs.output.precision import to_float
@@ -58,8 +56,7 @@ def search(
     layout = Layout.recorded(job)
     if query.shape != (layout.dimension,):
         raise InputError(f"the query has the shape {query.shape}, and the vectors have {layout.dimension} dimensions")
-    best: list[tuple[float, int, Hit]] = []
-    order = itertools.count()
+    best: list[Hit] = []
     for key in output.record_keys():
         record = output.read_record(key)
         if record is None or record.job != job.fingerprint:
@@ -74,14 +71,9 @@ def search(
             if not len(vectors):
                 continue
             scores = similarity(query[None], vectors, name)[0]
-            for place in np.argsort(-scores, kind="stable")[:wanted].tolist():
-                assert block.rest is not None  # asked for
-                hit = Hit(float(scores[place]), block.ids[place], block.rest[place])
-                entry = (hit.score, -next(order), hit)
-                if len(best) < wanted:
-                    heapq.heappush(best, entry)
-                elif entry[0] > best[0][0]:
-                    heapq.heapreplace(best, entry)
-                else:
-                    break
-    return [hit for _, _, hit in sorted(best, key=lambda entry: (-entry[0], -entry[1]))]
+            assert block.rest is not None  # asked for
+            # What was found before came first, so it goes first.
+            rows = top_indices(scores, wanted).tolist()
+            found = [*best, *(Hit(float(scores[row]), block.ids[row], block.rest[row]) for row in rows)]
+            best = [found[place] for place in top_indices(np.array([hit.score for hit in found]), wanted)]
+    return best

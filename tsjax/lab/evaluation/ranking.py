@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsjax.encoders.similarity import top_indices
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,7 +26,7 @@ def top(
 ) -> Int[np.ndarray, "Q k"]:
     """The k most similar documents of each query, the most similar first.
 
-    Of documents that are equally similar, the one that stands first in the corpus comes first. Nothing looks at which
+    Ties as in `top_indices`: the document that stands first in the corpus comes first. Nothing looks at which
     document is relevant, so a model that finds all alike scores what chance would give, not 1.
 
     Args:
@@ -46,20 +48,8 @@ def top(
             block = similarity(some, documents[first : first + _DOCUMENTS])
             found = np.broadcast_to(np.arange(first, first + block.shape[1]), block.shape)
             # What was found before stands first in the corpus, so it goes first.
-            best, places = _best(np.hstack([best, block]), np.hstack([places, found]), k)
+            scores, places = np.hstack([best, block]), np.hstack([places, found])
+            chosen = np.stack([top_indices(row, k) for row in scores])
+            best, places = (np.take_along_axis(x, chosen, axis=1) for x in (scores, places))
         result[start : start + len(some)] = places
     return result
-
-
-def _best(
-    scores: Float[np.ndarray, "q n"], places: Int[np.ndarray, "q n"], k: int
-) -> tuple[Float[np.ndarray, "q m"], Int[np.ndarray, "q m"]]:
-    """The k highest scores of each row, descending, and their places; equal ones in the order they stand in."""
-    width = scores.shape[1]
-    k = min(k, width)
-    least = np.partition(scores, width - k, axis=1)[:, width - k]
-    chosen = np.empty((len(scores), k), np.intp)
-    for row, (values, limit) in enumerate(zip(scores, least, strict=True)):
-        enough = np.flatnonzero(values >= limit)
-        chosen[row] = enough[np.argsort(-values[enough], kind="stable")[:k]]
-    return np.take_along_axis(scores, chosen, axis=1), np.take_along_axis(places, chosen, axis=1)
