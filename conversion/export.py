@@ -87,7 +87,7 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
         write_tensors(directory / "model.safetensors", theirs)
         _write_json(directory / "config.json", config)
         _write_tokenizer(directory, tokenizer_json, special, metadata)
-        (directory / "README.md").write_text(model_card(metadata, tau), encoding="utf-8")
+        model_card(metadata, tau).save(directory / "README.md")
         folders, files = modules(metadata)
         for name, content in files.items():
             _write_json(directory / name, content)

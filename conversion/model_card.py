@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from huggingface_hub import ModelCard, ModelCardData
 
 from tsjax._version import __version__
 from tsjax.temperature import Temperature
@@ -16,33 +17,32 @@ if TYPE_CHECKING:
     from tsjax.checkpoints.format import Metadata
 
 
-def model_card(metadata: Metadata, tau: Temperature) -> str:
-    """The card, with the front matter that the hub reads.
+def model_card(metadata: Metadata, tau: Temperature) -> ModelCard:
+    """Write the card, with the front matter that the hub reads.
 
     Args:
         metadata: of the checkpoint that was exported.
         tau: what was folded into its weights.
     """
     embedder = metadata.kind == "embedder"
-    tags = ["sentence-transformers", "tsjax", *([] if tau == Temperature() else ["tempscale"])]
-    front = [
-        "library_name: sentence-transformers",
-        f"pipeline_tag: {'sentence-similarity' if embedder else 'text-ranking'}",
-    ]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.source) and not Path(metadata.source).exists():  # a name on the hub
-        front.append(f"base_model: {metadata.source}")
-    front += ["tags:", *(f"- {tag}" for tag in tags)]
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.source) and not Path(metadata.source).exists()
+    front = ModelCardData(
+        base_model=metadata.source if on_hub else None,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity" if embedder else "text-ranking",
+        tags=["sentence-transformers", "tsjax", *([] if tau == Temperature() else ["tempscale"])],
+    )
     kind = "SentenceTransformer" if embedder else "CrossEncoder"
     load = f'from sentence_transformers import {kind}\n\nmodel = {kind}("path/to/this/directory")'
     origin = f"`{metadata.source}`" if metadata.source else "a checkpoint of tsjax"
     sections = [
-        "---\n" + "\n".join(front) + "\n---",
+        f"---\n{front}\n---",
         f"# {metadata.source.rstrip('/').rpartition('/')[2] or 'A model'}, exported by tsjax {__version__}",
         f"The weights are those of {origin}, in float32. Its licence holds for them too.",
         "## Temperature\n\n" + _temperature(metadata, tau),
         f"## Use\n\n```python\n{load}\n```",
     ]
-    return "\n\n".join(sections) + "\n"
+    return ModelCard("\n\n".join(sections) + "\n")
 
 
 def _temperature(metadata: Metadata, tau: Temperature) -> str:
