@@ -291,12 +291,9 @@ class Busy:
     def _worked(self) -> float:
         return time.process_time() + sum(worker.worked for worker in self._crew.values())
 
-    def others(self) -> float | None:
-        """The share of all cores, 0 to 1, that others had; None where the system does not tell."""
-        now = machine.busy_seconds()
-        if now is None or self._busy is None:
-            return None
-        theirs = now - self._busy - (self._worked() - self._ours)
+    def others(self) -> float:
+        """Return the share of all cores, 0 to 1, that others had."""
+        theirs = machine.busy_seconds() - self._busy - (self._worked() - self._ours)
         return max(0.0, theirs / (time.perf_counter() - self._start) / (os.cpu_count() or 1))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from scripts.cluster.scale_texts import write_corpus
 from tsjax.storage.atomic import expanded
@@ -52,8 +53,8 @@ class Written:
 def resident(pid: int) -> int | None:
     """Bytes of memory that a process has now; None after its end."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (FileNotFoundError, ProcessLookupError):
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
         return None
 
 

@@ -211,10 +211,10 @@ def test_the_machine():
     about = machine.describe()
     assert about["cpu"]
     assert about["cores"] >= 1
-    peak = machine.peak_resident()
-    assert peak is None or 10**7 < peak < 10**12
-    busy, ours = machine.busy_seconds(), machine.process_seconds(machine.os.getpid())
-    assert (busy is None) == (ours is None)
+    assert 0.1 < about["memory_gb"] < 1e6
+    assert 10**7 < machine.peak_resident() < 10**12
+    ours = machine.process_seconds(machine.os.getpid())
+    assert 0 < ours < machine.busy_seconds()
     assert machine.process_seconds(2**30) is None
 
 

@@ -1,4 +1,7 @@
-"""What a benchmark says of the machine it ran on, and how much memory a process took. Neither NumPy nor JAX here."""
+"""Description of the machine, and the memory and time of processes, for benchmark reports.
+
+Must not import NumPy or JAX, because it measures processes that do not.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _PROC = Path("/proc")
 
 
@@ -16,7 +21,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -31,47 +36,36 @@ def reset_peak_resident() -> bool:
     return True
 
 
-def peak_resident() -> int | None:
+def peak_resident() -> int:
     """The most bytes of memory that this process had at a time, since `reset_peak_resident` where that works."""
     if value := _field(_PROC / "self" / "status", "VmHWM"):
         return int(value.split()[0]) * 1024
     if sys.platform == "win32":
-        return None
+        return int(psutil.Process().memory_info().peak_wset)
     import resource  # noqa: PLC0415  # other systems have it
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
-def busy_seconds() -> float | None:
-    """Seconds that all cores together have worked since the machine started; None where the system does not tell."""
-    try:
-        first = (_PROC / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()
-    except OSError:
-        return None
-    user, nice, system, _, _, *interrupts_and_stolen = map(int, first[1:9])
-    return float(user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
+def busy_seconds() -> float:
+    """Return the seconds that all cores together have worked since the machine started."""
+    times = psutil.cpu_times()
+    # Linux counts what a guest had among the user's.
+    return float(sum(times) - sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice")))
 
 
 def process_seconds(process: int) -> float | None:
-    """Seconds that a process has worked on all cores together; None where the system does not tell."""
+    """Return the seconds that a process has worked on all cores together; None if there is no such process."""
     try:
-        # What comes after the name, which may hold anything.
-        fields = (
-            (_PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
-    except OSError:
+        times = psutil.Process(process).cpu_times()
+    except psutil.NoSuchProcess:
         return None
-    return float(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return float(times.user + times.system)
 
 
 def _cpu_model() -> str:
     return _field(_PROC / "cpuinfo", "model name") or platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    value = _field(_PROC / "meminfo", "MemTotal")
-    return round(int(value.split()[0]) * 1024 / 1e9, 1) if value else None
 
 
 def _field(file: Path, name: str) -> str | None:
