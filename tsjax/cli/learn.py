@@ -23,7 +23,7 @@ from tsjax.wording import counted
 
 if TYPE_CHECKING:
     from tsjax.encoders.embedder import Embedder
-    from tsjax.lab.learning.comparison import Row
+    from tsjax.lab.learning.comparison import ComparisonRow
     from tsjax.lab.learning.corpora import Corpus
     from tsjax.lab.learning.recipe import Form, Recipe
 
@@ -192,7 +192,7 @@ def run(options: argparse.Namespace) -> None:
             report=lambda look: _say(f"all pairs: {_look(look, learned.best_step)}"),
         )
     save_model(learned, embedder, directory)
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     if candidates:
         rows = _compare(options, embedder, corpora, unseen, candidates)
     write(learned, recipe, rows, embedder, directory)
@@ -202,7 +202,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _compare(
     options: argparse.Namespace, embedder: Embedder, corpora: list[Corpus], unseen: list[Corpus], candidates: Any
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """The comparison, with what was learned as it comes back from the saved checkpoint."""
     from tsjax.lab.learning.comparison import compare_learned
     from tsjax.lab.learning.report import MODEL

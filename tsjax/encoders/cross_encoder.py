@@ -29,7 +29,7 @@ from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationW
 from tsjax.model.activations import activate
 from tsjax.model.config import Activation, Dtype
 from tsjax.text.pairs import PairTokenizer
-from tsjax.text.tokenizer import check_texts, listed, ordered, pieces
+from tsjax.text.tokenizer import as_text_list, check_texts, chunk_by_characters, ordered
 from tsjax.validation import whole_number
 from tsjax.warn import warn
 
@@ -227,7 +227,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
             tokenized = tokenizer.encode(block, prompt)
             return tokenized if self.metadata.token_types else tokenized._replace(type_ids=None)
 
-        blocks = pieces(pairs, self._engine.block_characters, _length)
+        blocks = chunk_by_characters(pairs, self._engine.block_characters, _length)
         with contextlib.closing(prefetch_map(tokenize, blocks)) as tokenized, _of_pairs():
             for computed in self._engine.compute(
                 tokenized, temperature, max_length=tokenizer.max_length, max_texts=max_texts, progress=progress
@@ -335,7 +335,7 @@ def _pairs(inputs: Any) -> tuple[bool, Iterator[tuple[str, str]]]:
 
 def _pair(index: int, given: Any) -> tuple[str, str]:
     try:
-        texts = [given] if isinstance(given, str) else check_texts(listed(given))
+        texts = [given] if isinstance(given, str) else check_texts(as_text_list(given))
     except InputError as error:
         raise InputError(f"pair {index}: {error}") from error
     if len(texts) != 2:

@@ -31,7 +31,7 @@ from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
 from tsjax.model.config import Dtype
 from tsjax.temperature import Temperature
-from tsjax.text.tokenizer import TextTokenizer, check_texts, listed, pieces
+from tsjax.text.tokenizer import TextTokenizer, as_text_list, check_texts, chunk_by_characters
 from tsjax.validation import whole_number
 from tsjax.warn import warn
 
@@ -254,7 +254,7 @@ class Embedder(Lifecycle, Settings):
         )
         given = sentences if inputs is None else inputs
         single = isinstance(given, str)
-        texts = check_texts([given] if single else listed(given))
+        texts = check_texts([given] if single else as_text_list(given))
         with progress_bar(len(texts), show_progress_bar) as progress:
             if output_value == "sentence_embedding":
                 vectors = quantize_embeddings(self._embed(texts, request, progress), precision)
@@ -403,7 +403,7 @@ class Embedder(Lifecycle, Settings):
             order = np.arange(len(texts))
         else:
             order = np.argsort([-len(text) for text in texts], kind="stable")
-        return order, pieces((texts[place] for place in order.tolist()), self._engine.block_characters)
+        return order, chunk_by_characters((texts[place] for place in order.tolist()), self._engine.block_characters)
 
     def _compute(
         self,

@@ -14,7 +14,7 @@ from tsjax.model.config import Dtype
 from tsjax.storage.digests import json_sha256
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
-from tsjax.text.tokenizer import TextTokenizer, check_texts, listed
+from tsjax.text.tokenizer import TextTokenizer, as_text_list, check_texts
 from tsjax.text.unicode import lone_surrogate
 from tsjax.validation import whole_number
 
@@ -254,7 +254,7 @@ class Settings(ModelSettings[TextTokenizer]):
         Raises:
             InputError: a text that is not a string.
         """
-        return self._tokenizer.with_max_length(_NO_LIMIT).encode(check_texts(listed(inputs))).lengths
+        return self._tokenizer.with_max_length(_NO_LIMIT).encode(check_texts(as_text_list(inputs))).lengths
 
     def _checked_dim(self, value: int | None) -> int | None:
         if value is not None and whole_number("truncate_dim", value) > self._config.embedding_dimension:

@@ -187,7 +187,7 @@ def encodings(tokenizer: Tokenizer, texts: Iterable[str], *, add_special_tokens:
     Raises:
         CheckpointError: it cannot encode.
     """
-    for piece in pieces(texts, min(_CHARACTERS_PER_CORE * (os.cpu_count() or 1), _CHARACTERS)):
+    for piece in chunk_by_characters(texts, min(_CHARACTERS_PER_CORE * (os.cpu_count() or 1), _CHARACTERS)):
         yield from _encode_batch(tokenizer, piece, add_special_tokens=add_special_tokens)
 
 
@@ -207,7 +207,11 @@ def _encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens:
             gc.enable()
 
 
-def pieces(items: Iterable[Item], characters: int, length: Callable[[Item], int] = len) -> Iterator[list[Item]]:  # type: ignore[assignment]
+def chunk_by_characters(
+    items: Iterable[Item],
+    characters: int,
+    length: Callable[[Item], int] = len,  # type: ignore[assignment]
+) -> Iterator[list[Item]]:
     """Yield consecutive texts of about so many characters together; a longer text comes with those before it.
 
     Args:
@@ -227,7 +231,7 @@ def pieces(items: Iterable[Item], characters: int, length: Callable[[Item], int]
         yield piece
 
 
-def listed(inputs: object) -> list[Any]:
+def as_text_list(inputs: object) -> list[Any]:
     """The texts of any iterable that has an order, as a list, not checked yet; errors are those of `ordered`."""
     return list(ordered(inputs))
 

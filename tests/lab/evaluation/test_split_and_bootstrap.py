@@ -8,7 +8,7 @@ import pytest
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.bootstrap import paired_difference
 from tsjax.lab.evaluation.outcomes import Correlation, Labels, Means
-from tsjax.lab.evaluation.split import by_label, halves
+from tsjax.lab.evaluation.split import by_label, split_in_half
 
 
 def parts(split):
@@ -17,13 +17,13 @@ def parts(split):
 
 @pytest.mark.parametrize("items", [4, 5, 101])
 def test_halves_are_seeded_and_disjoint(items):
-    split = halves(items, seed=3, least=2, what="pairs")
-    assert parts(split) == parts(halves(items, seed=3, least=2, what="pairs"))
+    split = split_in_half(items, seed=3, min_items=2, item_name="pairs")
+    assert parts(split) == parts(split_in_half(items, seed=3, min_items=2, item_name="pairs"))
     assert sorted([*split.validation, *split.held_out]) == list(range(items))
     assert len(split.held_out) - len(split.validation) == items % 2
     assert split.part("all").tolist() == list(range(items))
     if items > 5:
-        assert parts(split) != parts(halves(items, seed=4, least=2, what="pairs"))
+        assert parts(split) != parts(split_in_half(items, seed=4, min_items=2, item_name="pairs"))
 
 
 def test_every_label_is_in_every_part():
@@ -43,16 +43,16 @@ def test_every_label_is_in_every_part():
 
 def test_what_cannot_be_split_is_said():
     with pytest.raises(InputError, match="3 queries cannot be split"):
-        halves(3, seed=0, least=2, what="queries")
+        split_in_half(3, seed=0, min_items=2, item_name="queries")
     with pytest.raises(InputError, match="label 'b' has 2 texts; each needs at least 3"):
         by_label(["a"] * 5 + ["b"] * 2, seed=0, with_training=True)
     with pytest.raises(InputError, match="label 'b' has 1 text;"):
         by_label(["a"] * 5 + ["b"], seed=0, with_training=False)
     for seed in (-1, 1.5, True):
         with pytest.raises(InputError, match="seed must be a whole number"):
-            halves(30, seed=seed, least=2, what="queries")
+            split_in_half(30, seed=seed, min_items=2, item_name="queries")
     with pytest.raises(InputError, match="there is no part 'test'"):
-        halves(30, seed=0, least=2, what="queries").part("test")
+        split_in_half(30, seed=0, min_items=2, item_name="queries").part("test")
 
 
 def test_the_interval_covers_a_known_difference_as_often_as_it_says():

@@ -159,7 +159,7 @@ class Columns:
         return cls(data["text"] or "text", data["template"], data["id"], tuple(data["keep"]))
 
 
-class Maker:
+class RowBuilder:
     """Makes rows of cells: `Columns`, ready to be used many times.
 
     Args:

@@ -10,10 +10,10 @@ from tsjax.errors import InputError
 from tsjax.jobs.input.columns import (
     BadRowError,
     Columns,
-    Maker,
     RejectedRowError,
     Rejection,
     Row,
+    RowBuilder,
     as_text,
     cell_text,
     place_of,
@@ -71,7 +71,7 @@ class RowReader(abc.ABC):
 
     def read(self) -> Iterator[Row | Rejection]:
         """The rows from here on, as they are asked for."""
-        make, file = Maker(self._columns or Columns(), self._as_kept).row, self.source.name
+        make, file = RowBuilder(self._columns or Columns(), self._as_kept).row, self.source.name
         for cells in self.cells():
             row = self.next_row - 1
             try:
@@ -83,7 +83,7 @@ class RowReader(abc.ABC):
 
     def texts(self) -> Iterator[str]:
         """The texts of the rows from here on; a `RejectedRowError` at a row that has none."""
-        make = Maker(self._columns or Columns()).text
+        make = RowBuilder(self._columns or Columns()).text
         for cells in self.cells():
             try:
                 if isinstance(cells, BadRowError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.lab.analysis.corpora import CORPUS_TITLES, LEAST_TEXTS, Bucket, check_lengths, make_buckets
+from tsjax.lab.analysis.corpora import CORPUS_TITLES, LEAST_TEXTS, CorpusBucket, check_lengths, make_buckets
 from tsjax.lab.analysis.measures import (
     Estimate,
     distance_to_centroid,
@@ -29,7 +29,7 @@ from tsjax.lab.analysis.measures import (
 )
 from tsjax.lab.analysis.probe import Probe, probe_text
 from tsjax.temperature import Temperature
-from tsjax.text.tokenizer import Tokenized, check_texts, listed
+from tsjax.text.tokenizer import Tokenized, as_text_list, check_texts
 from tsjax.validation import whole_number
 from tsjax.wording import counted
 
@@ -164,7 +164,7 @@ def study_collapse(
     """
     grid = _grid(embedder, temperatures)
     whole_number("layer_texts", layer_texts, at_least=0)
-    chosen = check_texts(listed(texts))
+    chosen = check_texts(as_text_list(texts))
     if len(chosen) < LEAST_TEXTS:
         there = {0: "no text", 1: "one text only"}.get(len(chosen), f"{len(chosen)} texts only")
         raise InputError(f"there is {there}; how texts lie to each other takes at least {LEAST_TEXTS}")
@@ -219,7 +219,7 @@ def _grid(embedder: Embedder, temperatures: Sequence[TemperatureLike]) -> list[T
 class _Study:
     embedder: Embedder
     prompt: str
-    buckets: list[Bucket]
+    buckets: list[CorpusBucket]
     layer_texts: int
     progress: Callable[[str], object]
 
@@ -268,7 +268,7 @@ class _Study:
         vectors = vectors[:, : embedder.truncate_dim]
         return np.split(vectors, np.cumsum([len(bucket.ids) for bucket in self.buckets])[:-1])
 
-    def _probes(self, bucket: Bucket, temperature: Temperature) -> Iterator[Probe]:
+    def _probes(self, bucket: CorpusBucket, temperature: Temperature) -> Iterator[Probe]:
         engine, encoder = self.embedder.pipeline.engine, self.embedder.metadata.model.encoder
         some = bucket.ids[: self.layer_texts]
         where = f"{CORPUS_TITLES[bucket.corpus]}, up to {counted(bucket.length, 'token')}"
@@ -286,7 +286,9 @@ class _Study:
             yield found
 
 
-def _vector_row(bucket: Bucket, vectors: NDArray[np.float32], everywhere: NDArray[np.float64], name: str) -> VectorRow:
+def _vector_row(
+    bucket: CorpusBucket, vectors: NDArray[np.float32], everywhere: NDArray[np.float64], name: str
+) -> VectorRow:
     cosine, own = pairwise_cosine(vectors), distance_to_centroid(vectors)
     all_of_them = distance_to_centroid(vectors, everywhere)
     return VectorRow(
@@ -303,7 +305,7 @@ def _vector_row(bucket: Bucket, vectors: NDArray[np.float32], everywhere: NDArra
 
 
 def _change_row(
-    shortest: tuple[Bucket, NDArray[np.float32]], longest: tuple[Bucket, NDArray[np.float32]], name: str
+    shortest: tuple[CorpusBucket, NDArray[np.float32]], longest: tuple[CorpusBucket, NDArray[np.float32]], name: str
 ) -> ChangeRow:
     (bucket, first), (other, last) = shortest, longest
     if bucket.corpus == "texts":  # of every length other texts
@@ -319,7 +321,7 @@ def _apart(first: Estimate, last: Estimate) -> Estimate:
     return Estimate(last.value - first.value, math.hypot(first.error, last.error))
 
 
-def _head_rows(bucket: Bucket, probes: list[Probe], name: str) -> list[HeadRow]:
+def _head_rows(bucket: CorpusBucket, probes: list[Probe], name: str) -> list[HeadRow]:
     rates = np.stack([found.filter_rate for found in probes]).mean(axis=0, dtype=np.float64)
     entropies = np.stack([found.entropy for found in probes]).mean(axis=0, dtype=np.float64)
     return [
@@ -337,7 +339,7 @@ def _head_rows(bucket: Bucket, probes: list[Probe], name: str) -> list[HeadRow]:
     ]
 
 
-def _state_rows(bucket: Bucket, probes: list[Probe], name: str) -> list[StateRow]:
+def _state_rows(bucket: CorpusBucket, probes: list[Probe], name: str) -> list[StateRow]:
     high = np.array([found.high for found in probes], np.float64)
     low = np.array([found.low for found in probes], np.float64)
     share = high / np.hypot(high, low)

@@ -18,6 +18,7 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import same_text
+from tsjax.lab.evaluation.lengths import group_by_length
 from tsjax.validation import whole_number
 from tsjax.wording import counted
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from tsjax.text.tokenizer import TextTokenizer
 
-Corpus: TypeAlias = Literal["texts", "cut", "repeated"]
+CorpusKind: TypeAlias = Literal["texts", "cut", "repeated"]
 CORPUS_TITLES: dict[str, str] = {
     "texts": "texts as they are",
     "cut": "the same texts, cut",
@@ -52,7 +53,7 @@ LEAST_TEXTS = 3
 
 
 @dataclass(frozen=True)
-class Bucket:
+class CorpusBucket:
     """Texts of like length.
 
     Attributes:
@@ -61,7 +62,7 @@ class Bucket:
         ids: the token ids of each text.
     """
 
-    corpus: Corpus
+    corpus: CorpusKind
     length: int
     ids: tuple[NDArray[np.int32], ...]
 
@@ -130,7 +131,7 @@ def make_buckets(
     lengths: Sequence[int],
     texts_per_bucket: int,
     seed: int,
-) -> tuple[list[Bucket], list[str]]:
+) -> tuple[list[CorpusBucket], list[str]]:
     """The buckets of the three corpora, and in sentences what was left out.
 
     Each corpus has equally many texts in each of its buckets, since effective rank grows with their number; which ones
@@ -174,7 +175,7 @@ def make_buckets(
         tuple(lengths),
         texts_per_bucket,
     )
-    buckets: list[Bucket] = []
+    buckets: list[CorpusBucket] = []
     notes: list[str] = []
     if double := len(texts) - len(kept):
         notes.append(f"{counted(double, 'text')} of {len(texts):,} repeated an earlier one, and did not count.")
@@ -192,12 +193,11 @@ def make_buckets(
     return buckets, notes
 
 
-def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+def _as_they_are(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
     """Whole texts, each in the bucket of its own length: more tokens than the bucket before, or half of the first."""
     lowest = drawn.lengths[0] // 2
-    inside: dict[int, list[int]] = {}
-    for low, high in itertools.pairwise([lowest, *drawn.lengths]):
-        inside[high] = np.flatnonzero((low < drawn.found) & (drawn.found <= high)).tolist()
+    found = group_by_length(drawn.found, [highest + 1 for highest in (lowest, *drawn.lengths)])
+    inside = {bucket.end - 1: bucket.items.tolist() for bucket in found}
     notes = []
     if short := int((drawn.found <= lowest).sum()):
         notes.append(f"{counted(short, 'text')} of at most {lowest} tokens: in no bucket.")
@@ -212,11 +212,12 @@ def _as_they_are(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
             notes.append(f"Up to {length} tokens: {counted(len(places), 'text')}, too few for a bucket.")
     count = min(drawn.most, *map(len, kept.values()))
     return [
-        Bucket("texts", length, tuple(drawn.ids[place] for place in places[:count])) for length, places in kept.items()
+        CorpusBucket("texts", length, tuple(drawn.ids[place] for place in places[:count]))
+        for length, places in kept.items()
     ], notes
 
 
-def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+def _cut(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
     """As many tokens of the same texts, from the same place on, for each length that enough of them have."""
     reach = {length: int((drawn.found >= length).sum()) for length in drawn.lengths}
     enough = max(LEAST_TEXTS, min(_ENOUGH, max(reach.values()) // 2))
@@ -238,10 +239,10 @@ def _cut(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
         notes.append(f"{cut} repeated an earlier one, and did not count.")
     if longest < drawn.lengths[-1]:
         notes.append(f"Cut texts go up to {longest} tokens, since too few texts have more.")
-    return [Bucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
+    return [CorpusBucket("cut", length, _cut_at(drawn, texts, length)) for length in lengths], notes
 
 
-def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
+def _repeated(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
     """One passage of each text, of about the shortest length, again and again up to each length."""
     shortest = drawn.lengths[0]
     first = drawn.tokenizer.with_max_length(shortest)
@@ -264,7 +265,7 @@ def _repeated(drawn: _Drawn) -> tuple[list[Bucket], list[str]]:
     for length in drawn.lengths:
         # One copy more than would do, since together they may have fewer tokens.
         texts = [" ".join([text] * (length // count + 2)) for text, count in passages]
-        buckets.append(Bucket("repeated", length, _cut_at(drawn, texts, length)))
+        buckets.append(CorpusBucket("repeated", length, _cut_at(drawn, texts, length)))
     return buckets, notes
 
 

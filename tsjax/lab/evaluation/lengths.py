@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Int, Shaped
 
     from tsjax.lab.evaluation.tasks.task import Encoder, Task
 
-_SHORTEST = 32  # tokens; the first bucket's end, and each following one's end is twice the last one's
+# The ends of a task's buckets in tokens, each twice the one before.
+_EDGES = (0, *(32 << i for i in range(27)))
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """The items whose text has from ``start`` up to, but without, ``end`` tokens.
+class LengthBucket(NamedTuple):
+    """The items of at least ``start`` and less than ``end`` tokens.
 
     Attributes:
         start: tokens, special ones included.
@@ -44,14 +44,15 @@ def item_lengths(task: Task, embedder: Encoder) -> Float[np.ndarray, " items"]:
     return task.lengths(count)
 
 
-def buckets(lengths: Float[np.ndarray, " items"], items: Int[np.ndarray, " some"]) -> tuple[Bucket, ...]:
-    """Some of the items by length, in buckets that end at powers of two; those without items are left out."""
-    own = lengths[items]
-    result = []
-    start, end = 0, _SHORTEST
-    while start <= own.max(initial=-1):
-        inside = items[(own >= start) & (own < end)]
-        if len(inside):
-            result.append(Bucket(start, end, inside))
-        start, end = end, 2 * end
-    return tuple(result)
+def group_by_length(lengths: Shaped[np.ndarray, " items"], edges: Iterable[int]) -> tuple[LengthBucket, ...]:
+    """Return a bucket between each edge and the next, maybe an empty one; the edges rise."""
+    return tuple(
+        LengthBucket(start, end, np.flatnonzero((start <= lengths) & (lengths < end)))
+        for start, end in itertools.pairwise(edges)
+    )
+
+
+def buckets(lengths: Float[np.ndarray, " items"], items: Int[np.ndarray, " some"]) -> tuple[LengthBucket, ...]:
+    """Group some of the items by length, in buckets that end at powers of two; those without items are left out."""
+    found = group_by_length(lengths[items], _EDGES)
+    return tuple(bucket._replace(items=items[bucket.items]) for bucket in found if len(bucket.items))

@@ -61,41 +61,41 @@ def whole(items: int) -> Split:
     return Split(none, np.arange(items), none)
 
 
-def halves(items: int, *, seed: int, least: int, what: str) -> Split:
+def split_in_half(items: int, *, seed: int, min_items: int, item_name: str) -> Split:
     """Split items in two halves; of an odd number, the held-out half has one more.
 
     Args:
         items: how many there are.
         seed: of the choice.
-        least: how many each half must have.
-        what: what the items are, for the error.
+        min_items: how many each half must have.
+        item_name: what the items are, for the error.
 
     Raises:
         InputError: there are too few.
     """
     whole_number("seed", seed, at_least=0)
-    if items < 2 * least:
+    if items < 2 * min_items:
         raise InputError(
-            f"{items} {what} cannot be split: the part that τ is chosen on and the part it is reported on need "
-            f"at least {least} each"
+            f"{items} {item_name} cannot be split: the part that τ is chosen on and the part it is reported on need "
+            f"at least {min_items} each"
         )
     order = np.random.default_rng(seed).permutation(items)
     return Split(np.sort(order[: items // 2]), np.sort(order[items // 2 :]), np.zeros(0, np.intp))
 
 
-def halves_of_groups(group: Int[np.ndarray, " items"], *, seed: int, least: int, what: str) -> Split:
+def split_groups_in_half(group: Int[np.ndarray, " items"], *, seed: int, min_items: int, item_name: str) -> Split:
     """Split items in two halves by their groups, each of which is whole in one of them.
 
     Args:
         group: the number of each item's group, from 0; see `tsjax.lab.evaluation.copies.groups`.
         seed: of the choice.
-        least: how many groups each half must have.
-        what: what the items are, for the error.
+        min_items: how many groups each half must have.
+        item_name: what the items are, for the error.
 
     Raises:
         InputError: there are too few groups.
     """
-    split = halves(1 + group.max(initial=-1), seed=seed, least=least, what=what)
+    split = split_in_half(1 + group.max(initial=-1), seed=seed, min_items=min_items, item_name=item_name)
     validation, held_out = (np.flatnonzero(np.isin(group, part)) for part in (split.validation, split.held_out))
     return Split(validation, held_out, split.training)
 

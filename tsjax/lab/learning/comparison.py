@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One way of choosing temperatures, on one corpus.
 
     Attributes:
@@ -58,7 +58,7 @@ def compare_learned(
     seed: int,
     report: Callable[[str], object] = lambda message: None,
     show_progress_bar: bool = False,
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """Score what was learned on queries that nothing saw.
 
     The best scalar and the best law are those with the highest mean score over the queries that learning had, too
@@ -132,10 +132,10 @@ def _rows(
     *,
     seed: int,
     seen: bool,
-) -> list[Row]:
-    def row(name: str, temperature: str, outcome: Outcome, over: Interval | None = None) -> Row:
+) -> list[ComparisonRow]:
+    def row(name: str, temperature: str, outcome: Outcome, over: Interval | None = None) -> ComparisonRow:
         gain = paired_difference(outcome, before, items, seed=seed)
-        return Row(corpus, seen, len(items), name, temperature, score(outcome, items), gain, over)
+        return ComparisonRow(corpus, seen, len(items), name, temperature, score(outcome, items), gain, over)
 
     rows = [row("none", "1", before)]
     rows += [row(name, str(chosen[name].temperature), outcome) for name, outcome in kept.items()]

@@ -22,7 +22,7 @@ from tsjax.engine.batching import fill, plan
 from tsjax.engine.forks import check_not_forked
 from tsjax.engine.jax_modes import usual_modes
 from tsjax.engine.prefetch import prefetch_map
-from tsjax.lab.learning.learned import Learned, length_terms, per_text
+from tsjax.lab.learning.parameters import Learned, length_terms, per_text
 from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
 from tsjax.model.forward import Inputs, apply_packed

@@ -11,8 +11,8 @@ import optax
 from jax.tree_util import DictKey
 from jaxtyping import Array, Float
 
-from tsjax.lab.learning import learned as numbers
-from tsjax.lab.learning.learned import Learned
+from tsjax.lab.learning import parameters
+from tsjax.lab.learning.parameters import Learned
 from tsjax.model.compiling import jit
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def update(
     optimizer: optax.GradientTransformation, penalty: float, learned: Learned, state: Any, gradients: list[Learned]
 ) -> tuple[Learned, Any, Float[Array, ""]]:
     """One step of the optimizer; gives the weighted penalty of before it, too."""
-    value, pull = jax.value_and_grad(lambda x: penalty * numbers.penalty(x))(learned)
+    value, pull = jax.value_and_grad(lambda x: penalty * parameters.penalty(x))(learned)
     total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), gradients, pull)
     updates, state = optimizer.update(total, state, learned)
     return optax.apply_updates(learned, updates), state, value

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tsjax.encoders.embedder import Embedder
-    from tsjax.lab.learning.comparison import Row
+    from tsjax.lab.learning.comparison import ComparisonRow
     from tsjax.lab.learning.recipe import Recipe
     from tsjax.lab.learning.training import Learning
 
@@ -47,7 +47,9 @@ def save_model(learned: Learning, embedder: Embedder, directory: Path) -> None:
     checkpoint.save(directory / MODEL, metadata, weights, checkpoint.read_tokenizer(header), overwrite=True)
 
 
-def write(learned: Learning, recipe: Recipe, rows: Sequence[Row], embedder: Embedder, directory: Path) -> None:
+def write(
+    learned: Learning, recipe: Recipe, rows: Sequence[ComparisonRow], embedder: Embedder, directory: Path
+) -> None:
     """The other files: temperature.json, curve.csv, curve.png, temperatures.png, comparison.csv, report.json."""
 
     def put(name: str, content: str) -> None:
@@ -82,7 +84,7 @@ def write(learned: Learning, recipe: Recipe, rows: Sequence[Row], embedder: Embe
     put(REPORT, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def lines(learned: Learning, rows: Sequence[Row], measure: str) -> Iterator[str]:
+def lines(learned: Learning, rows: Sequence[ComparisonRow], measure: str) -> Iterator[str]:
     """What came out, as a table, and as the last line of each corpus what follows."""
     yield _steps(learned)
     yield f"temperatures: {learned.temperature}"
@@ -117,7 +119,7 @@ def _steps(learned: Learning) -> str:
     return again if learned.refitted else said
 
 
-def _verdict(rows: Sequence[Row], measure: str) -> str:
+def _verdict(rows: Sequence[ComparisonRow], measure: str) -> str:
     learned = next(row for row in rows if row.name == "learned")
     gain = learned.gain.points(f"{measure} points")
     word = {1: "a gain beyond noise", 0: "no difference beyond noise", -1: "a loss beyond noise"}[learned.gain.verdict]
@@ -129,7 +131,7 @@ def _verdict(rows: Sequence[Row], measure: str) -> str:
     return f"{said}; against the best scalar {100 * over.difference:+.1f} ({over.ends}): {beyond}"
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _flat(row: ComparisonRow) -> dict[str, Any]:
     content: dict[str, Any] = {
         name: getattr(row, name) for name in ("corpus", "seen", "queries", "name", "temperature", "score")
     }

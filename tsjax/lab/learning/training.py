@@ -23,12 +23,12 @@ from tsjax._version import __version__
 from tsjax.checkpoints.format import read_network_weights
 from tsjax.engine.jax_modes import usual_modes
 from tsjax.errors import NO_TOKENS, InputError
-from tsjax.lab.learning import learned as numbers
+from tsjax.lab.learning import parameters
 from tsjax.lab.learning.gradients import Network, Texts
-from tsjax.lab.learning.learned import Learned
 from tsjax.lab.learning.loss import contrastive
 from tsjax.lab.learning.optimizer import optimizer_of, update
 from tsjax.lab.learning.pairs import Pairs, Step, schedule
+from tsjax.lab.learning.parameters import Learned
 from tsjax.lab.learning.recipe import Recipe
 from tsjax.lab.learning.state import Progress, States
 from tsjax.model.compiling import jit
@@ -232,7 +232,7 @@ class _Run:
             embedder.devices,
             embedder.dtype,
         )
-        self._start = numbers.start(recipe, model.encoder, weights)
+        self._start = parameters.start(recipe, model.encoder, weights)
         self._optimizer = optimizer_of(recipe)
         tokens = functools.partial(_tokens, embedder, length, recipe)
         self._training = [tokens(pairs) for pairs in training]
@@ -281,7 +281,7 @@ class _Run:
                 report(progress.curve[-1])
         best = state["best"]
         return Learning(
-            numbers.temperature(best, recipe),
+            parameters.temperature(best, recipe),
             jax.device_get(best["weights"]) if recipe.weights else None,
             progress.step,
             progress.best_step,

@@ -13,7 +13,7 @@ from tsjax.errors import InputError, require_optional
 from tsjax.lab.evaluation.copies import entangled, groups, repeats, same_text
 from tsjax.lab.evaluation.outcomes import Means
 from tsjax.lab.evaluation.ranking import top
-from tsjax.lab.evaluation.split import Split, halves_of_groups
+from tsjax.lab.evaluation.split import Split, split_groups_in_half
 from tsjax.wording import counted
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Retrieval:
 
     def split(self, seed: int) -> Split:
         """Halves of the queries, those that share texts together; each is tried on the whole corpus."""
-        return halves_of_groups(self._groups, seed=seed, least=2, what="different queries")
+        return split_groups_in_half(self._groups, seed=seed, min_items=2, item_name="different queries")
 
     @functools.cached_property
     def shared_texts(self) -> tuple[frozenset[str], ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import entangled, groups, repeats, same_text
 from tsjax.lab.evaluation.outcomes import Correlation
-from tsjax.lab.evaluation.split import Split, halves, halves_of_groups
+from tsjax.lab.evaluation.split import Split, split_groups_in_half, split_in_half
 from tsjax.lab.evaluation.tasks.task import chosen_measure
 from tsjax.wording import counted
 
@@ -115,7 +115,7 @@ class STS:
             split = self._split_texts(seed)
         else:
             what = "groups of pairs that share no text" if repeats(self._groups).any() else "pairs"
-            split = halves_of_groups(self._groups, seed=seed, least=_LEAST, what=what)
+            split = split_groups_in_half(self._groups, seed=seed, min_items=_LEAST, item_name=what)
         for part in (split.validation, split.held_out):
             if len({self.scores[place] for place in part}) == 1:
                 raise InputError(
@@ -125,7 +125,7 @@ class STS:
 
     def _split_texts(self, seed: int) -> Split:
         """Pairs of texts of either half, and those between the halves."""
-        of_texts = halves(1 + self._texts.max(), seed=seed, least=1, what="different texts")
+        of_texts = split_in_half(1 + self._texts.max(), seed=seed, min_items=1, item_name="different texts")
         inside = np.isin(self._texts, of_texts.held_out).sum(axis=1)
         parts = [np.flatnonzero(inside == count) for count in (0, 2, 1)]
         if min(map(len, parts[:2])) < _LEAST:
