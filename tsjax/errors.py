@@ -74,12 +74,7 @@ class AssumptionWarning(UserWarning):
 
 
 # The names on PyPI of packages whose modules have another.
-_PACKAGES = {
-    "google": "protobuf",
-    "ir_measures": "ir-measures",
-    "orbax": "orbax-checkpoint",
-    "sklearn": "scikit-learn",
-}
+_PACKAGES = {"google": "protobuf", "ir_measures": "ir-measures", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
 
 
 def require_optional(module: str, *, extra: str, feature: str = "this") -> Any:

@@ -34,18 +34,10 @@ def whole_number(
     unit: str = "",
     error: type[TsjaxError] = InputError,
 ) -> int:
-    """Return a value as Python's int, if `is_whole_number`.
-
-    Args:
-        name: what an error calls it.
-        value: any.
-        at_least: the least that it may be.
-        at_most: the most.
-        unit: of what, for the error.
-        error: the kind of error.
+    """Return a value as Python's int, if `is_whole_number`; an ``error`` says which ``unit`` is meant.
 
     Raises:
-        TsjaxError: of the kind given; names the value and what is expected.
+        TsjaxError: of the kind ``error``; names the value and what is expected.
     """
     if is_whole_number(value, at_least, at_most):
         return int(value)

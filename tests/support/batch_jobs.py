@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from conversion.convert import convert
 from tests.support.checkpoints import WORDS, write_sentence_transformers
 from tsjax.cli.main import main
@@ -143,8 +145,8 @@ class Process:
     def resident(self):
         """Bytes of memory that it has now."""
         try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (FileNotFoundError, ProcessLookupError):
+            return psutil.Process(self.pid).memory_info().rss
+        except psutil.NoSuchProcess:
             return 0
 
     def status(self):

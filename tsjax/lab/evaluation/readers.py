@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tsjax.errors import InputError
 from tsjax.jobs.input.formats import Reading
@@ -20,6 +20,8 @@ from tsjax.lab.evaluation.tasks import STS, Classification, Clustering, Retrieva
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+
+_Task = TypeVar("_Task", Classification, Clustering)
 
 
 def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measure: str = "MRR@10") -> Retrieval:
@@ -93,18 +95,14 @@ def read_classification(
     file: str | os.PathLike[str], *, measure: str = "accuracy", reading: Reading | None = None
 ) -> Classification:
     """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
-    texts, labels = _labelled(file, reading)
-    with _naming(file):
-        return Classification(texts, labels, measure)
+    return _labelled(Classification, file, measure, reading)
 
 
 def read_clustering(
     file: str | os.PathLike[str], *, measure: str = "V-measure", reading: Reading | None = None
 ) -> Clustering:
     """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
-    texts, labels = _labelled(file, reading)
-    with _naming(file):
-        return Clustering(texts, labels, measure)
+    return _labelled(Clustering, file, measure, reading)
 
 
 @contextlib.contextmanager
@@ -129,9 +127,10 @@ def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
     return texts
 
 
-def _labelled(file: str | os.PathLike[str], reading: Reading | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _labelled(kind: type[_Task], file: str | os.PathLike[str], measure: str, reading: Reading | None) -> _Task:
     rows = [(row.text("text"), row.name("label")) for row in read_typed_rows(file, reading)]
-    return tuple(text for text, _ in rows), tuple(label for _, label in rows)
+    with _naming(file):
+        return kind(tuple(text for text, _ in rows), tuple(label for _, label in rows), measure)
 
 
 def _qrels(file: Path, queries: set[str], documents: dict[str, int]) -> dict[str, dict[int, int]]:
