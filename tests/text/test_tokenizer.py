@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.checkpoints import tokenizer_json
 from tsjax.errors import CheckpointError, InputError
-from tsjax.text.tokenizer import TextTokenizer, check_texts, pieces
+from tsjax.text.tokenizer import TextTokenizer, check_texts, chunk_by_characters
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def test_prompt_length_counts_the_leading_special_token(tokenizer):
 
 def test_the_pieces_are_the_texts_in_order_and_bounded():
     texts = ["a" * n for n in (5, 0, 300, 40, 0, 0, 99, 1000, 1)]
-    found = list(pieces(iter(texts), 100))
+    found = list(chunk_by_characters(iter(texts), 100))
     assert [text for piece in found for text in piece] == texts
     assert all(piece and sum(map(len, piece[:-1])) < 100 for piece in found)
-    assert max(map(len, pieces([""] * 1000, 100))) <= 100
-    assert list(pieces([], 100)) == []
+    assert max(map(len, chunk_by_characters([""] * 1000, 100))) <= 100
+    assert list(chunk_by_characters([], 100)) == []
 
 
 def test_many_pieces_are_like_one(tokenizer, monkeypatch):
