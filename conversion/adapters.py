@@ -143,8 +143,8 @@ def with_task(
 
 def _no_task(where: str, task: str, known: Collection[str]) -> ConversionError:
     if not known:
-        return ConversionError(f"{where} has no task adapters, so there is no task {task!r} to choose; leave it out")
-    return ConversionError(f"{where} has no adapter for task {task!r}; its tasks are {', '.join(map(str, known))}")
+        return ConversionError(f"{where} has no task adapters, so there is no adapter {task!r} to merge; leave it out")
+    return ConversionError(f"{where} has no adapter {task!r}; its adapters are {', '.join(map(str, known))}")
 
 
 def _merged(tensors: Tensors, updates: Mapping[str, list[_Update]]) -> Tensors:

@@ -32,6 +32,7 @@ from tsjax.validation import is_whole_number
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     import numpy as np
     from numpy.typing import NDArray
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from conversion.rules import Rule
     from conversion.source import Tensors
     from conversion.tokenizer import TokenizerSource
+    from tsjax.checkpoints.conversion_options import ConversionOptions
     from tsjax.checkpoints.format import FlatWeights, Header, Kind
     from tsjax.checkpoints.routed import RoutedHeader
     from tsjax.model.config import EncoderConfig
@@ -53,14 +55,11 @@ def convert(
     destination: Path,
     *,
     temperature: Temperature | None = None,
-    ignore_config_fields: Collection[str] = (),
-    task: str | None = None,
-    position_stride: int | None = None,
-    ignore_weights: Collection[str] = (),
-    kind: Kind | None = None,
     overwrite: bool = False,
     name: str | None = None,
     assumed: Collection[str] = (),
+    kind: Kind | None = None,
+    **choices: Unpack[ConversionOptions],
 ) -> Header | RoutedHeader:
     """Convert a checkpoint directory; one with a Router becomes one of several routes.
 
@@ -68,23 +67,19 @@ def convert(
         source: a directory in the format of Hugging Face or of sentence-transformers.
         destination: the directory to make.
         temperature: τ to save in it; None for 1.
-        ignore_config_fields: names of config fields to wave through although nobody here knows them.
-        task: which of the checkpoint's task adapters to merge; None for none.
-        position_stride: rows of the position table from one token to the next, in texts of up to a stride-th of the
-            rows; None for what a model of this name is known for, usually 1.
-        ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``.
-        kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
         overwrite: whether a checkpoint at the destination may be replaced.
         name: what to record as the source; None for the directory's path.
         assumed: sentences about what could not be looked at, to record.
+        kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
+        choices: see `tsjax.checkpoints.conversion_options.Options`.
 
     Raises:
         ConversionError: something in the source is missing, damaged, unknown or contradictory; or it is not of the kind
             asked for; or a pattern matches no weight.
-        InputError: a task, a pattern, a kind or a stride that none can have.
+        InputError: an adapter, a pattern, a kind or a stride that none can have.
         OutputError: the destination exists, or cannot be written.
     """
-    options = Options.of(ignore_config_fields, task, position_stride, ignore_weights, kind)
+    options = Options.of(kind, **choices)
     options = options.for_source(name or "", source.resolve().name)
     check_absent(destination, directory=True, overwrite=overwrite)
     if not source.is_dir():
@@ -92,7 +87,7 @@ def convert(
     if (source / "adapter_config.json").exists():
         raise ConversionError(f"{source} holds an adapter; merge it into its model first")
     modules = read_modules(source)
-    router = read_router(modules, ignore_config_fields)
+    router = read_router(modules, options.ignore_config_fields)
 
     if router is not None and kind == "cross_encoder":
         raise ConversionError(f"{source} has a Router, which leads to embedders; it is not a cross-encoder")
@@ -141,7 +136,7 @@ def _translate(
         config=config,
         family=family,
         encoder=encoder,
-        task=options.task,
+        task=options.adapter,
         ignore=ignore,
     )
     spelling = family.spelling(tensors.read)

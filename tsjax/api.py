@@ -5,131 +5,205 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, overload
 
 from tsjax import hub
+from tsjax.checkpoints.conversion_options import SourceOptions
 from tsjax.checkpoints.format import read_header
 from tsjax.checkpoints.routed import is_routed
 from tsjax.encoders.cross_encoder import CrossEncoder
 from tsjax.encoders.embedder import Embedder
 from tsjax.encoders.router import RoutedEmbedder
+from tsjax.encoders.settings import check_device
+from tsjax.encoders.signatures import AnyEncodeOptions, ComputeOptions, EmbedderOptions, LoadOptions, VectorOptions
 from tsjax.engine.forks import check_not_forked
 from tsjax.errors import InputError
+from tsjax.keywords import part, strict_keywords
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable
+    from typing import Unpack
 
     import jax
+    import numpy as np
     from numpy.typing import NDArray
 
     from tsjax.checkpoints.format import Kind
-    from tsjax.encoders.similarity import Similarity
-    from tsjax.model.config import Dtype
-    from tsjax.temperature import TemperatureLike
+    from tsjax.encoders.quantization import Precision, QuantizedVectors
+    from tsjax.encoders.signatures import BlockOptions, Encoded
+
+_ARGUMENTS_OF_OTHERS = {
+    **dict.fromkeys(AnyEncodeOptions.__annotations__, "it is an argument of encode"),
+    "task": "it is an argument of encode; adapter= chooses among a checkpoint's task adapters",
+    # Those of sentence-transformers' classes.
+    "model_name_or_path": "give the model first, or as model=",
+    "modules": "tsjax reads them from the checkpoint",
+    "trust_remote_code": "tsjax runs no code of a checkpoint, so leave it out",
+    "use_auth_token": "give the token as token=",
+    "model_kwargs": "give dtype=, devices= and others by their own names",
+    "processor_kwargs": "give max_seq_length= by its own name; the rest comes from the checkpoint",
+    "tokenizer_kwargs": "give max_seq_length= by its own name; the rest comes from the checkpoint",
+    "config_kwargs": "tsjax reads config.json as it is",
+    "model_card_data": "tsjax reads no model card",
+    "backend": "JAX is the only backend, so leave it out",
+}
 
 
+@overload
 def load(
-    model: str | os.PathLike[str] | None = None,
-    *,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    ignore_config_fields: Collection[str] = (),
-    task: str | None = None,
-    position_stride: int | None = None,
-    ignore_weights: Collection[str] = (),
-    kind: Kind | None = None,
-    temperature: TemperatureLike | None = None,
-    dtype: Dtype = "float32",
-    max_seq_length: int | None = None,
-    prompts: Mapping[str, str] | None = None,
-    default_prompt_name: str | None = None,
-    truncate_dim: int | None = None,
-    similarity_fn_name: Similarity | None = None,
-    token_budget: int | None = None,
-    devices: int | jax.Device | Sequence[jax.Device] | None = None,
-    shard_parameters: bool = False,
-) -> Any:
+    model: str | os.PathLike[str] | None = ..., *, kind: Literal["embedder"], **options: Unpack[LoadOptions]
+) -> Embedder: ...
+@overload
+def load(
+    model: str | os.PathLike[str] | None = ..., *, kind: Literal["cross_encoder"], **options: Unpack[LoadOptions]
+) -> CrossEncoder: ...
+@overload
+def load(
+    model: str | os.PathLike[str] | None = ..., *, kind: Kind | None = ..., **options: Unpack[LoadOptions]
+) -> Embedder | RoutedEmbedder | CrossEncoder: ...
+@strict_keywords(LoadOptions, elsewhere=_ARGUMENTS_OF_OTHERS, name="tsjax.load")
+def load(
+    model: str | os.PathLike[str] | None = None, *, kind: Kind | None = None, **options: Unpack[LoadOptions]
+) -> Embedder | RoutedEmbedder | CrossEncoder:
     """Load a model.
 
-    It is an `Embedder`; a `RoutedEmbedder` for a model with a Router, of several encoders; or for a sequence
-    classification model without pooling, such as a reranker, a `CrossEncoder`, unless ``kind`` says otherwise.
+    The result is an `Embedder`; a `RoutedEmbedder` for a model with a Router, of several encoders; or for a sequence
+    classification model without pooling, such as a reranker, a `CrossEncoder`. With ``kind`` it is of that class, or
+    there is an error.
 
     Args:
         model: a directory (a converted checkpoint, or one of Hugging Face or sentence-transformers, which is converted
             once and cached) or the name of a repository on the Hugging Face hub; None for all-MiniLM-L6-v2.
-        revision: branch, tag or commit on the hub.
-        local_files_only: never use the network.
-        ignore_config_fields: names of fields in config.json or tokenizer_config.json to accept although tsjax does not
-            know them; ``chat_template`` embeds texts as they are where there is one.
-        task: which of a checkpoint's task adapters to merge, such as jina-embeddings-v3's; None for none.
-        position_stride: rows of the position table from one token to the next, in texts that are short enough; None
-            for what the model is known for, usually 1.
-        ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``: for a checkpoint that has
-            more than its encoder. Heads of transformers' own classes are left out of an embedder anyway.
         kind: ``embedder`` uses the encoder of a classifier, too, and averages its tokens where nothing says how to
             pool; ``cross_encoder`` uses its head.
-        temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
-        dtype: what the encoder computes in: float32, bfloat16 or float16. Vectors are float32 in any case.
-        max_seq_length: tokens at which texts are cut; None for the model's own.
-        prompts: more prompts, or others, by name.
-        default_prompt_name: the prompt used where a call names none.
-        truncate_dim: leading dimensions to keep.
-        similarity_fn_name: cosine, dot, euclidean or manhattan.
-        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
-            what suits the device.
-        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
-        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
+        options: by name, all of them optional:
+
+            - revision: branch, tag or commit on the hub.
+            - local_files_only: never use the network.
+            - token: of a user of the hub, as huggingface_hub takes it.
+            - cache_folder: directory for what is downloaded from the hub; None for the hub's own cache.
+            - ignore_config_fields: names of fields in config.json or tokenizer_config.json to accept although tsjax
+              does not know them; ``chat_template`` embeds texts as they are where there is one.
+            - adapter: which of a checkpoint's task adapters to merge, such as jina-embeddings-v3's
+              ``retrieval.query``; None for none.
+            - position_stride: rows of the position table from one token to the next, in texts that are short enough;
+              None for what the model is known for, usually 1.
+            - ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``: for a checkpoint that
+              has more than its encoder. Heads of transformers' own classes are left out of an embedder anyway.
+            - temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
+            - dtype: what the encoder computes in: float32 (the default), bfloat16 or float16, as JAX takes dtypes
+              (``"bfloat16"``, ``jnp.bfloat16``). Vectors are float32 in any case.
+            - max_seq_length: tokens at which texts are cut; None for the model's own.
+            - prompts: more prompts, or others, by name.
+            - default_prompt_name: the prompt used where a call names none.
+            - truncate_dim: the number of leading dimensions to keep.
+            - similarity_fn_name: cosine, dot, euclidean or manhattan.
+            - token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None
+              for what suits the device.
+            - devices: what to compute on: JAX's devices, or how many; None for all that this process has.
+            - device: what that has to be, by sentence-transformers' names (``cpu``, ``cuda``, ``tpu``); any other is an
+              error.
+            - shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
 
     Raises:
         ModelNotFoundError: the name leads to nothing.
         ConversionError, CheckpointError: what it leads to cannot be used.
-        InputError: an option that cannot be used.
+        InputError: an option that cannot be used, or ``kind="embedder"`` for a model of several encoders.
+        KeywordError: an option that does not exist; the message says the nearest one.
         OutputError: the cache directory cannot be written.
         LifecycleError: JAX was in use when this process was forked.
 
     Warns:
         AssumptionWarning: files could not be looked at, so that something about the model is a guess.
     """
+    loaded = _load(model, kind, options)
+    if kind == "embedder" and isinstance(loaded, RoutedEmbedder):
+        loaded.close()
+        raise InputError(
+            f"{model} has several encoders, chosen by a Router, and is no single embedder; leave out kind to load a "
+            "RoutedEmbedder, whose route(task) is the Embedder of a task"
+        )
+    return loaded
+
+
+@strict_keywords(LoadOptions, elsewhere=_ARGUMENTS_OF_OTHERS)
+def load_embedder(
+    model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOptions]
+) -> Embedder | RoutedEmbedder:
+    """Load a model that embeds texts, of one encoder or several; the arguments and errors are those of `load`."""
+    loaded = _load(model, "embedder", options)
+    assert not isinstance(loaded, CrossEncoder)  # or the model could not be resolved
+    return loaded
+
+
+def _load(
+    model: str | os.PathLike[str] | None, kind: Kind | None, options: LoadOptions
+) -> Embedder | RoutedEmbedder | CrossEncoder:
     check_not_forked()
-    directory = hub.resolve(
-        model,
-        revision=revision,
-        local_files_only=local_files_only,
-        ignore_config_fields=ignore_config_fields,
-        task=task,
-        position_stride=position_stride,
-        ignore_weights=ignore_weights,
-        kind=kind,
-    )
+    directory = hub.resolve(model, kind=kind, **part(options, SourceOptions))
     hub.warn_assumed(directory)
-    options: dict[str, Any] = {
-        "temperature": temperature,
-        "dtype": dtype,
-        "max_seq_length": max_seq_length,
-        "prompts": prompts,
-        "default_prompt_name": default_prompt_name,
-        "token_budget": token_budget,
-        "devices": devices,
-        "shard_parameters": shard_parameters,
-    }
-    of_vectors: dict[str, Any] = {"truncate_dim": truncate_dim, "similarity_fn_name": similarity_fn_name}
+    loaded: Embedder | RoutedEmbedder | CrossEncoder
     if is_routed(directory):
-        return RoutedEmbedder(directory, **options, **of_vectors)
-    if read_header(directory).metadata.kind == "embedder":
-        return Embedder(directory, **options, **of_vectors)
-    for name, value in of_vectors.items():
-        if value is not None:
-            raise InputError(f"{name} has no meaning for a cross-encoder, which gives scores and no vectors")
-    return CrossEncoder(directory, **options)
+        loaded = RoutedEmbedder(directory, **part(options, EmbedderOptions))
+    elif read_header(directory).metadata.kind == "embedder":
+        loaded = Embedder(directory, **part(options, EmbedderOptions))
+    else:
+        for name, value in part(options, VectorOptions).items():
+            if value is not None:
+                raise InputError(f"{name} has no meaning for a cross-encoder, which gives scores and no vectors")
+        loaded = CrossEncoder(directory, **part(options, ComputeOptions))
+    try:
+        check_device(options.get("device"), loaded.devices)
+    except InputError:
+        loaded.close()
+        raise
+    return loaded
 
 
+@overload
+def embed(
+    texts: str | Iterable[str],
+    *,
+    model: str | os.PathLike[str] | None = ...,
+    precision: Literal["float32"] = ...,
+    **options: Unpack[BlockOptions],
+) -> NDArray[np.float32]: ...
+@overload
+def embed(
+    texts: str | Iterable[str],
+    *,
+    model: str | os.PathLike[str] | None = ...,
+    precision: Precision,
+    **options: Unpack[BlockOptions],
+) -> QuantizedVectors: ...
+@overload
+def embed(
+    texts: str | Iterable[str],
+    *,
+    model: str | os.PathLike[str] | None = ...,
+    convert_to_tensor: Literal[True],
+    **options: Unpack[BlockOptions],
+) -> jax.Array: ...
+@overload
+def embed(
+    texts: str | Iterable[str],
+    *,
+    model: str | os.PathLike[str] | None = ...,
+    **options: Unpack[AnyEncodeOptions],
+) -> Encoded: ...
+@strict_keywords(
+    AnyEncodeOptions,
+    elsewhere=dict.fromkeys(
+        LoadOptions.__annotations__, "it is an argument of tsjax.load: hold the embedder that tsjax.load returns"
+    ),
+    name="tsjax.embed",
+)
 def embed(
     texts: str | Iterable[str],
     *,
     model: str | os.PathLike[str] | None = None,
-    temperature: TemperatureLike | None = None,
-    **options: Any,
-) -> NDArray[Any]:
+    **options: Unpack[AnyEncodeOptions],
+) -> Encoded:
     """Embed texts: the short way.
 
     The model stays loaded for the next call. Hold an `Embedder` (see `load`) for everything else.
@@ -137,13 +211,13 @@ def embed(
     Args:
         texts: one text or several.
         model: as for `load`.
-        temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
-        options: as for `Embedder.encode`.
+        options: as for `Embedder.encode`, by name, such as ``temperature``.
 
     Returns:
-        float32 (n, D) for several texts, (D,) for one.
+        float32 (n, D) for several texts, (D,) for one; or as `Embedder.encode` for its options.
 
     Raises:
+        KeywordError: an option that does not exist, or that belongs to `load`.
         LifecycleError: JAX was in use when this process was forked.
         Other errors as for `load` and `Embedder.encode`.
     """
@@ -151,8 +225,7 @@ def embed(
     name = os.fspath(model) if isinstance(model, os.PathLike) else model
     if isinstance(name, str) and os.path.isdir(os.path.expanduser(name)):
         name = os.path.realpath(os.path.expanduser(name))
-    vectors: NDArray[Any] = _kept(name, os.getpid()).get().encode(texts, temperature=temperature, **options)
-    return vectors
+    return _kept(name, os.getpid()).get().encode(texts, **options)
 
 
 class _Kept:
@@ -166,7 +239,7 @@ class _Kept:
     def get(self) -> Embedder | RoutedEmbedder:
         with self._lock:
             if self._embedder is None:
-                self._embedder = load(self._name, kind="embedder")
+                self._embedder = load_embedder(self._name)
             return self._embedder
 
 

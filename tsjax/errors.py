@@ -18,6 +18,10 @@ class InputError(TsjaxError, ValueError):
     """An argument or a text that cannot be used."""
 
 
+class KeywordError(InputError, TypeError):
+    """A keyword that the function does not take."""
+
+
 class NoTokensError(InputError):
     """A text of which pooling gets no token, so that it has no vector.
 

@@ -19,8 +19,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsjax.checkpoints.conversion_options import Options
-from tsjax.checkpoints.format import FORMAT, is_checkpoint, read_header, read_tokenizer, read_weights, save
+from tsjax.checkpoints.conversion_options import ConversionOptions, HubOptions, Options, SourceOptions
+from tsjax.checkpoints.format import FORMAT, is_checkpoint, read_header, save
 from tsjax.checkpoints.routed import is_routed, read_routed_header, save_routed
 from tsjax.errors import (
     AssumptionWarning,
@@ -30,6 +30,7 @@ from tsjax.errors import (
     ModelNotFoundError,
     OutputError,
 )
+from tsjax.keywords import part, strict_keywords
 from tsjax.storage.atomic import expanded
 from tsjax.storage.cache_directory import cache_directory
 from tsjax.storage.digests import digests, json_sha256
@@ -37,7 +38,7 @@ from tsjax.storage.hub_snapshots import ask, snapshot_of, unseen
 from tsjax.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from typing import Unpack
 
     from tsjax.checkpoints.format import FlatWeights, Header, Kind, Metadata
     from tsjax.checkpoints.routed import RoutedHeader
@@ -57,29 +58,16 @@ _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "training_args.bin", "optimizer
 _CONVERSION = 3
 
 
+@strict_keywords(SourceOptions)
 def resolve(
-    name: str | os.PathLike[str] | None = None,
-    *,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    ignore_config_fields: Collection[str] = (),
-    task: str | None = None,
-    position_stride: int | None = None,
-    ignore_weights: Collection[str] = (),
-    kind: Kind | None = None,
+    name: str | os.PathLike[str] | None = None, *, kind: Kind | None = None, **choices: Unpack[SourceOptions]
 ) -> Path:
     """The checkpoint directory of a model, converted and cached if need be.
 
     Args:
         name: a directory or the name of a hub repository; None for the default model.
-        revision: branch, tag or commit on the hub.
-        local_files_only: never use the network (as does the environment variable ``HF_HUB_OFFLINE=1``).
-        ignore_config_fields: names of config fields to wave through although nobody here knows them.
-        task: which of a checkpoint's task adapters to merge; None for none.
-        position_stride: rows of the position table from one token to the next, in texts that are short enough; None
-            for what the model is known for, usually 1.
-        ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``.
         kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
+        choices: which files of the hub's to read (see `HubOptions`), and how to convert them (see `Options`).
 
     Raises:
         InputError: an option that cannot be used, such as a revision of a directory.
@@ -87,8 +75,8 @@ def resolve(
         ConversionError: what it leads to cannot be converted.
         OutputError: the cache directory cannot be written.
     """
-    options = Options.of(ignore_config_fields, task, position_stride, ignore_weights, kind)
-    source, label = _locate(name, revision, local_files_only=local_files_only)
+    options = Options.of(kind, **part(choices, ConversionOptions))
+    source, label = _locate(name, part(choices, HubOptions))
     if is_checkpoint(source):
         _check_nothing_chosen(source, options)
         return source
@@ -115,29 +103,25 @@ def resolve(
     return destination
 
 
+@strict_keywords(SourceOptions)
 def convert_to(
     name: str | os.PathLike[str],
     destination: Path,
     *,
     temperature: Temperature | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    ignore_config_fields: Collection[str] = (),
-    task: str | None = None,
-    position_stride: int | None = None,
-    ignore_weights: Collection[str] = (),
-    kind: Kind | None = None,
     overwrite: bool = False,
+    kind: Kind | None = None,
+    **choices: Unpack[SourceOptions],
 ) -> Header | RoutedHeader:
-    """Convert a model to a directory of the user's choice; the arguments are those of `resolve`.
+    """Convert a model to a directory of the user's choice; the other arguments are those of `resolve`.
 
     Raises:
         OutputError: the destination exists, or cannot be written.
         InputError, ModelNotFoundError, ConversionError: as for `resolve`.
     """
-    options = Options.of(ignore_config_fields, task, position_stride, ignore_weights, kind)
+    options = Options.of(kind, **part(choices, ConversionOptions))
     destination = expanded(destination)
-    source, label = _locate(name, revision, local_files_only=local_files_only)
+    source, label = _locate(name, part(choices, HubOptions))
     if is_checkpoint(source):
         _check_nothing_chosen(source, options)
         return _resave(source, destination, overwrite=overwrite, temperature=temperature)
@@ -154,12 +138,14 @@ def convert_to(
     return header
 
 
+@strict_keywords(SourceOptions)
 def export_to(
     name: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
     temperature: Temperature | None = None,
-    **options: Any,
+    kind: Kind | None = None,
+    **choices: Unpack[SourceOptions],
 ) -> Temperature:
     """Write a model as a Hugging Face directory, with a temperature folded into its weights.
 
@@ -167,7 +153,8 @@ def export_to(
         name: as for `resolve`.
         destination: the directory to make.
         temperature: τ to fold in; None for the one saved with the model.
-        options: the others of `resolve`.
+        kind: as for `resolve`.
+        choices: as for `resolve`.
 
     Returns:
         the temperature that was folded in.
@@ -178,7 +165,7 @@ def export_to(
     """
     from conversion.export import export
 
-    source = resolve(name, **options)
+    source = resolve(name, kind=kind, **choices)
     if is_routed(source):
         raise ConversionError(f"{source} has several routes; export the folder of one of them")
     export(source, expanded(destination), temperature=temperature)
@@ -188,7 +175,7 @@ def export_to(
 
 def _check_nothing_chosen(source: Path, options: Options) -> None:
     """Refuse choices that come too late."""
-    for name in ("task", "position_stride", "ignore_weights"):
+    for name in ("adapter", "position_stride", "ignore_weights"):
         if (value := getattr(options, name)) not in (None, ()):
             raise ConversionError(
                 f"{source} is a tsjax checkpoint already, so {name} = {value!r} has no effect; "
@@ -215,13 +202,14 @@ def _convert(source: Path, destination: Path, options: Options, **more: Any) -> 
     return convert(source, destination, **dataclasses.asdict(options), **more)
 
 
+@strict_keywords(SourceOptions)
 def save_with(
     name: str | os.PathLike[str] | None,
     destination: Path,
     *,
     temperature: Temperature,
     max_seq_length: int | None = None,
-    **options: Any,
+    **choices: Unpack[SourceOptions],
 ) -> Header | RoutedHeader:
     """Save a model with another temperature, and another length at which texts are cut if one is given.
 
@@ -230,14 +218,14 @@ def save_with(
         destination: the directory to make.
         temperature: to save as the model's default.
         max_seq_length: likewise; None for the model's own.
-        options: the others of `resolve`.
+        choices: as for `resolve`.
 
     Raises:
         OutputError: the destination exists, or cannot be written.
         InputError, ModelNotFoundError, ConversionError: as for `resolve`.
     """
     changes: dict[str, Any] = {} if max_seq_length is None else {"max_seq_length": max_seq_length}
-    return _resave(resolve(name, **options), expanded(destination), overwrite=False, temperature=temperature, **changes)
+    return _resave(resolve(name, **choices), expanded(destination), overwrite=False, temperature=temperature, **changes)
 
 
 def _resave(
@@ -250,11 +238,10 @@ def _resave(
         )
     if destination.exists() and destination.samefile(source):
         raise OutputError(f"{destination} is the source itself; choose another name")
-    from tsjax.model.forward import weight_shapes
+    from tsjax.checkpoints.resaving import with_metadata
 
     def changed(header: Header) -> tuple[Metadata, FlatWeights, str]:
-        metadata = dataclasses.replace(header.metadata, temperature=temperature, **changes)
-        return metadata, read_weights(header, weight_shapes(metadata.model)), read_tokenizer(header)
+        return with_metadata(header, dataclasses.replace(header.metadata, temperature=temperature, **changes))
 
     if not is_routed(source):
         return save(destination, *changed(read_header(source)), overwrite=overwrite)
@@ -274,11 +261,14 @@ def _clear(destination: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def locate(
-    name: str | os.PathLike[str] | None = None, *, revision: str | None = None, local_files_only: bool = False
-) -> Path:
-    """The directory of a model as its authors published it, downloaded if need be; the arguments are `resolve`'s."""
-    return _locate(name, revision, local_files_only=local_files_only)[0]
+def locate(name: str | os.PathLike[str] | None = None, **hub: Unpack[HubOptions]) -> Path:
+    """Return the directory of a model as its authors published it, downloaded if need be.
+
+    Args:
+        name: as for `resolve`.
+        hub: see `HubOptions`.
+    """
+    return _locate(name, hub)[0]
 
 
 def warn_assumed(directory: Path) -> None:
@@ -318,7 +308,7 @@ def _check_writable(cache: Path) -> None:
         )
 
 
-def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_files_only: bool) -> tuple[Path, str]:
+def _locate(name: str | os.PathLike[str] | None, hub: HubOptions) -> tuple[Path, str]:
     """The directory that holds a model in any format, and what to call it."""
     if name is not None and not isinstance(name, str | os.PathLike):
         raise InputError(f"a model is a name or a path, not {name!r}")
@@ -328,7 +318,7 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     path = Path(os.path.expanduser(text))  # one that is left with its ~ leads to no directory
     try:
         if path.is_dir():
-            if revision is not None:
+            if (revision := hub.get("revision")) is not None:
                 raise InputError(
                     f"revision = {revision!r} is of a model on the hub, and {text} is a directory; leave it out"
                 )
@@ -341,13 +331,13 @@ def _locate(name: str | os.PathLike[str] | None, revision: str | None, *, local_
     if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise ModelNotFoundError(_nowhere(path, text, ""))
     repository = text if "/" in text else f"sentence-transformers/{text}"
-    if repository == DEFAULT_MODEL and revision is None and (packaged := _packaged_minilm()):
+    if repository == DEFAULT_MODEL and hub.get("revision") is None and (packaged := _packaged_minilm()):
         return packaged, repository
     reasons: dict[str, list[str]] = {}
     # The bare name is such as bert-base-uncased, from the days before repositories had owners.
     for candidate in dict.fromkeys((repository, text)):
         try:
-            return _download(candidate, revision, local_files_only=local_files_only), candidate
+            return _download(candidate, hub), candidate
         except ModelNotFoundError as error:
             reasons.setdefault(str(error), []).append(candidate)
     said = "; ".join(f"looked for on the hub as {' and as '.join(names)}: {why}" for why, names in reasons.items())
@@ -384,20 +374,25 @@ def _packaged_minilm() -> Path | None:
     return Path(spec.origin).parent / "model"
 
 
-def _download(repository: str, revision: str | None, *, local_files_only: bool) -> Path:
+def _download(repository: str, hub: HubOptions) -> Path:
     """A repository of the hub; a ModelNotFoundError says why it is not to be had, and not which."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    expanded(constants.HF_HUB_CACHE, "set HF_HOME to the whole path of a directory for the files of the hub")
+    local_files_only = hub.get("local_files_only", False)
+    cache = hub.get("cache_folder")
+    if cache is None:
+        expanded(constants.HF_HUB_CACHE, "set HF_HOME to the whole path of a directory for the files of the hub")
 
     def download(wanted: list[str], unwanted: list[str]) -> Path:
         try:
             return Path(
                 snapshot_download(
                     repository,
-                    revision=revision,
+                    revision=hub.get("revision"),
                     local_files_only=local_files_only,
+                    token=hub.get("token"),
+                    cache_dir=None if cache is None else expanded(cache),
                     allow_patterns=wanted,
                     ignore_patterns=unwanted,
                 )
@@ -422,7 +417,7 @@ def _download(repository: str, revision: str | None, *, local_files_only: bool) 
     found = snapshot_of(snapshot)
     if found is not None and not (local_files_only or constants.HF_HUB_OFFLINE):
         with contextlib.suppress(ConversionError):  # which the conversion raises again, unless it is told to ignore it
-            ask(found, unseen(snapshot, _absent_files(snapshot)).unknown)
+            ask(found, unseen(snapshot, _absent_files(snapshot)).unknown, hub.get("token"))
     return snapshot
 
 

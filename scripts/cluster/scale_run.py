@@ -1,6 +1,6 @@
 """A job of many texts, killed twice and resumed, and the memory that it takes meanwhile: docs/scale.md.
 
-    python -m scripts.cluster.scale_run [--rows 200000] [--max-tokens 64] [--directory build/scale] [--write]
+    python -m scripts.cluster.scale_run [--rows 200000] [--max-seq-length 64] [--directory build/scale] [--write]
 
 It prepares the texts (see `scale_texts.py`), runs `tsjax batch` on them in its own process, looks at that process's
 resident memory every second, kills it with signal 9 after each third of the rows, starts it again with the same
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rows-per-shard", type=int, default=4096)
     parser.add_argument("--kills", type=int, default=2)
-    parser.add_argument("--max-tokens", type=int, help="tokens of a text (default: the model's)")
+    parser.add_argument("--max-seq-length", type=int, help="tokens of a text (default: the model's)")
     parser.add_argument("--directory", type=expanded, default=Path("build/scale"))
     parser.add_argument("--write", action="store_true", help="the plot to docs/scale as well")
     options = parser.parse_args()
@@ -147,7 +147,7 @@ def main() -> None:
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "tsjax", "batch", "--input", str(corpus), "--output", str(output)]
     command += ["--id-column", "id", "--rows-per-shard", str(options.rows_per_shard), "--json-log"]
-    command += ["--max-tokens", str(options.max_tokens)] if options.max_tokens else []
+    command += ["--max-seq-length", str(options.max_seq_length)] if options.max_seq_length else []
     written, runs, start = Written(output), [], time.monotonic()
     for number in range(options.kills + 1):
         kill_at = options.rows * (number + 1) // (options.kills + 1) if number < options.kills else None
@@ -159,7 +159,7 @@ def main() -> None:
     verdict = checked.stdout.strip().replace(str(output), "the output")
     found = {**figures(runs, written), "verified": checked.returncode == 0, "verdict": verdict}
     print(json.dumps(found, indent=1))
-    used = {"rows_per_shard": options.rows_per_shard, "max_tokens": options.max_tokens}
+    used = {"rows_per_shard": options.rows_per_shard, "max_seq_length": options.max_seq_length}
     content = json.dumps({**found, "options": used, "processes": runs}) + "\n"
     (directory / "run.json").write_text(content, encoding="utf-8")
     plot(runs, directory / "memory.png")

@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="with --all: record the figures, and the README's table")
     parser.add_argument("--texts", metavar="FILE", help="texts in any format that tsjax embed reads (default: a few)")
     parser.add_argument("--temperature", metavar="τ,…", default="1,0.8,0.5", help="default: 1,0.8,0.5")
-    parser.add_argument("--task", metavar="NAME", help="merge the model's adapter for this task on our side")
+    parser.add_argument("--adapter", metavar="NAME", help="merge this task adapter of the model on our side")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the original's own code, if it has any")
     options = parser.parse_args()
     if not options.models and not options.all:
@@ -101,7 +101,7 @@ def check_model(name: str, texts: list[str], taus: list[float], options: argpars
     directory = locate(name)
     if is_checkpoint(directory):
         raise tsjax.InputError(f"{name} is a checkpoint of tsjax; name the original that it was converted from")
-    ours = tsjax.load(name, task=options.task)
+    ours = tsjax.load(name, adapter=options.adapter)
     settings: dict[str, Any] = {
         "device": "cpu",
         "model_kwargs": {"attn_implementation": "eager", "dtype": torch.float32},

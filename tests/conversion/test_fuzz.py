@@ -112,7 +112,7 @@ def read(directory, monkeypatch, **options):
         (as_it_is, 2000, {}),
         (scorer, 400, {}),
         (router, 400, {}),
-        (adapter, 200, {"task": "retrieval"}),
+        (adapter, 200, {"adapter": "retrieval"}),
     ],
 )
 def test_changed_files_are_read_or_refused(tmp_path, monkeypatch, made, changes, options):

@@ -179,4 +179,4 @@ def test_the_bar_has_a_total_where_the_inputs_have_a_length(scorer, capsys):
     assert "30text" in capsys.readouterr().err
     scorer.predict(given)
     assert capsys.readouterr().err == ""
-    assert logging.getLogger("tsjax.encoders.embedder").level == logging.NOTSET
+    assert logging.getLogger("tsjax").level == logging.NOTSET

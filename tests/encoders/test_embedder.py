@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -225,9 +226,65 @@ def test_arguments_stand_where_sentence_transformers_has_them(embedder):
     np.testing.assert_array_equal(positional, named)
     np.testing.assert_array_equal(embedder.encode_query(TEXTS, None, "it "), embedder.encode(TEXTS, prompt="it "))
     np.testing.assert_array_equal(embedder.encode_query(sentences=TEXTS), embedder.encode_query(TEXTS))
-    for name in ("device", "pool", "chunk_size"):
+    for name in ("pool", "chunk_size"):
         with pytest.raises(InputError, match=f"{name} has no meaning here"):
-            embedder.encode(TEXTS, **{name: "cuda"})
+            embedder.encode(TEXTS, **{name: 3})
+
+
+def test_the_name_of_the_device_that_is_used_anyway_is_harmless(directory, embedder):
+    expected = embedder.encode(TEXTS)
+    for name in ("cpu", "cpu:0"):
+        np.testing.assert_array_equal(tsjax.load(directory, device=name).encode(TEXTS, device=name), expected)
+    for name in ("cuda", "cuda:0", "cpu:1", "tpu", ["cpu"]):
+        with pytest.raises(InputError, match="not what this model computes on"):
+            embedder.encode(TEXTS, device=name)
+        with pytest.raises(InputError, match="not what this model computes on"):
+            tsjax.load(directory, device=name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")])
+def test_dtypes_as_jax_spells_them(directory, dtype):
+    assert tsjax.load(directory, dtype=dtype).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nonsense", None, float, np.float64, 3, jnp.float8_e4m3fn])
+def test_dtypes_that_no_model_computes_in(directory, dtype):
+    with pytest.raises(InputError, match="dtype"):
+        tsjax.load(directory, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda _, e: e.encode(TEXTS, tempratur=0.9),
+            "Embedder.encode has no .*did you mean 'temperature'",
+        ),
+        (lambda _, e: e.encode_query(TEXTS, normalize=True), "encode_query .*did you mean 'normalize_embeddings'"),
+        (lambda _, e: e.encode_document(TEXTS, promt=""), "did you mean 'prompt'"),
+        (lambda _, e: e.stream(TEXTS, blocksize=3), "did you mean 'block_size'"),
+        (lambda _, e: e.encode(TEXTS, dtype="bfloat16"), "'dtype'; it is an argument of tsjax.load"),
+        (lambda d, _: tsjax.load(d, temprature=1), "tsjax.load has no .*did you mean 'temperature'"),
+        (lambda d, _: tsjax.load(d, task="separation"), "'task'; it is an argument of encode; adapter= chooses"),
+        (lambda d, _: tsjax.load(d, trust_remote_code=True), "tsjax runs no code of a checkpoint"),
+        (lambda d, _: tsjax.Embedder(d, temprature=1), "Embedder has no .*did you mean 'temperature'"),
+        (lambda d, _: tsjax.embed(TEXTS, model=d, temprature=1), "tsjax.embed has no .*did you mean 'temperature'"),
+        (
+            lambda d, _: tsjax.embed(TEXTS, model=d, dtype="float16"),
+            "tsjax.embed .*; it is an argument of tsjax.load",
+        ),
+        (
+            lambda d, _: tsjax.embed(TEXTS, model=d, max_seq_len=3),
+            "'max_seq_length', but it is an argument of tsjax",
+        ),
+        (lambda d, _: tsjax.embed(TEXTS, model=d, qqq=3), "tsjax.embed has no argument 'qqq'; it takes texts, model"),
+        (lambda d, _: hub.resolve(d, adaptor="x"), "did you mean 'adapter'"),
+    ],
+)
+def test_a_misspelt_keyword_is_named_with_the_nearest(directory, embedder, call, message):
+    with pytest.raises(tsjax.KeywordError, match=message) as caught:
+        call(directory, embedder)
+    assert isinstance(caught.value, TypeError)  # as Python's own
 
 
 @pytest.mark.parametrize(
@@ -368,12 +425,12 @@ def test_a_progress_bar_is_shown_on_request_only(embedder, capsys):
     assert capsys.readouterr().err == ""
     embedder.encode(TEXTS, show_progress_bar=True)
     assert "5/5" in capsys.readouterr().err
-    logging.getLogger("tsjax.encoders.embedder").setLevel(logging.INFO)
+    logging.getLogger("tsjax").setLevel(logging.INFO)
     try:
         embedder.encode(TEXTS)
         assert "5/5" in capsys.readouterr().err
     finally:
-        logging.getLogger("tsjax.encoders.embedder").setLevel(logging.NOTSET)
+        logging.getLogger("tsjax").setLevel(logging.NOTSET)
 
 
 def test_repr_says_what_it_is(embedder):

@@ -111,7 +111,7 @@ def test_what_is_lost_or_damaged_is_made_again(output, whole, model, corpus):
         (["--rows-per-shard", "17"], "options.rows_per_shard was 16 and is 17 now"),
         (["--precision", "float16"], 'options.precision was "float32" and is "float16" now'),
         (["--prompt", "the "], 'model.prompt was "" and is "the " now'),
-        (["--max-tokens", "20"], "model.max_seq_length was 41 and is 20 now"),
+        (["--max-seq-length", "20"], "model.max_seq_length was 41 and is 20 now"),
         (["--dtype", "bfloat16"], 'model.dtype was "float32" and is "bfloat16" now'),
         (["--truncate-dim", "8"], "model.truncate_dim was null and is 8 now"),
         (["--deduplicate"], "options.deduplicate was false and is true now"),

@@ -99,7 +99,7 @@ def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, t
 def work(model, corpus, output, **changes):
     sources = find_sources(corpus)
     more = {
-        "source": ModelSource(keywords={"model": str(model)}),
+        "source": ModelSource(model=str(model)),
         "options": Options(rows_per_shard=16),
         "plan": Plan.of(sources, 16),
         "output": str(output),
@@ -148,7 +148,7 @@ def test_an_actor_makes_a_piece_and_refuses_with_another_model(model, corpus, tm
     with (output := Output(tmp_path / "out")).working(ALONE) as partial:
         rightly = work(model, corpus, output.path)
         facts = settle(rightly)
-        other = work(model, corpus, output.path, source=ModelSource(keywords={"model": str(model), "temperature": 0.9}))
+        other = work(model, corpus, output.path, source=ModelSource(model=str(model), options={"temperature": 0.9}))
         batch = {name: np.array([value]) for name, value in {"number": 1, "group": 0, "index": 1, "count": 2}.items()}
         row = ShardMaker(other, facts, str(partial), FakeActor(board))(batch)
         assert row["error"].tolist() == ["InputError"]
@@ -208,7 +208,7 @@ def test_what_the_driver_says_of_it():
 
 def test_a_models_relative_path_is_the_drivers(model, monkeypatch):
     monkeypatch.chdir("/")
-    source = ModelSource(keywords={"model": "model"}, folder=str(Path(model).parent))
+    source = ModelSource(model="model", folder=str(Path(model).parent))
     assert source.load().embedder.embedding_dimension == 36
     assert Path.cwd() == Path("/")
 
@@ -365,8 +365,8 @@ def test_embed_names_a_row_that_is_no_text(embed, model):
         embed(["the"])
     with pytest.raises(InputError, match="bad_rows 'skip' does not exist"):
         Embed(str(model), bad_rows="skip")
-    with pytest.raises(InputError, match="prompt_type 'x' does not exist"):
-        Embed(str(model), prompt_type="x")
+    with pytest.raises(InputError, match="task 'x' does not exist"):
+        Embed(str(model), task="x")
     with pytest.raises(InputError, match="'text' must be an array of texts, not list"):
         embed({"text": ["the"]})
     with pytest.raises(InputError, match=r"row 0 of a batch of 1: 'text' is no text: None"):

@@ -111,7 +111,7 @@ def beside(tmp_path_factory):
 
     @functools.cache
     def make(task):
-        convert(path / "theirs", path / f"ours {task}", task=task)
+        convert(path / "theirs", path / f"ours {task}", adapter=task)
         return (model if task is None else with_weights(model, merged[task])), path / f"ours {task}"
 
     return path / "theirs", make
@@ -164,7 +164,7 @@ def test_every_task_gives_vectors_of_its_own(beside):
 def test_in_folders(tmp_path, stabilised, packs):
     model, merged = native(tmp_path / "theirs", config={"use_rslora": stabilised}, packs=packs)
     for task, reference in {None: model, "retrieval.query": merged["retrieval_query"], **merged}.items():
-        convert(tmp_path / "theirs", tmp_path / f"ours {task}", task=task)
+        convert(tmp_path / "theirs", tmp_path / f"ours {task}", adapter=task)
         compare(reference, tmp_path / f"ours {task}", 0.8)
 
 
@@ -172,7 +172,7 @@ def test_the_factors_may_be_half_precision(tmp_path):
     """As published; they are merged in float32 all the same."""
     model, files, merged = published()
     JINA_V3.save(tmp_path / "theirs", {name: weight.bfloat16() for name, weight in files.items()}, lora_alpha=ALPHA)
-    convert(tmp_path / "theirs", tmp_path / "ours", task="separation")
+    convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")
     rounded = {name: weight.bfloat16().float() for name, weight in files.items()}
     expected = {}
     for name, weight in merged["separation"].items():
@@ -193,13 +193,15 @@ def test_the_factors_may_be_half_precision(tmp_path):
 
 
 def test_an_unknown_task_lists_the_tasks(beside, tmp_path):
-    with pytest.raises(ConversionError, match=r"task 'nothing'; its tasks are retrieval.query, retrieval.passage, sep"):
-        convert(beside[0], tmp_path / "ours", task="nothing")
+    with pytest.raises(
+        ConversionError, match=r"adapter 'nothing'; its adapters are retrieval.query, retrieval.passage"
+    ):
+        convert(beside[0], tmp_path / "ours", adapter="nothing")
     native(tmp_path / "theirs")
-    with pytest.raises(ConversionError, match=r"task 'nothing'; its tasks are retrieval_query, separation$"):
-        convert(tmp_path / "theirs", tmp_path / "ours", task="nothing")
+    with pytest.raises(ConversionError, match=r"adapter 'nothing'; its adapters are retrieval_query, separation$"):
+        convert(tmp_path / "theirs", tmp_path / "ours", adapter="nothing")
     with pytest.raises(ConversionError, match="has no task adapters"):
-        convert(write_bert(tmp_path / "bert"), tmp_path / "ours", task="separation")
+        convert(write_bert(tmp_path / "bert"), tmp_path / "ours", adapter="separation")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_what_is_not_known_of_an_adapter_is_refused_by_name(tmp_path, field, val
     for folder in ("retrieval_query", "separation"):
         write_json(tmp_path / "theirs" / folder / "adapter_config.json", {**PEFT_CONFIG, field: value})
     with pytest.raises(ConversionError, match=field):
-        convert(tmp_path / "theirs", tmp_path / "ours", task="separation")
+        convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_what_is_not_known_of_an_adapter_is_refused_by_name(tmp_path, field, val
 def test_a_damaged_adapter_is_refused(tmp_path, more, message):
     native(tmp_path / "theirs", **more)
     with pytest.raises(ConversionError, match=message):
-        convert(tmp_path / "theirs", tmp_path / "ours", task="separation")
+        convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_damaged_parametrisations_are_refused(tmp_path, change, message):
     files = {name.replace("roberta.emb.", f"{short}."): weight for name, weight in files.items()}
     JINA_V3.save(tmp_path / "theirs", files)
     with pytest.raises(ConversionError, match=message):
-        convert(tmp_path / "theirs", tmp_path / "ours", task="separation")
+        convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")
 
 
 def test_from_the_library_and_with_the_authors_own_module(beside, tmp_path):
@@ -291,7 +293,7 @@ def test_from_the_library_and_with_the_authors_own_module(beside, tmp_path):
     ]
     write_json(source / "modules.json", modules)
     write_json(source / "1_Pooling" / "config.json", {"word_embedding_dimension": 36, "pooling_mode_mean_tokens": True})
-    vectors = [tsjax.load(source, task=task).encode("the a of and") for task in (None, "separation", TASKS[0], None)]
+    vectors = [tsjax.load(source, adapter=task).encode("the a of and") for task in (None, "separation", TASKS[0], None)]
     assert np.array_equal(vectors[0], vectors[3])
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-2
     assert np.abs(vectors[1] - vectors[2]).max() > 1e-2

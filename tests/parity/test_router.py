@@ -246,10 +246,7 @@ def test_the_checkpoint(asymmetric, tmp_path, capsys):
     (tmp_path / "t.txt").write_text("\n".join(TEXTS) + "\n")
     for kind in ("query", "document"):
         out = tmp_path / f"{kind}.npy"
-        assert (
-            main(["embed", str(tmp_path / "t.txt"), "--model", str(directory), "-o", str(out), "--prompt-type", kind])
-            == 0
-        )
+        assert main(["embed", str(tmp_path / "t.txt"), "--model", str(directory), "-o", str(out), "--task", kind]) == 0
         expected = getattr(tsjax.load(directory), f"encode_{kind}")(TEXTS)
         np.testing.assert_array_equal(np.load(out), expected)
 

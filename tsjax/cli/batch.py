@@ -99,7 +99,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     group: Any = command.add_argument_group("model")
     add_embedding_options(group)
     group.add_argument(
-        "--max-tokens", "--max-seq-length", dest="max_seq_length", metavar="N", type=int, help="tokens of a text"
+        "--max-seq-length", metavar="N", type=int, help="tokens at which a text is too long (default: the model's)"
     )
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
     group.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch on each device")
@@ -222,7 +222,7 @@ def run(options: argparse.Namespace) -> None:
     if worker is None:
         summary = ray_runner(options, **arguments).run(joined)
     else:
-        model = Model.of(load_model(options), options.prompt_type, options.prompt_name, options.prompt)
+        model = Model.of(load_model(options), options.task, options.prompt_name, options.prompt)
         joined(Job.of(model, chosen, plan))
         summary = JobRunner(model, worker=worker, **arguments).run()
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])

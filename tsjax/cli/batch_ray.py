@@ -57,8 +57,9 @@ def ray_runner(asked: argparse.Namespace, **arguments: Any) -> RayRunner:
 
     resources = None if asked.resources is None else parse_resources(asked.resources)
     source = ModelSource(
-        keywords=load_keywords(asked),
-        task=asked.prompt_type,
+        model=asked.model,
+        options=load_keywords(asked),
+        task=asked.task,
         prompt_name=asked.prompt_name,
         prompt=asked.prompt,
         compile_cache=not asked.no_compile_cache,

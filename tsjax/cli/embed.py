@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("standard input can be read once only")
     said = reading(options)
     check_texts(options.files, options.column, said)
-    embedder = load_model(options).route(options.prompt_type)
+    embedder = load_model(options).route(options.task)
     total = None
     if on_terminal():
         counts = [count_texts(file, said, options.column) for file in options.files]
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
     binary = options.precision in ("binary", "ubinary")
     dimension = -(-embedder.embedding_dimension // 8) if binary else embedder.embedding_dimension
     dtype = np.dtype({"float32": "f4", "binary": "i1", "ubinary": "u1"}[options.precision])
-    encode = embedder.encode if options.prompt_type is None else getattr(embedder, f"encode_{options.prompt_type}")
+    encode = embedder.encode if options.task is None else getattr(embedder, f"encode_{options.task}")
     done, seconds = 0, 0.0
     with (
         open_vectors(options.output, dimension, dtype, overwrite=options.overwrite) as writer,

@@ -208,7 +208,7 @@ def _compare(
     from tsjax.lab.learning.report import MODEL
 
     after = argparse.Namespace(**vars(options))
-    after.model, after.task, after.position_stride = str(Path(options.output) / MODEL), None, None
+    after.model, after.adapter, after.position_stride = str(Path(options.output) / MODEL), None, None
     after.ignore_weight = []
     return compare_learned(
         embedder,

@@ -8,53 +8,51 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tsjax.errors import InputError, TsjaxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tsjax.checkpoints.conversion_options import SourceOptions
     from tsjax.encoders.embedder import Embedder
     from tsjax.encoders.router import RoutedEmbedder
+    from tsjax.encoders.signatures import EmbedderOptions, LoadOptions, PlacementOptions
     from tsjax.jobs.input.formats import Reading
     from tsjax.temperature import Temperature
 
 
-def source(options: argparse.Namespace) -> dict[str, Any]:
-    """What `_add_source_options` asked for, as the library names it."""
+def source(options: argparse.Namespace) -> SourceOptions:
+    """Return what `add_source_options` asked for, as the library names it."""
     return {
         "revision": options.revision,
         "local_files_only": options.local_files_only,
         "ignore_config_fields": options.ignore_config_field,
-        "task": options.task,
+        "adapter": options.adapter,
         "position_stride": options.position_stride,
         "ignore_weights": options.ignore_weight,
     }
 
 
-def load_keywords(options: argparse.Namespace) -> dict[str, Any]:
-    """What `tsjax.load` is given for the model that the options ask for."""
-    return {
-        "model": options.model,
-        **source(options),
-        "kind": "embedder",
+def load_keywords(options: argparse.Namespace) -> LoadOptions:
+    """Return the keywords of `tsjax.load` for the model that the options ask for."""
+    own: EmbedderOptions = {
         "temperature": options.temperature,
         "dtype": options.dtype,
         "max_seq_length": options.max_seq_length,
         "truncate_dim": options.truncate_dim,
         "token_budget": options.token_budget,
-        **placement(options),
     }
+    return cast("LoadOptions", {**source(options), **own, **placement(options)})
 
 
 def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
-    """The embedding model that the options ask for, with the programs that it compiles kept, or not."""
-    from tsjax.api import load
+    """Load the embedding model that the options ask for, with the programs that it compiles kept, or not."""
+    from tsjax.api import load_embedder
 
     _use_compile_cache(wanted=not options.no_compile_cache)
-    model: Embedder | RoutedEmbedder = load(**load_keywords(options))
-    return model
+    return load_embedder(options.model, **load_keywords(options))
 
 
 def add_device_options(command: argparse.ArgumentParser) -> None:
@@ -66,8 +64,8 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def placement(options: argparse.Namespace) -> dict[str, Any]:
-    """What `add_device_options` asked for, as the library names it."""
+def placement(options: argparse.Namespace) -> PlacementOptions:
+    """Return what `add_device_options` asked for, as the library names it."""
     return {"devices": options.devices, "shard_parameters": options.shard_parameters}
 
 
@@ -89,7 +87,7 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         default=[],
         help="leave out the weights of these names, such as 'classifier.*'; may be repeated",
     )
-    command.add_argument("--task", metavar="NAME", help="merge the model's adapter for this task (default: none)")
+    command.add_argument("--adapter", metavar="NAME", help="merge this task adapter of the model (default: none)")
     command.add_argument(
         "--position-stride",
         metavar="N",
@@ -114,7 +112,7 @@ def add_embedding_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, put before each text")
     command.add_argument("--prompt", metavar="TEXT", help="text put before each text; wins over --prompt-name")
     command.add_argument(
-        "--prompt-type",
+        "--task",
         choices=("query", "document"),
         help="use the model's prompt, temperature and encoder for queries or for documents",
     )

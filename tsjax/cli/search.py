@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         "local_files_only": found.get("local_files_only", False),
         "ignore_config_field": found.get("ignore_config_fields", []),
         "ignore_weight": found.get("ignore_weights", []),
-        "task": found.get("task"),
+        "adapter": found.get("adapter", found.get("task")),  # as it was called at first
         "position_stride": found.get("position_stride"),
         "temperature": Temperature.from_json(facts["query_temperature"]),
         "dtype": facts["dtype"],

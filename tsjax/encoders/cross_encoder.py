@@ -7,18 +7,22 @@ as one input, so its attention has the temperature too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, get_args, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tsjax.checkpoints import format as checkpoint
+from tsjax.checkpoints.resaving import with_metadata
 from tsjax.encoders.embedder import as_container, progress_bar
 from tsjax.encoders.lifecycle import Lifecycle
-from tsjax.encoders.settings import ModelSettings, check_unused
+from tsjax.encoders.saving import Saving
+from tsjax.encoders.settings import ModelSettings, check_device, check_unused, dtype_name
+from tsjax.encoders.signatures import OF_LOAD
 from tsjax.encoders.similarity import top_indices
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import Engine
@@ -26,8 +30,9 @@ from tsjax.engine.jax_modes import usual_modes
 from tsjax.engine.prefetch import prefetch_map
 from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
+from tsjax.keywords import strict_keywords
 from tsjax.model.activations import activate
-from tsjax.model.config import Activation, Dtype
+from tsjax.model.config import Activation
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import as_text_list, check_texts, chunk_by_characters, ordered
 from tsjax.validation import whole_number
@@ -36,17 +41,52 @@ from tsjax.warn import warn
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Unpack
 
+    from jax.typing import DTypeLike
     from jaxtyping import Array
     from numpy.typing import NDArray
 
+    from tsjax.checkpoints.format import Metadata
+    from tsjax.encoders.signatures import DeviceName
     from tsjax.temperature import Temperature, TemperatureLike
     from tsjax.text.tokenizer import Tokenized
 
     Scoring: TypeAlias = Activation | Callable[[Array], Array]
+    Pair: TypeAlias = tuple[str, str] | list[str]
+    # One pair's score, or its scores by label, and those of several pairs.
+    PairScores: TypeAlias = np.float32 | NDArray[np.float32]
+    Scores: TypeAlias = PairScores | jax.Array | list[jax.Array]
 
 
-class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
+class PredictOptions(TypedDict, total=False):
+    """Keywords of `CrossEncoder.predict` that do not change the type of what it returns."""
+
+    batch_size: int | None
+    show_progress_bar: bool | None
+    activation_fn: Scoring | None
+    apply_softmax: bool
+    device: DeviceName | None
+    pool: None
+    chunk_size: None
+    temperature: TemperatureLike | None
+
+
+class RankedDocument(TypedDict):
+    """A document as `CrossEncoder.rank` returns it.
+
+    Attributes:
+        corpus_id: its place among the documents.
+        score: larger is better.
+        text: the document, if asked for.
+    """
+
+    corpus_id: int
+    score: float
+    text: NotRequired[str]
+
+
+class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
     """A model ready to score pairs; made by `tsjax.load`. Safe to use from many threads.
 
     It is pickled, copied and closed as an `Embedder` is. An activation that is a function is pickled as functions are:
@@ -55,7 +95,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
     Args:
         directory: one that `tsjax convert` made of a sequence classification model.
         temperature: τ of the attention softmax; None for the one saved with the model.
-        dtype: what the encoder computes in; scores are float32 in any case.
+        dtype: what the encoder computes in, as for `Embedder`; scores are float32 in any case.
         max_seq_length: tokens at which pairs are cut, the longer text first; None for the model's own.
         prompts: more prompts, or others, by name.
         default_prompt_name: the prompt used where a call names none.
@@ -71,12 +111,13 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         LifecycleError: JAX was in use when this process was forked.
     """
 
+    @strict_keywords()
     def __init__(
         self,
         directory: str | os.PathLike[str],
         *,
         temperature: TemperatureLike | None = None,
-        dtype: Dtype = "float32",
+        dtype: DTypeLike = "float32",
         max_seq_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
@@ -85,6 +126,7 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         shard_parameters: bool = False,
         activation: Scoring | None = None,
     ) -> None:
+        dtype = dtype_name(dtype)
         header = checkpoint.read_header(Path(directory).absolute())
         if header.metadata.kind != "cross_encoder":
             raise CheckpointError(f"{header.path} holds an embedding model, not a cross-encoder")
@@ -134,6 +176,25 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         named = self.activation if isinstance(self.activation, str) else "a function"
         return [*super()._decisive(), named]
 
+    def present_metadata(self) -> Metadata:
+        """Return what a checkpoint with the present settings says.
+
+        Raises:
+            InputError: the activation is a function.
+        """
+        if not isinstance(self.activation, str):
+            raise InputError(
+                f"the activation {self.activation!r} is a function, which a checkpoint cannot hold; set one by name"
+            )
+        return dataclasses.replace(super().present_metadata(), activation=self.activation)
+
+    def _source(self) -> Path:
+        return self._header.path
+
+    def _write(self, destination: Path, *, overwrite: bool) -> None:
+        parts = with_metadata(self._header, self.present_metadata())
+        checkpoint.save(destination, *parts, overwrite=overwrite)
+
     @property
     def statistics(self) -> Statistics:
         """What this cross-encoder has done so far, as a copy; a text there is a pair."""
@@ -149,6 +210,80 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length).shapes
 
+    @overload
+    def predict(
+        self,
+        inputs: Pair,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> PairScores: ...
+    @overload
+    def predict(
+        self,
+        inputs: Iterable[Pair],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def predict(
+        self,
+        inputs: Pair | Iterable[Pair],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True],
+        **options: Unpack[PredictOptions],
+    ) -> jax.Array: ...
+    @overload
+    def predict(
+        self,
+        inputs: Pair,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> jax.Array: ...
+    @overload
+    def predict(
+        self,
+        inputs: Iterable[Pair],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> list[jax.Array]: ...
+    @overload  # by position, as sentence-transformers orders them, or with values that are known at run time only
+    def predict(
+        self,
+        inputs: Iterable[Sequence[str]] | Sequence[str],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+        activation_fn: Scoring | None = ...,
+        apply_softmax: bool = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        device: DeviceName | None = ...,
+        pool: None = ...,
+        chunk_size: None = ...,
+        *,
+        temperature: TemperatureLike | None = ...,
+    ) -> Scores: ...
+    @strict_keywords(elsewhere=OF_LOAD)
     def predict(
         self,
         inputs: Iterable[Sequence[str]] | Sequence[str],
@@ -160,12 +295,12 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         apply_softmax: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: None = None,
+        device: DeviceName | None = None,
         pool: None = None,
         chunk_size: None = None,
         *,
         temperature: TemperatureLike | None = None,
-    ) -> Any:
+    ) -> Scores:
         """Score pairs.
 
         Pairs are read and tokenised some at a time, so that memory beyond the scores does not grow with their number.
@@ -175,14 +310,14 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
             prompt_name: which of `prompts` to put before the first text of each pair.
             prompt: text to put there; wins over ``prompt_name``.
             batch_size: the most pairs in a batch, which is bounded by tokens anyway.
-            show_progress_bar: None shows it if the logger of `tsjax.encoders.embedder` is at level INFO or below.
+            show_progress_bar: None shows it if the logger ``tsjax`` is at level INFO or below.
             activation_fn: what is applied to the logits; None for `activation`. ``"identity"`` gives the logits.
             apply_softmax: with several labels, make each pair's scores sum to 1.
             convert_to_numpy: False gives a list of JAX arrays, one a pair.
             convert_to_tensor: True gives one JAX array.
-            device: only None; JAX places the model.
+            device: None, or the name of what the model computes on (``cpu``, ``cuda``, ``tpu``).
             pool: only None; there are no worker processes.
-            chunk_size: only None, likewise.
+            chunk_size: only None, for the same reason.
             temperature: τ for this call; None for the model's own. No value of it causes a compilation.
 
         Returns:
@@ -196,7 +331,8 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
             TruncationWarning: some pairs were longer than `max_seq_length` and were cut.
         """
         self._engine.check_usable()
-        check_unused(device=device, pool=pool, chunk_size=chunk_size)
+        check_device(device, self.devices)
+        check_unused(pool=pool, chunk_size=chunk_size)
         single, pairs = _pairs(inputs)
         before = self.prompt_text(prompt_name, prompt)
         used = self.activation if activation_fn is None else _checked(activation_fn)
@@ -243,24 +379,46 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
             )
         return logits[:count]
 
+    @strict_keywords(elsewhere=OF_LOAD)
     def rank(
         self,
         query: str,
         documents: Iterable[str],
         top_k: int | None = None,
         return_documents: bool = False,
-        *positional: Any,
-        **options: Any,
-    ) -> list[dict[str, Any]]:
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Scoring | None = None,
+        device: DeviceName | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        *,
+        temperature: TemperatureLike | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> list[RankedDocument]:
         """Rank documents for a query, best first; documents of equal scores stay in order.
 
         Args:
             query: one text.
             documents: several, read some at a time.
-            top_k: give the best so many; None for all.
-            return_documents: give the texts too.
-            positional: further arguments of `predict`, from ``prompt_name`` on.
-            options: likewise, by name.
+            top_k: the number of documents to return; None for all.
+            return_documents: return the texts, too.
+            prompt_name: this and the following as for `predict`.
+            prompt: text to put before the query.
+            batch_size: the most pairs in a batch.
+            show_progress_bar: None shows it if the logger ``tsjax`` is at level INFO or below.
+            activation_fn: what is applied to the logits.
+            device: None, or the name of what the model computes on.
+            pool: only None.
+            chunk_size: only None.
+            temperature: τ for this call.
+            apply_softmax: this and the following have no effect, as in sentence-transformers 5.
+            convert_to_numpy: no effect.
+            convert_to_tensor: no effect.
 
         Returns:
             a dict for each document: ``corpus_id``, its place in ``documents``, ``score``, and perhaps ``text``.
@@ -273,12 +431,24 @@ class CrossEncoder(Lifecycle, ModelSettings[PairTokenizer]):
         count = None if top_k is None else whole_number("top_k", top_k)
         check_texts([query])
         pairs = _Asked(query, documents, keep=return_documents)
-        scores = self.predict(pairs, *positional, **options)
-        best = top_indices(np.asarray(scores), len(scores) if count is None else count)
-        return [
-            {"corpus_id": int(i), "score": float(scores[i]), **({"text": pairs.kept[i]} if return_documents else {})}
-            for i in best
-        ]
+        scores = self.predict(
+            pairs,
+            prompt_name,
+            prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            device=device,
+            pool=pool,
+            chunk_size=chunk_size,
+            temperature=temperature,
+        )
+        ranked: list[RankedDocument] = []
+        for place in top_indices(scores, len(scores) if count is None else count).tolist():
+            ranked.append({"corpus_id": place, "score": float(scores[place])})
+            if return_documents:
+                ranked[-1]["text"] = pairs.kept[place]
+        return ranked
 
     def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
         """Compile every shape of `shapes`, so that no later call has to.

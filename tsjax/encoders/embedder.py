@@ -12,16 +12,19 @@ import itertools
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
 from tsjax.checkpoints import format as checkpoint
+from tsjax.checkpoints.resaving import with_metadata
 from tsjax.encoders.lifecycle import Lifecycle
 from tsjax.encoders.prompts import name_for
 from tsjax.encoders.quantization import Precision, check_precision, quantize_embeddings
-from tsjax.encoders.settings import Settings, check_unused
+from tsjax.encoders.saving import Saving
+from tsjax.encoders.settings import Settings, check_device, check_unused, dtype_name
+from tsjax.encoders.signatures import OutputValue, encode_method, stream_method
 from tsjax.encoders.similarity import Similarity, normalize, similarity, similarity_pairwise
 from tsjax.engine.batching import Shape
 from tsjax.engine.engine import Engine
@@ -29,7 +32,7 @@ from tsjax.engine.jax_modes import usual_modes
 from tsjax.engine.pipeline import Pipeline
 from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
-from tsjax.model.config import Dtype
+from tsjax.keywords import strict_keywords
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer, as_text_list, check_texts, chunk_by_characters
 from tsjax.validation import whole_number
@@ -40,15 +43,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import jax
+    from jax.typing import DTypeLike
     from numpy.typing import ArrayLike, NDArray
 
+    from tsjax.encoders.signatures import Encoded, TextDetails
     from tsjax.engine.executor import Computed
     from tsjax.temperature import TemperatureLike
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tsjax")
 
-OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 _Progress: TypeAlias = "Callable[[int], object] | None"
+Vectors = TypeVar("Vectors", bound="NDArray[Any]")
 
 
 class _Request(NamedTuple):
@@ -61,7 +66,7 @@ class _Request(NamedTuple):
     normalize: bool
 
 
-class Embedder(Lifecycle, Settings):
+class Embedder(Lifecycle, Saving, Settings):
     """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
 
     It can be pickled, copied and closed (see `close`; ``with`` closes it at its end). A pickle holds the checkpoint's
@@ -72,7 +77,8 @@ class Embedder(Lifecycle, Settings):
     Args:
         directory: one that `tsjax convert` made; `tsjax.load` takes any model, and the same keywords.
         temperature: τ of the attention softmax; None for the one saved with the model.
-        dtype: what the encoder computes in; vectors are float32 in any case.
+        dtype: what the encoder computes in: float32, bfloat16 or float16, as JAX takes dtypes (``"bfloat16"``,
+            ``jnp.bfloat16``, ``np.float16``). Vectors are float32 in any case.
         max_seq_length: tokens at which texts are cut; None for the model's own.
         prompts: more prompts, or others, by name.
         default_prompt_name: the prompt used where a call names none.
@@ -89,12 +95,13 @@ class Embedder(Lifecycle, Settings):
         LifecycleError: JAX was in use when this process was forked.
     """
 
+    @strict_keywords()
     def __init__(
         self,
         directory: str | os.PathLike[str],
         *,
         temperature: TemperatureLike | None = None,
-        dtype: Dtype = "float32",
+        dtype: DTypeLike = "float32",
         max_seq_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
@@ -104,6 +111,7 @@ class Embedder(Lifecycle, Settings):
         devices: int | jax.Device | Sequence[jax.Device] | None = None,
         shard_parameters: bool = False,
     ) -> None:
+        dtype = dtype_name(dtype)
         header = checkpoint.read_header(Path(directory).absolute())
         if header.metadata.kind != "embedder":
             raise CheckpointError(f"{header.path} holds a cross-encoder, which scores pairs: tsjax.load gives it")
@@ -181,6 +189,7 @@ class Embedder(Lifecycle, Settings):
 
     # -- what it is for -----------------------------------------------------------------------------------------------
 
+    @encode_method
     def encode(
         self,
         inputs: str | Iterable[str] | None = None,
@@ -192,7 +201,7 @@ class Embedder(Lifecycle, Settings):
         precision: Precision = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: None = None,
+        device: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         pool: None = None,
@@ -201,7 +210,7 @@ class Embedder(Lifecycle, Settings):
         temperature: TemperatureLike | None = None,
         task: str | None = None,
         sentences: str | Iterable[str] | None = None,
-    ) -> Any:
+    ) -> Encoded:
         """Embed texts.
 
         Args:
@@ -210,17 +219,18 @@ class Embedder(Lifecycle, Settings):
             prompt: text to put before each text; wins over ``prompt_name``.
             batch_size: the most texts in a batch, which is bounded by `token_budget` anyway; small ones leave shapes
                 half empty and cost speed.
-            show_progress_bar: None shows it if this module's logger is at level INFO or below.
+            show_progress_bar: None shows it if the logger ``tsjax`` is at level INFO or below.
             output_value: ``sentence_embedding`` for one vector a text, ``token_embeddings`` for one a token (a list of
                 float32 (tokens, D)), None for a list of dicts with both, the token ids and the attention mask.
             precision: see `tsjax.quantize_embeddings`; the range of a dimension is taken over the whole result.
             convert_to_numpy: False gives a list of JAX arrays, one a text.
             convert_to_tensor: True gives one JAX array.
-            device: only None; JAX places the model.
+            device: None, or the name of what the model computes on (``cpu``, ``cuda``, ``tpu``): JAX places the model
+                when it is loaded.
             normalize_embeddings: divide each vector by its Euclidean norm, after ``truncate_dim``.
-            truncate_dim: keep so many leading dimensions; None for the embedder's own.
+            truncate_dim: the number of leading dimensions to keep; None for the embedder's own.
             pool: only None; there are no worker processes.
-            chunk_size: only None, likewise.
+            chunk_size: only None, for the same reason.
             temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
             task: what the texts are for; ``query`` takes the temperature of queries, where that is another. It also
                 chooses among several encoders (see `RoutedEmbedder`), and this is one.
@@ -239,7 +249,8 @@ class Embedder(Lifecycle, Settings):
         self._engine.check_usable()
         if (inputs is None) == (sentences is None):
             raise InputError("give the texts: as inputs, or under their old name sentences, and not both")
-        check_unused(device=device, pool=pool, chunk_size=chunk_size)
+        check_device(device, self.devices)
+        check_unused(pool=pool, chunk_size=chunk_size)
         check_precision(precision)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise InputError(f"output_value {output_value!r} does not exist; it can be {get_args(OutputValue)} or None")
@@ -258,13 +269,15 @@ class Embedder(Lifecycle, Settings):
         with progress_bar(len(texts), show_progress_bar) as progress:
             if output_value == "sentence_embedding":
                 vectors = quantize_embeddings(self._embed(texts, request, progress), precision)
-                result = as_container(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
-            else:
-                result = self._embed_tokens(texts, request, progress)
-                if output_value == "token_embeddings":
-                    result = [item["token_embeddings"] for item in result]
-        return result[0] if single else result
+                embedded = as_container(vectors, to_numpy=convert_to_numpy, to_tensor=convert_to_tensor)
+                return embedded[0] if single else embedded
+            details = cast("list[TextDetails]", self._embed_tokens(texts, request, progress))
+        if output_value is None:
+            return details[0] if single else details
+        tokens = [item["token_embeddings"] for item in details]
+        return tokens[0] if single else tokens
 
+    @encode_method
     def encode_query(
         self,
         inputs: str | Iterable[str] | None = None,
@@ -272,7 +285,7 @@ class Embedder(Lifecycle, Settings):
         prompt: str | None = None,
         *positional: Any,
         **options: Any,
-    ) -> Any:
+    ) -> Encoded:
         """`encode` with the prompt named ``query``, unless a prompt is given.
 
         As in sentence-transformers, that prompt is empty where the model has none, and the default prompt is not used.
@@ -280,6 +293,7 @@ class Embedder(Lifecycle, Settings):
         name = self.prompt_name_for("query", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="query", **options)
 
+    @encode_method
     def encode_document(
         self,
         inputs: str | Iterable[str] | None = None,
@@ -287,7 +301,7 @@ class Embedder(Lifecycle, Settings):
         prompt: str | None = None,
         *positional: Any,
         **options: Any,
-    ) -> Any:
+    ) -> Encoded:
         """`encode` with the prompt named ``document``, unless a prompt is given.
 
         As in sentence-transformers, that prompt is empty where the model has none: a prompt named ``passage`` or
@@ -296,9 +310,10 @@ class Embedder(Lifecycle, Settings):
         name = self.prompt_name_for("document", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="document", **options)
 
+    @stream_method
     def stream(
         self, inputs: Iterable[str], *, block_size: int = 4096, precision: Precision = "float32", **options: Any
-    ) -> Iterator[NDArray[Any]]:
+    ) -> Iterator[Encoded]:
         """Embed any number of texts in constant memory: yields arrays of ``block_size`` vectors, in input order.
 
         The settings are those at the time of the call, also for blocks that are computed after one is changed.
@@ -325,7 +340,7 @@ class Embedder(Lifecycle, Settings):
         size = whole_number("block_size", block_size)
         present = self._with_present_settings()
 
-        def blocks() -> Iterator[NDArray[Any]]:
+        def blocks() -> Iterator[Encoded]:
             iterator, start = iter(inputs), 0
             while block := list(itertools.islice(iterator, size)):
                 check_texts(block, first_index=start)
@@ -357,6 +372,13 @@ class Embedder(Lifecycle, Settings):
         """
         typed = self.metadata.token_types
         return self._engine.warmup(self.max_seq_length, self._temperature, typed=typed, verbose=verbose)
+
+    def _source(self) -> Path:
+        return self._header.path
+
+    def _write(self, destination: Path, *, overwrite: bool) -> None:
+        parts = with_metadata(self._header, self.present_metadata())
+        checkpoint.save(destination, *parts, overwrite=overwrite)
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
@@ -462,7 +484,7 @@ def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float
 
 
 @usual_modes()
-def as_container(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:
+def as_container(vectors: Vectors, *, to_numpy: bool, to_tensor: bool) -> Vectors | jax.Array | list[jax.Array]:
     """Return the container that sentence-transformers would give, with JAX's arrays in the place of PyTorch's."""
     if to_tensor:
         return jnp.asarray(vectors)
@@ -471,7 +493,7 @@ def as_container(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> A
 
 @contextlib.contextmanager
 def progress_bar(total: int | None, shown: bool | None) -> Iterator[_Progress]:
-    """A bar that is told how many are done; None shows it if this module's logger is at level INFO or below.
+    """Show a bar that is told how many are done; None shows it if the logger ``tsjax`` is at level INFO or below.
 
     ``total`` is None where only reading the inputs tells.
     """

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-PromptType: TypeAlias = Literal["query", "document"]
+Task: TypeAlias = Literal["query", "document"]
 
 # The prompts that every embedder has, and the names that each of its methods looks for, the first of which counts.
 ALWAYS = ("query", "document")
 _NAMES: dict[str, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tsjax")
 
 
 def merged(

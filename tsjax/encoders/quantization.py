@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 
 from tsjax.errors import InputError
+from tsjax.keywords import strict_keywords
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-logger = logging.getLogger(__name__)
+    QuantizedVectors: TypeAlias = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]
+
+logger = logging.getLogger("tsjax")
 
 # Fewer embeddings than this say little about the range of a dimension.
 _FEW = 100
@@ -20,12 +23,41 @@ _FEW = 100
 Precision: TypeAlias = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
 
+@overload
+def quantize_embeddings(
+    embeddings: ArrayLike,
+    precision: Literal["float32"],
+    ranges: ArrayLike | None = ...,
+    calibration_embeddings: ArrayLike | None = ...,
+) -> NDArray[np.float32]: ...
+@overload
+def quantize_embeddings(
+    embeddings: ArrayLike,
+    precision: Literal["int8", "binary"],
+    ranges: ArrayLike | None = ...,
+    calibration_embeddings: ArrayLike | None = ...,
+) -> NDArray[np.int8]: ...
+@overload
+def quantize_embeddings(
+    embeddings: ArrayLike,
+    precision: Literal["uint8", "ubinary"],
+    ranges: ArrayLike | None = ...,
+    calibration_embeddings: ArrayLike | None = ...,
+) -> NDArray[np.uint8]: ...
+@overload
+def quantize_embeddings(
+    embeddings: ArrayLike,
+    precision: Precision,
+    ranges: ArrayLike | None = ...,
+    calibration_embeddings: ArrayLike | None = ...,
+) -> QuantizedVectors: ...
+@strict_keywords()
 def quantize_embeddings(
     embeddings: ArrayLike,
     precision: Precision,
     ranges: ArrayLike | None = None,
     calibration_embeddings: ArrayLike | None = None,
-) -> NDArray[Any]:
+) -> QuantizedVectors:
     """Quantize embeddings.
 
     Args:
@@ -51,9 +83,8 @@ def quantize_embeddings(
     if precision in ("binary", "ubinary"):
         bits = np.packbits(array > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
-    kind = np.int8 if precision == "int8" else np.uint8
     if array.ndim == 2 and not len(array):
-        return np.zeros(array.shape, kind)
+        return array.astype(np.int8) if precision == "int8" else array.astype(np.uint8)
     if ranges is None:
         sample = array if calibration_embeddings is None else np.asarray(calibration_embeddings, np.float32)
         if sample.ndim == 1 or len(sample) < 2:
@@ -70,7 +101,7 @@ def quantize_embeddings(
     step = (high - low) / 255
     step = np.where(step == 0, 1, step)
     levels = np.clip(np.floor((array - low) / step), 0, 255)
-    return (levels - 128 if precision == "int8" else levels).astype(kind)
+    return (levels - 128).astype(np.int8) if precision == "int8" else levels.astype(np.uint8)
 
 
 def check_precision(precision: str) -> None:

@@ -11,20 +11,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from tsjax.checkpoints.routed import read_routed_header
+from tsjax.checkpoints.resaving import with_metadata
+from tsjax.checkpoints.routed import read_routed_header, save_routed
 from tsjax.encoders.embedder import Embedder
+from tsjax.encoders.saving import Saving
+from tsjax.encoders.signatures import EmbedderOptions, encode_method, stream_method
 from tsjax.engine.statistics import Statistics
+from tsjax.keywords import strict_keywords
 from tsjax.storage.digests import json_sha256
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Unpack
 
     import jax
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from tsjax.encoders.quantization import Precision
+    from tsjax.encoders.signatures import Encoded
     from tsjax.encoders.similarity import Similarity
     from tsjax.engine.batching import Shape
     from tsjax.model.config import Dtype
@@ -64,7 +69,7 @@ class _Setting(Generic[Given, Kept]):
             raise
 
 
-class RoutedEmbedder:
+class RoutedEmbedder(Saving):
     """An `Embedder` whose texts go to one of several encoders, by their task; made by `tsjax.load`.
 
     It has what an `Embedder` has but its ``metadata``: those of ``routes`` have them. It is pickled, copied and closed
@@ -86,7 +91,8 @@ class RoutedEmbedder:
     truncate_dim: _Setting[int | None, int | None] = _Setting()
     similarity_fn_name: _Setting[Similarity, Similarity] = _Setting()
 
-    def __init__(self, directory: str | os.PathLike[str], **options: Any) -> None:
+    @strict_keywords(EmbedderOptions)
+    def __init__(self, directory: str | os.PathLike[str], **options: Unpack[EmbedderOptions]) -> None:
         self._header = header = read_routed_header(Path(directory))
         by_folder = {folder: Embedder(header.path / folder, **options) for folder in header.config.folders}
         self._embedders = tuple(by_folder.values())
@@ -125,6 +131,14 @@ class RoutedEmbedder:
             InputError: no route is for the task, or there is none and no default route.
         """
         return self._routes[self._header.config.route(task)]
+
+    def _source(self) -> Path:
+        return self._header.path
+
+    def _write(self, destination: Path, *, overwrite: bool) -> None:
+        headers = self._header.headers.values()
+        said = [embedder.present_metadata() for embedder in self._embedders]
+        save_routed(destination, self._header.config, map(with_metadata, headers, said), overwrite=overwrite)
 
     # -- what is set --------------------------------------------------------------------------------------------------
 
@@ -193,9 +207,10 @@ class RoutedEmbedder:
 
     # -- what it is for -----------------------------------------------------------------------------------------------
 
+    @encode_method
     def encode(
         self, inputs: str | Iterable[str] | None = None, *positional: Any, task: str | None = None, **options: Any
-    ) -> Any:
+    ) -> Encoded:
         """`Embedder.encode` of the route that is for ``task``.
 
         Raises:
@@ -203,25 +218,20 @@ class RoutedEmbedder:
         """
         return self.route(task).encode(inputs, *positional, task=task, **options)
 
-    def encode_query(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Any:
+    @encode_method
+    def encode_query(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Encoded:
         """`Embedder.encode_query` of the route that is for the task ``query``."""
         return self.route("query").encode_query(inputs, *positional, **options)
 
-    def encode_document(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Any:
+    @encode_method
+    def encode_document(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Encoded:
         """`Embedder.encode_document` of the route that is for the task ``document``."""
         return self.route("document").encode_document(inputs, *positional, **options)
 
-    def stream(
-        self,
-        inputs: Iterable[str],
-        *,
-        block_size: int = 4096,
-        precision: Precision = "float32",
-        task: str | None = None,
-        **options: Any,
-    ) -> Iterator[NDArray[Any]]:
+    @stream_method
+    def stream(self, inputs: Iterable[str], *, task: str | None = None, **options: Any) -> Iterator[Encoded]:
         """`Embedder.stream` of the route that is for ``task``."""
-        return self.route(task).stream(inputs, block_size=block_size, precision=precision, task=task, **options)
+        return self.route(task).stream(inputs, task=task, **options)
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
         """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""

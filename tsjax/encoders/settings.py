@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
+import ml_dtypes  # noqa: F401  # teaches NumPy the name bfloat16
 import numpy as np
 
 from tsjax.encoders import prompts as rules
@@ -21,6 +23,8 @@ from tsjax.validation import whole_number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import jax
+    from jax.typing import DTypeLike
     from numpy.typing import NDArray
 
     from tsjax.checkpoints.format import Header, Metadata
@@ -93,6 +97,20 @@ class ModelSettings(Generic[AnyTokenizer]):
         hidden: tuple[str, ...] = rules.hidden(self.prompts, self.default_prompt_name)
         prompts: list[object] = [self.prompt_text(None, None), *named, *hidden]
         return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
+
+    def present_metadata(self) -> Metadata:
+        """Return what a checkpoint with the present settings says.
+
+        Raises:
+            InputError: a setting that a checkpoint cannot hold.
+        """
+        return dataclasses.replace(
+            self.metadata,
+            temperature=self.temperature,
+            max_seq_length=self.max_seq_length,
+            prompts=dict(self.prompts),
+            default_prompt_name=self.default_prompt_name,
+        )
 
     @property
     def encoding_fingerprint(self) -> str:
@@ -224,6 +242,22 @@ class Settings(ModelSettings[TextTokenizer]):
     def _decisive(self) -> list[Any]:
         return [*super()._decisive(), self.truncate_dim]
 
+    def present_metadata(self) -> Metadata:
+        """Return what a checkpoint with the present settings says."""
+        metadata = super().present_metadata()
+        # Loading gives every embedder these prompts; where one was taken out, it is what stood in for it.
+        standing_in = {name: self.prompt_text(rules.name_for(name, self.prompts), None) for name in rules.ALWAYS}
+        prompts = {**standing_in, **metadata.prompts}
+        for name in rules.ALWAYS:
+            if not prompts[name] and name not in self.metadata.prompts:
+                del prompts[name]  # as the checkpoint has it: what nothing changed keeps its fingerprint
+        return dataclasses.replace(
+            metadata,
+            prompts=prompts,
+            truncate_dim=self.truncate_dim,
+            similarity_fn_name=self.similarity_fn_name,
+        )
+
     @property
     def truncate_dim(self) -> int | None:
         """Leading dimensions kept where a call does not say; None for all. Settable."""
@@ -287,8 +321,41 @@ def _check_prompt(prompt: object, what: str) -> str:
     return prompt
 
 
+def dtype_name(dtype: DTypeLike) -> Dtype:
+    """Return the name of a dtype that a model can compute in, however JAX spells it.
+
+    Raises:
+        InputError: it is another dtype, or none.
+    """
+    try:
+        name: Any = dtype if dtype is None else np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    if name not in get_args(Dtype):
+        raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
+    return name
+
+
+def check_device(device: object, devices: Sequence[jax.Device]) -> None:
+    """Check that a device as sentence-transformers names it, such as "cuda:0", is what a model computes on.
+
+    Raises:
+        InputError: the model computes on something else.
+    """
+    if device is None:
+        return
+    platform, _, number = str(device).partition(":")
+    same = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform) == devices[0].platform
+    if same and (not number or [str(each.id) for each in devices] == [number]):
+        return
+    raise InputError(
+        f"device {device!r} is not what this model computes on: {', '.join(map(str, devices))}; leave it out, or "
+        "choose with tsjax.load(…, devices=…), which takes JAX's devices, such as jax.devices('cpu')"
+    )
+
+
 def check_unused(**arguments: object) -> None:
     """Refuse what sentence-transformers' methods take and ours have no use for, unless it is None."""
     for name, value in arguments.items():
         if value is not None:
-            raise InputError(f"{name} has no meaning here: JAX places the model, and one process uses every core")
+            raise InputError(f"{name} has no meaning here: one process uses every core and device; leave it out")

@@ -9,15 +9,18 @@ import copy
 import math
 import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
 
-from tsjax.api import load
+from tsjax.api import load, load_embedder
+from tsjax.encoders.cross_encoder import CrossEncoder
 from tsjax.encoders.embedder import Embedder
 from tsjax.encoders.router import RoutedEmbedder
+from tsjax.encoders.signatures import AnyEncodeOptions, LoadOptions
 from tsjax.errors import InputError, MissingExtraError
+from tsjax.keywords import strict_keywords
 from tsjax.model.forward import abstract_params
 from tsjax.storage.digests import json_sha256
 from tsjax.warn import warn
@@ -33,9 +36,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
+    from typing import Unpack
 
-    from numpy.typing import NDArray
-
+    from tsjax.encoders.quantization import QuantizedVectors
     from tsjax.temperature import Temperature, TemperatureLike
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -55,10 +58,11 @@ class Model:
 
     Args:
         model: an embedder, or what `tsjax.load` takes.
-        temperature: τ; None for the embedder's own. An embedder that is given is left as it is.
         name: ``organization/model`` under which MTEB keeps the results, to which τ is added; None for where the
             weights came from.
-        options: further ones of `tsjax.load`, where ``model`` is no embedder.
+        kind: ``embedder`` takes the encoder of a sequence classification model; for a ``model`` that is not loaded.
+        options: ``temperature``, for a copy of an embedder that is given, too; and where ``model`` is not loaded the
+            others of `tsjax.load`.
 
     Raises:
         InputError: a cross-encoder, options beside an embedder, or a temperature beside one of several routes.
@@ -68,23 +72,25 @@ class Model:
         UserWarning: the model has prompts that are not used, as said above.
     """
 
+    @strict_keywords(LoadOptions)
     def __init__(
         self,
         model: Embedder | RoutedEmbedder | str | os.PathLike[str] | None = None,
         *,
-        temperature: TemperatureLike | None = None,
         name: str | None = None,
-        **options: Any,
+        kind: Literal["embedder"] | None = None,
+        **options: Unpack[LoadOptions],
     ) -> None:
         self.embedder: Embedder | RoutedEmbedder
         if isinstance(model, Embedder | RoutedEmbedder):
-            if options:
-                raise InputError(f"{next(iter(options))} is an option of loading, and this embedder is loaded already")
-            self.embedder = _with_temperature(model, temperature)
+            if late := [name for name in options if name != "temperature"] + ["kind"] * (kind is not None):
+                raise InputError(f"{late[0]} is an option of loading, and this embedder is loaded already")
+            self.embedder = _with_temperature(model, options.get("temperature"))
         else:
-            self.embedder = load(model, temperature=temperature, **options)
-            if not isinstance(self.embedder, Embedder | RoutedEmbedder):
+            loaded = load(model, **options) if kind is None else load_embedder(model, **options)
+            if isinstance(loaded, CrossEncoder):
                 raise InputError(f"{model} is a cross-encoder, which scores pairs and embeds no texts")
+            self.embedder = loaded
         self._name = name
         self._prompts = _usable(self.embedder.prompts, self.embedder.default_prompt_name)
 
@@ -132,9 +138,8 @@ class Model:
         hf_split: str,
         hf_subset: str,
         prompt_type: PromptType | None = None,
-        batch_size: int | None = None,
-        **options: Any,
-    ) -> NDArray[Any]:
+        **options: Unpack[AnyEncodeOptions],
+    ) -> QuantizedVectors:
         """Embed the texts of a data loader.
 
         Args:
@@ -143,17 +148,18 @@ class Model:
             hf_split: not used.
             hf_subset: not used.
             prompt_type: what the texts are.
-            batch_size: not used: MTEB always gives 32, and batches here are bounded by tokens.
-            options: as for `Embedder.encode`, such as ``show_progress_bar`` and ``precision``.
+            options: as for `Embedder.encode`, such as ``show_progress_bar`` and ``precision``, but for ``batch_size``,
+                which is not used: MTEB always gives 32, and batches here are bounded by tokens.
 
         Returns:
-            float32 (n, D) in the order of the texts.
+            float32 (n, D) in the order of the texts; what `Embedder.encode` gives for another ``precision``.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         name = get_prompt_name(self._prompts, task_metadata, prompt_type)
         by_type = {PromptType.query: self.embedder.encode_query, PromptType.document: self.embedder.encode_document}
         encode = self.embedder.encode if prompt_type is None else by_type[prompt_type]
-        return np.asarray(encode(texts, prompt=None if name is None else self._prompts[name], **options))
+        options["batch_size"], options["prompt"] = None, None if name is None else self._prompts[name]
+        return np.asarray(encode(texts, **options))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """How alike each of the first is to each of the second: float32 (n, m)."""

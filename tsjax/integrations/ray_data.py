@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from tsjax.encoders.signatures import LoadOptions
 from tsjax.errors import InputError
+from tsjax.keywords import strict_keywords
 from tsjax.text.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Unpack
 
     from numpy.typing import NDArray
+
+    from tsjax.encoders.signatures import BlockOptions
 
 BadRows: TypeAlias = Literal["fail", "nan"]
 
@@ -35,7 +40,7 @@ class Embed:
         model: as for `tsjax.load`: a name, or a directory that every node has.
         text_column: where the texts are.
         output_column: where the vectors go: float32 (n, D).
-        prompt_type: ``query`` or ``document``: use the model's prompt, temperature and encoder for these.
+        task: ``query`` or ``document``: use the model's prompt, temperature and encoder for these.
         prompt_name: one of the model's prompts, put before each text.
         prompt: text put before each text; wins over ``prompt_name``.
         normalize_embeddings: divide each vector by its norm.
@@ -48,30 +53,32 @@ class Embed:
         InputError: an option that cannot be used.
     """
 
+    @strict_keywords(LoadOptions)
     def __init__(
         self,
         model: str | None = None,
         *,
         text_column: str = "text",
         output_column: str = "embedding",
-        prompt_type: Literal["query", "document"] | None = None,
+        task: Literal["query", "document"] | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         normalize_embeddings: bool = False,
         bad_rows: BadRows = "fail",
-        **options: Any,
+        **options: Unpack[LoadOptions],
     ) -> None:
-        from tsjax.api import load  # noqa: PLC0415  # JAX, which whoever only plans a pipeline does not need
+        from tsjax.api import load_embedder  # noqa: PLC0415  # JAX, which whoever only plans a pipeline does not need
 
-        if prompt_type not in (None, "query", "document"):
-            raise InputError(f"prompt_type {prompt_type!r} does not exist; it can be query or document")
+        if task not in (None, "query", "document"):
+            raise InputError(f"task {task!r} does not exist; it can be query or document")
         if bad_rows not in get_args(BadRows):
             raise InputError(f"bad_rows {bad_rows!r} does not exist; it can be {', '.join(get_args(BadRows))}")
-        embedder = load(model, **{"kind": "embedder", **options})
+        embedder = load_embedder(model, **options)
         self._text_column, self._output_column, self._bad_rows = text_column, output_column, bad_rows
         self._dimension = embedder.embedding_dimension
-        self._encode = embedder.encode if prompt_type is None else getattr(embedder, f"encode_{prompt_type}")
-        self._options = {
+        by_task = {None: embedder.encode, "query": embedder.encode_query, "document": embedder.encode_document}
+        self._encode = by_task[task]
+        self._options: BlockOptions = {
             "prompt_name": prompt_name,
             "prompt": prompt,
             "normalize_embeddings": normalize_embeddings,

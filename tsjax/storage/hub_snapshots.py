@@ -79,14 +79,14 @@ def unseen(directory: Path, absent: Iterable[str]) -> Unseen:
     return Unseen(unknown=tuple(name for name, whole in names.items() if not _known_absent(snapshot, whole)))
 
 
-def ask(snapshot: Snapshot, names: Iterable[str]) -> None:
+def ask(snapshot: Snapshot, names: Iterable[str], token: str | bool | None = None) -> None:
     """Ask the hub for files, so that they are there, or the cache has a marker for each that does not exist."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     for name in names:
         try:
-            hf_hub_download(snapshot.repository, name, revision=snapshot.commit, cache_dir=snapshot.cache)
+            hf_hub_download(snapshot.repository, name, revision=snapshot.commit, cache_dir=snapshot.cache, token=token)
         except RemoteEntryNotFoundError:
             continue
         except Exception:  # out of reach, in one of many ways: what is not known stays so

@@ -10,13 +10,14 @@ import contextlib
 import os
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tsjax import errors
+from tsjax.encoders.signatures import LoadOptions
 from tsjax.errors import InputError, TsjaxError
 from tsjax.jobs.job import Job, Model
 from tsjax.jobs.output.directory import Output
@@ -42,14 +43,16 @@ class ModelSource:
     """How each process gets the job's model for itself.
 
     Attributes:
-        keywords: of `tsjax.load`.
+        model: a name or a directory; None for the default model.
+        options: other keywords of `tsjax.load`.
         task: what the texts are for.
         prompt_name, prompt: see `Model.of`.
         compile_cache: whether to keep compiled programs on the node.
         folder: what a relative path of a model is relative to.
     """
 
-    keywords: Mapping[str, Any]
+    model: str | None = None
+    options: LoadOptions = field(default_factory=LoadOptions)
     task: Literal["query", "document"] | None = None
     prompt_name: str | None = None
     prompt: str | None = None
@@ -62,7 +65,7 @@ class ModelSource:
         Raises:
             TsjaxError: as `tsjax.load`.
         """
-        from tsjax.api import load  # noqa: PLC0415  # JAX, before which the process is settled
+        from tsjax.api import load_embedder  # noqa: PLC0415  # JAX, before which the process is settled
         from tsjax.storage.compile_cache import enable_compile_cache  # noqa: PLC0415
 
         if self.compile_cache:
@@ -70,7 +73,7 @@ class ModelSource:
                 enable_compile_cache()
         # A model's path as it was given is part of what a manifest knows it by.
         with contextlib.chdir(self.folder) if Path(self.folder).is_dir() else contextlib.nullcontext():
-            model = load(**{"kind": "embedder", **self.keywords})
+            model = load_embedder(self.model, **self.options)
         return Model.of(model, self.task, self.prompt_name, self.prompt)
 
 

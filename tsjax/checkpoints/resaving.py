@@ -1,0 +1,24 @@
+"""A checkpoint of ours that is written again, with the same weights and tokenizer, and with something else said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tsjax.checkpoints.format import read_tokenizer, read_weights
+from tsjax.model.forward import weight_shapes
+
+if TYPE_CHECKING:
+    from tsjax.checkpoints.format import FlatWeights, Header, Metadata
+
+
+def with_metadata(header: Header, metadata: Metadata) -> tuple[Metadata, FlatWeights, str]:
+    """Return what `tsjax.checkpoints.format.save` takes after the directory.
+
+    Args:
+        header: of the checkpoint whose weights and tokenizer to read.
+        metadata: what to say of them instead.
+
+    Raises:
+        CheckpointError: the checkpoint was removed or damaged.
+    """
+    return metadata, read_weights(header, weight_shapes(metadata.model)), read_tokenizer(header)
