@@ -12,7 +12,7 @@ from conversion.fields import Fields
 from conversion.heads import Classifier, dense
 from tsjax.errors import ConversionError
 from tsjax.model.config import EncoderConfig
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from tsjax.model.config import Activation

@@ -27,7 +27,7 @@ from tsjax.storage.atomic import check_absent
 from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer
-from tsjax.validation import is_whole_number
+from tsjax.validation.numbers import is_whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

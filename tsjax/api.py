@@ -18,7 +18,7 @@ from tsjax.encoders.settings import check_device
 from tsjax.encoders.signatures import AnyEncodeOptions, ComputeOptions, EmbedderOptions, LoadOptions, VectorOptions
 from tsjax.engine.forks import check_not_forked
 from tsjax.errors import InputError
-from tsjax.keywords import part, strict_keywords
+from tsjax.validation.keywords import part, strict_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -30,11 +30,11 @@ from tsjax.errors import (
     ModelNotFoundError,
     OutputError,
 )
-from tsjax.keywords import part, strict_keywords
 from tsjax.storage.atomic import expanded
 from tsjax.storage.cache_directory import cache_directory
 from tsjax.storage.digests import digests, json_sha256
 from tsjax.storage.hub_snapshots import ask, snapshot_of, unseen
+from tsjax.validation.keywords import part, strict_keywords
 from tsjax.warn import warn
 
 if TYPE_CHECKING:

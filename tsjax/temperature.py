@@ -19,7 +19,7 @@ import numpy as np
 
 from tsjax.errors import InputError
 from tsjax.storage.json_values import decode
-from tsjax.validation import check_whole_fields
+from tsjax.validation.numbers import check_whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

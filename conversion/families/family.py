@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from conversion.rules import Names, Rule
 from tsjax.errors import ConfigError, ConversionError
 from tsjax.model.config import Activation, EncoderConfig
-from tsjax.validation import is_finite_number
+from tsjax.validation.numbers import is_finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -23,7 +23,7 @@ from conversion.families.family import (
 )
 from conversion.rules import Names
 from tsjax.errors import ConversionError
-from tsjax.validation import is_finite_number
+from tsjax.validation.numbers import is_finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

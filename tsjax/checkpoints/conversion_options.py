@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, get_args
 
 from tsjax.checkpoints.format import Kind
 from tsjax.errors import InputError
-from tsjax.validation import check_whole_fields
+from tsjax.validation.numbers import check_whole_fields
 
 if TYPE_CHECKING:
     import os

@@ -22,7 +22,7 @@ from tsjax.cli.options import (
     source,
 )
 from tsjax.errors import InputError
-from tsjax.validation import finite_number, whole_number
+from tsjax.validation.numbers import finite_number, whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:

@@ -30,12 +30,12 @@ from tsjax.engine.jax_modes import usual_modes
 from tsjax.engine.prefetch import prefetch_map
 from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
-from tsjax.keywords import strict_keywords
 from tsjax.model.activations import activate
 from tsjax.model.config import Activation
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import as_text_list, check_texts, chunk_by_characters, ordered
-from tsjax.validation import whole_number
+from tsjax.validation.keywords import strict_keywords
+from tsjax.validation.numbers import whole_number
 from tsjax.warn import warn
 
 if TYPE_CHECKING:

@@ -32,10 +32,10 @@ from tsjax.engine.jax_modes import usual_modes
 from tsjax.engine.pipeline import Pipeline
 from tsjax.engine.statistics import Statistics
 from tsjax.errors import CheckpointError, InputError, NoTokensError, TruncationWarning
-from tsjax.keywords import strict_keywords
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import TextTokenizer, as_text_list, check_texts, chunk_by_characters
-from tsjax.validation import whole_number
+from tsjax.validation.keywords import strict_keywords
+from tsjax.validation.numbers import whole_number
 from tsjax.warn import warn
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.keywords import strict_keywords
+from tsjax.validation.keywords import strict_keywords
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -17,8 +17,8 @@ from tsjax.encoders.embedder import Embedder
 from tsjax.encoders.saving import Saving
 from tsjax.encoders.signatures import EmbedderOptions, encode_method, stream_method
 from tsjax.engine.statistics import Statistics
-from tsjax.keywords import strict_keywords
 from tsjax.storage.digests import json_sha256
+from tsjax.validation.keywords import strict_keywords
 
 if TYPE_CHECKING:
     import os

@@ -18,7 +18,7 @@ from tsjax.temperature import Temperature
 from tsjax.text.pairs import PairTokenizer
 from tsjax.text.tokenizer import TextTokenizer, as_text_list, check_texts
 from tsjax.text.unicode import lone_surrogate
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypedDict, cast, overload
 
 from tsjax.checkpoints.conversion_options import SourceOptions
-from tsjax.keywords import strict_keywords
+from tsjax.validation.keywords import strict_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ import numpy as np
 
 from tsjax.engine.forks import mark_used
 from tsjax.errors import InputError
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,7 +34,7 @@ from tsjax.model.forward import weight_shapes
 from tsjax.model.kernels.dispatch import Kernel, kernel_for
 from tsjax.model.params import cast_params, unflatten
 from tsjax.text.tokenizer import Tokenized, without_tokens
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

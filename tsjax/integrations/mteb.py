@@ -20,9 +20,9 @@ from tsjax.encoders.embedder import Embedder
 from tsjax.encoders.router import RoutedEmbedder
 from tsjax.encoders.signatures import AnyEncodeOptions, LoadOptions
 from tsjax.errors import InputError, MissingExtraError
-from tsjax.keywords import strict_keywords
 from tsjax.model.forward import abstract_params
 from tsjax.storage.digests import json_sha256
+from tsjax.validation.keywords import strict_keywords
 from tsjax.warn import warn
 
 try:

@@ -8,8 +8,8 @@ import numpy as np
 
 from tsjax.encoders.signatures import LoadOptions
 from tsjax.errors import InputError
-from tsjax.keywords import strict_keywords
 from tsjax.text.unicode import lone_surrogate
+from tsjax.validation.keywords import strict_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from tsjax.jobs.input.columns import Columns
 from tsjax.jobs.output.precision import CALIBRATED, StoredPrecision, check_stored_precision, stored_width
 from tsjax.storage.digests import json_sha256
 from tsjax.storage.json_values import decode, differences
-from tsjax.validation import check_whole_fields
+from tsjax.validation.numbers import check_whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

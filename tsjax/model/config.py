@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
 from tsjax.errors import ConfigError
 from tsjax.storage.json_values import decode
-from tsjax.validation import check_whole_fields, finite_number
+from tsjax.validation.numbers import check_whole_fields, finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from tsjax.errors import CheckpointError, InputError
 from tsjax.text.panics import reported_panics
 from tsjax.text.unicode import lone_surrogate
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tsjax.errors import InputError
 from tsjax.jobs.input.columns import BadRowError, known, required_text
 from tsjax.jobs.input.texts import open_file
-from tsjax.validation import is_finite_number
+from tsjax.validation.numbers import is_finite_number
 
 if TYPE_CHECKING:
     import os

@@ -11,7 +11,7 @@ from tsjax.errors import CheckpointError, InputError
 from tsjax.jobs.inspect.status import status
 from tsjax.jobs.output.precision import to_float
 from tsjax.jobs.output.shards import Layout, read_shard
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

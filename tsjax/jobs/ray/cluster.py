@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from tsjax.errors import InputError, require_optional
-from tsjax.validation import finite_number
+from tsjax.validation.numbers import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -23,7 +23,7 @@ from tsjax.jobs.ray.cluster import check_resources, connected, fitting, remote_a
 from tsjax.jobs.ray.progress import Board, watching
 from tsjax.jobs.run.accounting import Books, Summary, run_job
 from tsjax.jobs.run.progress import Reporter
-from tsjax.validation import check_whole_fields
+from tsjax.validation.numbers import check_whole_fields
 from tsjax.wording import counted
 
 if TYPE_CHECKING:

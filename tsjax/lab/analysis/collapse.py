@@ -30,7 +30,7 @@ from tsjax.lab.analysis.measures import (
 from tsjax.lab.analysis.probe import Probe, probe_text
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import Tokenized, as_text_list, check_texts
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:

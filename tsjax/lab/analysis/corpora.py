@@ -19,7 +19,7 @@ import numpy as np
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.copies import same_text
 from tsjax.lab.evaluation.lengths import group_by_length
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:

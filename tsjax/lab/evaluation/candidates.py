@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from tsjax.errors import InputError
 from tsjax.temperature import LogLength, Piecewise, Temperature
-from tsjax.validation import finite_number
+from tsjax.validation.numbers import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from tsjax.errors import InputError
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 from tsjax.wording import counted
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from tsjax.errors import InputError
 from tsjax.lab.evaluation.candidates import Side
 from tsjax.temperature import Piecewise, Temperature
-from tsjax.validation import check_whole_fields, finite_number, whole_number
+from tsjax.validation.numbers import check_whole_fields, finite_number, whole_number
 
 if TYPE_CHECKING:
     from tsjax.temperature import Law

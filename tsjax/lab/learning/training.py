@@ -37,7 +37,7 @@ from tsjax.model.params import unflatten
 from tsjax.storage.digests import json_sha256
 from tsjax.temperature import Temperature
 from tsjax.text.tokenizer import without_tokens
-from tsjax.validation import whole_number
+from tsjax.validation.numbers import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

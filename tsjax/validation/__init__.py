@@ -1,0 +1,1 @@
+"""Checks of arguments: numbers, and the names of keywords."""
