@@ -155,7 +155,17 @@ def test_it_has_what_an_embedder_has():
     def public(kind):
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert public(tsjax.Embedder) - public(tsjax.RoutedEmbedder) == {"metadata", "share_prompts"}
+    assert public(tsjax.Embedder) - public(tsjax.RoutedEmbedder) == {
+        "check_temperature",
+        "header",
+        "metadata",
+        "pipeline",
+        "present_metadata",
+        "prompt_for",
+        "prompt_name_for",
+        "prompt_text",
+        "share_prompts",
+    }
     assert public(tsjax.RoutedEmbedder) - public(tsjax.Embedder) == {"routes"}
 
 

@@ -122,8 +122,8 @@ def test_the_other_tasks(tmp_path, model, capsys):
     ("arguments", "message"),
     [
         (["retrieval", "nowhere"], "there is no folder nowhere"),
-        (["retrieval", "DATA", "--temperature", "1,0"], "the grid of temperatures holds 0.0"),
-        (["retrieval", "DATA", "--temperature", "nan"], "the grid of temperatures holds nan"),
+        (["retrieval", "DATA", "--temperature", "1,0"], "each temperature of the grid must be finite and > 0, not 0.0"),
+        (["retrieval", "DATA", "--temperature", "nan"], "each temperature of the grid must be finite and > 0, not nan"),
         (["retrieval", "DATA", "--law", "cubic"], "there is no law 'cubic'"),
         (["retrieval", "DATA", "--law", "log:" + "9" * 5000], "there is no law 'log:999"),
         (["retrieval", "DATA", "--side", "answers"], "there is no side 'answers'"),
