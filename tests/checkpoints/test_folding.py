@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import tsjax
+from tests.support.parameters import random_params
 from tests.support.tiers import fast_where
 from tsjax.errors import InputError
 from tsjax.model.config import EncoderConfig, ModelConfig
-from tsjax.model.forward import apply, init_params
+from tsjax.model.forward import apply
 from tsjax.model.params import cast_params
 from tsjax.temperature import LogLength, Temperature
 
@@ -51,7 +52,7 @@ CASES = [
 def test_the_vectors_are_those_of_the_temperature(case):
     encoder, tau = case
     config = ModelConfig(encoder=encoder)
-    params = init_params(config, seed=1)
+    params = random_params(config, seed=1)
     expected = vectors(config, params, tau)
     folded = tsjax.fold(params, tau, config)
     np.testing.assert_allclose(vectors(config, folded, 1), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
@@ -60,7 +61,7 @@ def test_the_vectors_are_those_of_the_temperature(case):
 
 def test_the_originals_and_the_dtypes_stay():
     config = ModelConfig(encoder=BERT)
-    params = cast_params(init_params(config), jnp.dtype("bfloat16"))
+    params = cast_params(random_params(config), jnp.dtype("bfloat16"))
     before = np.asarray(params["encoder"]["layers"]["attention"]["query_key_value"]["kernel"])
     folded = tsjax.fold(params, 0.5, config)
     after = folded["encoder"]["layers"]["attention"]["query_key_value"]["kernel"]
@@ -85,10 +86,10 @@ def test_the_originals_and_the_dtypes_stay():
 def test_what_no_weights_can_express_is_refused(encoder, tau, message):
     config = ModelConfig(encoder=encoder)
     with pytest.raises(InputError, match=message):
-        tsjax.fold(init_params(config), tau, config)
+        tsjax.fold(random_params(config), tau, config)
 
 
 def test_what_the_dtype_cannot_hold_is_refused():
-    params = cast_params(init_params(ModelConfig(encoder=BERT)), jnp.dtype(jnp.float16))
+    params = cast_params(random_params(ModelConfig(encoder=BERT)), jnp.dtype(jnp.float16))
     with pytest.raises(InputError, match=r"float16 cannot hold .*query\.kernel divided by a temperature of 1e-06"):
         tsjax.fold(params, 1e-6, ModelConfig(encoder=BERT))

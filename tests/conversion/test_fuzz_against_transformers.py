@@ -5,15 +5,17 @@ import itertools
 import json
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer
 
 from conversion.families import FAMILIES, family_of
 from conversion.fields import Fields
 from conversion.tokenizer import read_tokenizer
 from tests.support.checkpoints import tokenizer_json, write_json
 from tests.support.fuzzing import Fuzzer
+from tests.support.lazy import lazy
 from tsjax.errors import TsjaxError
 from tsjax.text.tokenizer import TextTokenizer
+
+AutoConfig, AutoTokenizer = lazy("transformers", "AutoConfig", "AutoTokenizer")
 
 SIZES = {
     "vocab_size": 101,

@@ -6,36 +6,26 @@ import warnings
 import numpy as np
 import pytest
 
-pytest.importorskip("mteb", reason="needs the extra mteb, and PyTorch")
-
-import mteb
-import torch
-from mteb.mocks.mock_tasks import (
-    LegacyMockClusteringFastTask,
-    MockBitextMiningTask,
-    MockClassificationTask,
-    MockInstructionReranking,
-    MockInstructionRetrieval,
-    MockPairClassificationTask,
-    MockRerankingTask,
-    MockRetrievalDialogTask,
-    MockSTSTask,
-    MockSummarizationTask,
-)
-from mteb.models import EncoderProtocol
-from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
-from mteb.types import PromptType
-from sentence_transformers import SentenceTransformer
-
 import tsjax
 from tests.support.checkpoints import write_sentence_transformers
+from tests.support.lazy import lazy, needs
 from tests.support.mteb_tasks import passages, retrieval_task
 from tsjax.errors import InputError
-from tsjax.integrations.mteb import Model
 from tsjax.temperature import LogLength, Temperature
 
+mocks = lazy("mteb.mocks.mock_tasks")
+protocols = lazy("mteb.models")
+types = lazy("mteb.types")
+Model = lazy("tsjax.integrations.mteb", "Model")
+SentenceTransformerEncoderWrapper = lazy(
+    "mteb.models.sentence_transformer_wrapper", "SentenceTransformerEncoderWrapper"
+)
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
+mteb = lazy("mteb")
+torch = lazy("torch")
+
 # The small models see few words of a passage.
-pytestmark = pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning")
+pytestmark = [needs("mteb"), pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning")]
 
 PROMPTS = {"query": "to find ", "document": "about "}
 
@@ -120,7 +110,7 @@ def test_texts_get_the_prompts_that_mtebs_own_wrapper_gives_them(tmp_path, optio
     found = set()
     for name in ("NFCorpus", "Mine"):
         for kind in ("Retrieval", "STS", "Classification", "BitextMining", "Clustering"):
-            for prompt_type in (None, PromptType.query, PromptType.document):
+            for prompt_type in (None, types.PromptType.query, types.PromptType.document):
 
                 class Facts:
                     pass
@@ -148,16 +138,16 @@ def test_scores_are_those_of_mtebs_own_wrapper(tmp_path, name):
 @pytest.mark.parametrize(
     "task",
     [
-        MockBitextMiningTask,
-        MockClassificationTask,
-        LegacyMockClusteringFastTask,
-        MockInstructionReranking,
-        MockInstructionRetrieval,
-        MockPairClassificationTask,
-        MockRerankingTask,
-        MockRetrievalDialogTask,
-        MockSTSTask,
-        MockSummarizationTask,
+        "MockBitextMiningTask",
+        "MockClassificationTask",
+        "LegacyMockClusteringFastTask",
+        "MockInstructionReranking",
+        "MockInstructionRetrieval",
+        "MockPairClassificationTask",
+        "MockRerankingTask",
+        "MockRetrievalDialogTask",
+        "MockSTSTask",
+        "MockSummarizationTask",
     ],
 )
 # MTEB's stand-in for classification has few texts, and a random model may not predict one of the labels.
@@ -168,7 +158,7 @@ def test_every_kind_of_task_scores_as_in_mtebs_own_wrapper(tmp_path, task):
     models = both(tmp_path, prompts=SEVERAL)
     scores = []
     for model in models:
-        own = task()
+        own = getattr(mocks, task)()
         own.load_data()
         scores.append({key: value for key, value in evaluate(model, own).items() if isinstance(value, float)})
     assert np.isfinite(scores[0]["main_score"])
@@ -200,7 +190,7 @@ def test_the_facts_are_filled_in(checkpoint):
     embedder = tsjax.load(checkpoint, truncate_dim=20)
     model = Model(embedder)
     meta = model.mteb_model_meta
-    assert isinstance(model, EncoderProtocol)
+    assert isinstance(model, protocols.EncoderProtocol)
     assert meta.revision == f"{embedder.encoding_fingerprint}-cosine"
     assert (meta.embed_dim, meta.max_tokens, meta.use_instructions) == (20, 41, True)
     assert meta.framework == ["JAX"]

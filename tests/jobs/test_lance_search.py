@@ -4,14 +4,16 @@ import gzip
 import json
 from pathlib import Path
 
-import lancedb
 import numpy as np
 import pytest
 
 from tests.support import batch_jobs
+from tests.support.lazy import lazy
 from tests.support.real_texts import addresses
 from tsjax.jobs.inspect.search import search
 from tsjax.jobs.output.directory import Output
+
+lancedb = lazy("lancedb")
 
 pytestmark = pytest.mark.slow
 

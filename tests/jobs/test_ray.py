@@ -14,13 +14,15 @@ import pytest
 
 import tsjax
 from tests.support import batch_jobs, lance_tables
+from tests.support.lazy import lazy, needs
 from tests.support.ray_cluster import NodesOfACluster
 from tsjax.jobs.ray import Embed
 
-ray = pytest.importorskip("ray", reason="needs tsjax[ray]")
+ray = lazy("ray")
 
 # Ray Data's own settings, at their defaults, warn of themselves.
 pytestmark = [
+    needs("ray"),
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context"),
 ]

@@ -6,12 +6,14 @@ import textwrap
 import time
 from pathlib import Path
 
-import lancedb
 import pytest
 
 from tests.support import batch_jobs
 from tests.support.lance_tables import loaded, sink, stored
+from tests.support.lazy import lazy
 from tsjax.jobs.sinks.loading import load
+
+lancedb = lazy("lancedb")
 
 pytestmark = pytest.mark.slow
 

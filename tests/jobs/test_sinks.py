@@ -5,7 +5,6 @@ import json
 import sys
 import types
 
-import lancedb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,10 +12,13 @@ import pytest
 
 from tests.support import batch_jobs
 from tests.support.lance_tables import loaded, sink, stored, versions
+from tests.support.lazy import lazy
 from tsjax.errors import InputError, MissingExtraError, OutputError
 from tsjax.jobs.plan import ShardKey
 from tsjax.jobs.sinks import lance
 from tsjax.jobs.sinks.loading import label, load
+
+lancedb = lazy("lancedb")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.parameters import random_params
 from tests.support.tiers import fast_where
 from tsjax.errors import InputError
 from tsjax.model.config import EncoderConfig, HeadConfig, ModelConfig, PoolingConfig
@@ -30,7 +31,7 @@ ENCODER = EncoderConfig(
     vocab_size=100, hidden_size=36, num_layers=3, num_heads=3, intermediate_size=50, max_positions=40, type_vocab_size=2
 )
 CONFIG = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="normalize", in_features=36, out_features=36),))
-PARAMS = init_params(CONFIG, seed=1)
+PARAMS = random_params(CONFIG, seed=1)
 ONES = jnp.ones((3, 1, 3))
 
 
@@ -49,14 +50,15 @@ def run(input_ids, lengths, temperature=ONES, params=PARAMS, config=CONFIG):
 
 
 def test_parameters_have_the_shapes_that_the_config_asks_for():
-    assert {name: value.shape for name, value in flatten(CONFIG, PARAMS).items()} == weight_shapes(CONFIG)
-    assert jax.tree.structure(PARAMS) == jax.tree.structure(abstract_params(CONFIG))
+    params = init_params(CONFIG, seed=1)
+    assert {name: value.shape for name, value in flatten(CONFIG, params).items()} == weight_shapes(CONFIG)
+    assert jax.tree.structure(params) == jax.tree.structure(PARAMS) == jax.tree.structure(abstract_params(CONFIG))
     assert weight_shapes(CONFIG)["encoder.layers.attention.query.kernel"] == (3, 36, 3, 12)
     assert jax.tree.structure(unflatten(flatten(CONFIG, PARAMS))) == jax.tree.structure(PARAMS)
 
 
 def test_layers_differ():
-    kernel = flatten(CONFIG, PARAMS)["encoder.layers.attention.query.kernel"]
+    kernel = flatten(CONFIG, init_params(CONFIG, seed=1))["encoder.layers.attention.query.kernel"]
     assert not np.allclose(kernel[0], kernel[1])
 
 
@@ -226,5 +228,5 @@ def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
 @pytest.mark.slow
 def test_heads_keep_float32_in_half_precision():
     config = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="dense", in_features=36, out_features=7),))
-    half = flatten(config, cast_params(init_params(config), jnp.dtype("bfloat16")))
+    half = flatten(config, cast_params(random_params(config), jnp.dtype("bfloat16")))
     assert half["heads.0.linear.kernel"].dtype == jnp.float32

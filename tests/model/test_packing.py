@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.parameters import random_params
 from tests.support.tiers import fast_where
 from tsjax.engine.batching import Batch, Shape, fill, pack
 from tsjax.model.config import EncoderConfig, ModelConfig, PoolingConfig
-from tsjax.model.forward import Inputs, apply, apply_packed, init_params
+from tsjax.model.forward import Inputs, apply, apply_packed
 from tsjax.model.packing import Packing
 
 BERT = EncoderConfig(
@@ -45,7 +46,7 @@ TOKENS, SLOTS = 96, 8
 @functools.cache
 def model(name):
     config = ModelConfig(encoder=ENCODERS[name], pooling=PoolingConfig(modes=MODES))
-    return config, init_params(config, seed=3)
+    return config, random_params(config, seed=3)
 
 
 def texts_of(lengths, seed):
@@ -56,13 +57,15 @@ def texts_of(lengths, seed):
 @functools.cache
 def padded(name):
     config, params = model(name)
-    return jax.jit(lambda *a: apply(config, params, *a).embeddings)
+    run = jax.jit(lambda params, *a: apply(config, params, *a).embeddings)
+    return functools.partial(run, params)
 
 
 @functools.cache
 def packed(name, kernel):
     config, params = model(name)
-    return jax.jit(lambda inputs, temperature: apply_packed(config, params, inputs, temperature, kernel).embeddings)
+    run = jax.jit(lambda params, *a: apply_packed(config, params, *a, kernel).embeddings)
+    return functools.partial(run, params)
 
 
 def one_by_one(name, texts, temperature, prompt):

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from sentence_transformers.base.modules import Dense
-from sentence_transformers.util import fullname
 
 from conversion.activations import ACTIVATIONS, torch_activation
+from tests.support.lazy import lazy
 from tsjax.errors import ConversionError
 from tsjax.model.activations import _FUNCTIONS, activate
+
+Dense = lazy("sentence_transformers.base.modules", "Dense")
+fullname = lazy("sentence_transformers.util", "fullname")
+torch = lazy("torch")
 
 # With weights; of another width; not for vectors; not made without arguments, so that sentence-transformers fails too.
 REFUSED = {"PReLU", "GLU", "Softmax2d", "Threshold", "MultiheadAttention"}

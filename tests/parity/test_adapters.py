@@ -5,15 +5,17 @@ import functools
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 import tsjax
 from conversion.convert import convert
 from tests.support.checkpoints import write_bert, write_json
 from tests.support.hidden_states import LENGTHS, compare, ids, mean_vectors, ours
+from tests.support.lazy import lazy
 from tests.support.published import JINA_V3, JINA_V3_CONFIG, TASKS, packed, save_native
 from tsjax.errors import ConversionError
+
+save_file = lazy("safetensors.torch", "save_file")
+torch = lazy("torch")
 
 RANK, ALPHA = 4, 3.0
 PEFT_CONFIG = {
@@ -231,21 +233,21 @@ def test_what_is_not_known_of_an_adapter_is_refused_by_name(tmp_path, field, val
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"base_model.model.layers.0.mlp.fc2.lora_A.weight": torch.ones(4, 50)}, r"fc2.lora_B.weight' is missing"),
-        ({"base_model.model.layers.0.mlp.fc2.weight": torch.ones(4, 50)}, "no part of a LoRA adapter"),
+        ({"base_model.model.layers.0.mlp.fc2.lora_A.weight": np.ones((4, 50), "f4")}, r"fc2.lora_B.weight' is missing"),
+        ({"base_model.model.layers.0.mlp.fc2.weight": np.ones((4, 50), "f4")}, "no part of a LoRA adapter"),
         (
-            {f"base_model.model.layers.7.mlp.fc2.lora_{x}.weight": torch.ones(4, 4) for x in "AB"},
+            {f"base_model.model.layers.7.mlp.fc2.lora_{x}.weight": np.ones((4, 4), "f4") for x in "AB"},
             "layers.7.mlp.fc2.weight', which",
         ),
-        ({f"base_model.model.layers.0.mlp.fc2.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}, "do not make up"),
+        ({f"base_model.model.layers.0.mlp.fc2.lora_{x}.weight": np.ones((4, 4), "f4") for x in "AB"}, "do not make up"),
         (
-            {f"base_model.model.layers.0.mlp.fc2.lora_{x}.weight": torch.ones(4, 4, dtype=torch.int32) for x in "AB"},
+            {f"base_model.model.layers.0.mlp.fc2.lora_{x}.weight": np.ones((4, 4), "i4") for x in "AB"},
             "int32, not floating",
         ),
     ],
 )
 def test_a_damaged_adapter_is_refused(tmp_path, more, message):
-    native(tmp_path / "theirs", **more)
+    native(tmp_path / "theirs", **{name: torch.tensor(value) for name, value in more.items()})
     with pytest.raises(ConversionError, match=message):
         convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")
 

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 import tsjax
 from tests.support.checkpoints import WORDS, write_json
 from tests.support.families import CASES
+from tests.support.lazy import lazy
+
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
 
 TEXTS = ["the cat", "it was", WORDS]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")]

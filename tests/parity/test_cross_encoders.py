@@ -4,14 +4,16 @@ import functools
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import CrossEncoder
 
 import tsjax
-from conversion.originals import tempered
 from tests.support.families import CASES, HEADS, Case
+from tests.support.lazy import lazy
 from tests.support.real_texts import real_texts
 from tests.support.text_pairs import PAIRS
+
+tempered = lazy("conversion.originals", "tempered")
+CrossEncoder = lazy("sentence_transformers", "CrossEncoder")
+torch = lazy("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
 
@@ -26,7 +28,7 @@ def both(tmp_path_factory):
     def make(name, labels=1, saved=False, tokenizer="BertTokenizer", **options):
         case = CASES[name]
         path = tmp_path_factory.mktemp("scorer")
-        scorer = Case(case.config, HEADS[name], {**case.sizes, "num_labels": labels, **options}, case.spread)
+        scorer = Case(case.config_name, HEADS[name], {**case.sizes, "num_labels": labels, **options}, case.spread)
         if getattr(case.config(**case.sizes), "type_vocab_size", 0) < 2:
             tokenizer = "PreTrainedTokenizerFast"
         scorer.save(path / "plain", tokenizer=tokenizer)
@@ -129,6 +131,10 @@ def test_pairs_of_every_kind_that_holds_two_texts(both):
     assert ours.rank("the", []) == []
 
 
+def of_torch(x):
+    return torch.nn.functional.sigmoid(x)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -137,7 +143,7 @@ def test_pairs_of_every_kind_that_holds_two_texts(both):
         lambda x: x[:, 0],
         lambda x: None,
         lambda x: x * jnp.nan,
-        torch.nn.Sigmoid(),
+        of_torch,
         "nonsense",
     ],
 )

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 
 import tsjax
 from tests.support.checkpoints import write_sentence_transformers
+from tests.support.lazy import lazy
+
+torch = lazy("torch")
 
 
-class Vectors(torch.utils.data.Dataset):
+class Vectors:
     def __init__(self, embedder, texts):
         self.embedder, self.texts = embedder, texts
 

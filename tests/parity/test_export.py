@@ -5,22 +5,24 @@ import json
 
 import numpy as np
 import pytest
-import torch
-import transformers
 import yaml
 from huggingface_hub import ModelCardData
-from sentence_transformers import CrossEncoder, SentenceTransformer
 
 import tsjax
 from conversion.convert import convert
 from conversion.export import export
-from conversion.originals import hidden_states, load_original
 from tests.support.checkpoints import write_json
 from tests.support.families import CASES, HEADS, Case
 from tests.support.hidden_states import LENGTHS, ids, mean_vectors, ours
+from tests.support.lazy import lazy
 from tests.support.text_pairs import PAIRS
 from tsjax.errors import InputError
 from tsjax.temperature import LogLength, Temperature
+
+hidden_states, load_original = lazy("conversion.originals", "hidden_states", "load_original")
+CrossEncoder, SentenceTransformer = lazy("sentence_transformers", "CrossEncoder", "SentenceTransformer")
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 TEXTS = ["the cat", "what he had to be, but not by all of this", "Is it?", "was. " * 12]
 
@@ -221,7 +223,7 @@ def test_cross_encoders_come_back(name, tmp_path):
     if other:
         options = {"num_labels": 3, "classifier_bias": True, "classifier_activation": "silu"}
         options |= {"classifier_pooling": "mean", "norm_bias": True}
-    scorer = Case(case.config, HEADS[name], {**case.sizes, **options}, case.spread)
+    scorer = Case(case.config_name, HEADS[name], {**case.sizes, **options}, case.spread)
     typed = getattr(case.config(**case.sizes), "type_vocab_size", 0) > 1
     original = scorer.save(tmp_path / "theirs", tokenizer="BertTokenizer" if typed else "PreTrainedTokenizerFast")
     convert(tmp_path / "theirs", tmp_path / "ours")

@@ -12,12 +12,14 @@ from conversion.convert import convert
 from conversion.families import FAMILIES, family_of
 from conversion.families.family import HARMLESS
 from conversion.fields import Fields
-from conversion.originals import hidden_states, load_original
 from tests.support.checkpoints import write_json
 from tests.support.families import CASES, Case
 from tests.support.hidden_states import LENGTHS, TEMPERATURES, ids, mean_vectors, ours
+from tests.support.lazy import lazy
 from tests.support.tiers import fast_where
 from tsjax.errors import ConversionError
+
+hidden_states, load_original = lazy("conversion.originals", "hidden_states", "load_original")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_two_tables_of_t5_that_differ_are_refused(tmp_path):
 @pytest.mark.parametrize("pad", [0, 5, None])
 def test_mpnet_counts_from_1_whatever_the_padding(tmp_path, pad):
     case = CASES["MPNet"]
-    Case(case.config, case.model, {**case.sizes, "pad_token_id": pad}).save(tmp_path / "theirs")
+    Case(case.config_name, case.model_name, {**case.sizes, "pad_token_id": pad}).save(tmp_path / "theirs")
     convert(tmp_path / "theirs", tmp_path / "ours")
     expected, mask = hidden_states(load_original(tmp_path / "theirs"), ids(1), LENGTHS)
     states = ours(tmp_path / "ours", ids(1), 1.0)

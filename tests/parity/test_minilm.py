@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
 
 import tsjax
+from tests.support.lazy import lazy
 from tests.support.real_texts import HOSTILE, real_texts
 from tests.support.reference import mean_vectors
+
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
+torch = lazy("torch")
 
 pytestmark = pytest.mark.slow
 

@@ -1,10 +1,11 @@
 """Every module class that sentence-transformers has is one that we know, or one that we refuse with a test."""
 
-from sentence_transformers.sentence_transformer import modules as dense
-from sentence_transformers.sparse_encoder import modules as sparse
-
 from conversion.modules import _KNOWN
 from conversion.sentence_transformers import _HEADS
+from tests.support.lazy import lazy
+
+dense = lazy("sentence_transformers.sentence_transformer", "modules")
+sparse = lazy("sentence_transformers.sparse_encoder", "modules")
 
 
 def test_every_module_is_thought_of():

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sentence_transformers.sentence_transformer.modules import Pooling
 
 from conversion.families.bert import BERT
 from conversion.fields import Fields
-from conversion.originals import hidden_states, load_original
 from tests.support.checkpoints import BERT_CONFIG, SIZES, write_bert
+from tests.support.lazy import lazy
 from tsjax.checkpoints.format import read_header, read_weights
 from tsjax.engine.batching import Batch, Shape, pack
 from tsjax.hub import resolve
@@ -25,6 +23,10 @@ from tsjax.model.kernels.dispatch import View
 from tsjax.model.packing import Packing, one_a_row
 from tsjax.model.params import unflatten
 from tsjax.model.pooling import pool
+
+hidden_states, load_original = lazy("conversion.originals", "hidden_states", "load_original")
+Pooling = lazy("sentence_transformers.sentence_transformer.modules", "Pooling")
+torch = lazy("torch")
 
 ROWS, LONGEST = 4, 41
 temperatures = st.sampled_from([1.0, 0.9, 0.7, 0.5, 1.7])
@@ -150,7 +152,7 @@ def test_activations_and_token_types(tmp_path, activation, types):
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
-    modes=st.lists(st.sampled_from(Pooling.POOLING_MODES), min_size=1, max_size=3, unique=True),
+    modes=st.lists(st.deferred(lambda: st.sampled_from(Pooling.POOLING_MODES)), min_size=1, max_size=3, unique=True),
     lengths=st.lists(st.integers(3, 11), min_size=3, max_size=3),
     prompt=st.integers(0, 2),
 )

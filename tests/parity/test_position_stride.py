@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
-import torch
-import transformers as hf
 
 import tsjax
 from conversion.convert import convert
 from tests.support.checkpoints import write_bert
 from tests.support.families import CASES, SIZES, Case
 from tests.support.hidden_states import ours
+from tests.support.lazy import lazy
 from tests.support.published import NOMIC
 from tsjax.checkpoints.format import read_header
 from tsjax.cli.main import main
 from tsjax.errors import ConversionError, InputError
+
+torch = lazy("torch")
 
 ROWS, STRIDE = 64, 4
 LENGTHS = np.array([16, 3, 17, 40])  # up to 16 tokens are short
@@ -22,7 +23,7 @@ LENGTHS = np.array([16, 3, 17, 40])  # up to 16 tokens are short
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("stride")
-    case = Case(hf.BertConfig, hf.BertModel, {**SIZES, "max_position_embeddings": ROWS})
+    case = Case("BertConfig", "BertModel", {**SIZES, "max_position_embeddings": ROWS})
     model = case.save(path / "theirs")
     model.set_attn_implementation("eager")
     convert(path / "theirs", path / "ours", position_stride=STRIDE)

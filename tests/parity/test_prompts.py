@@ -7,15 +7,17 @@ import types
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 import tsjax
 from tests.support.checkpoints import write_json, write_sentence_transformers
+from tests.support.lazy import lazy
 from tsjax.checkpoints.format import read_header
 from tsjax.encoders.embedder import Embedder
 from tsjax.encoders.settings import Settings
 from tsjax.hub import resolve
 from tsjax.jobs.job import Model
+
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
 
 METHODS = ("encode", "encode_query", "encode_document")
 # Of a prompt in a checkpoint: not there, null, empty, a text of its own.
@@ -44,7 +46,7 @@ def theirs(source):
 
 def of_theirs(model, saved, default, given):
     """Load prompts as `SentenceTransformer.__init__` does, without the modules, and see what each call would use."""
-    model.prompts = {**SentenceTransformer._default_prompts, **given}
+    model.prompts = {**type(model)._default_prompts, **given}
     model.default_prompt_name = None
     model._parse_model_config({"prompts": saved, "default_prompt_name": default})
     model._validate_prompts()
@@ -97,7 +99,7 @@ def test_every_combination(source, theirs, monkeypatch):
         seen.append(request.prompt)
         return np.zeros((len(texts), 1), "f4")
 
-    monkeypatch.setattr(SentenceTransformer, "_inference", their_inference)
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer._inference", their_inference)
     monkeypatch.setattr(Embedder, "_embed", our_inference)
     tokenizer = tsjax.load(source)._tokenizer
     header = read_header(resolve(source))

@@ -4,11 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-import torch
 
 from conversion.convert import convert
-from conversion.originals import hidden_states
 from tests.support.hidden_states import LENGTHS, TEMPERATURES, compare, ids
+from tests.support.lazy import lazy
 from tests.support.published import (
     DIALECTS,
     GTE,
@@ -23,6 +22,9 @@ from tests.support.published import (
 from tsjax.checkpoints.format import read_header
 from tsjax.errors import ConversionError
 from tsjax.model.positions import alibi_slopes
+
+hidden_states = lazy("conversion.originals", "hidden_states")
+torch = lazy("torch")
 
 JINA_V2 = {
     "jina-embeddings-v2": {},

@@ -5,10 +5,12 @@ import pytest
 
 from conversion.convert import convert
 from conversion.export import export
-from conversion.originals import hidden_states, load_original
 from tests.support.hidden_states import LENGTHS, ids
+from tests.support.lazy import lazy
 from tests.support.published import DIALECTS, jina_v2, save_jina_v2
 from tsjax.errors import ConversionError
+
+hidden_states, load_original = lazy("conversion.originals", "hidden_states", "load_original")
 
 
 @pytest.mark.parametrize("name", DIALECTS)

@@ -5,16 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Router, Transformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 
 import tsjax
 from tests.support.checkpoints import write_bert, write_json
+from tests.support.lazy import lazy
 from tsjax.checkpoints.routed import RouterConfig, is_routed, read_routed_header
 from tsjax.cli.main import main
 from tsjax.hub import resolve
+
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
+Dense, Router, Transformer = lazy("sentence_transformers.base.modules", "Dense", "Router", "Transformer")
+Normalize, Pooling, StaticEmbedding = lazy(
+    "sentence_transformers.sentence_transformer.modules", "Normalize", "Pooling", "StaticEmbedding"
+)
+torch = lazy("torch")
 
 TEXTS = ["the cat", "", "what he had to be", "Is it?"]
 TASKS = [None, "query", "document", "text", "other", ""]

@@ -2,16 +2,20 @@
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling
-from sentence_transformers.util import quantize_embeddings
 
 import tsjax
 from tests.support.checkpoints import write_bert
+from tests.support.lazy import lazy
 from tests.support.tiers import fast_where
+
+load_file = lazy("safetensors.torch", "load_file")
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
+Dense, Transformer = lazy("sentence_transformers.base.modules", "Dense", "Transformer")
+LayerNorm, Normalize, Pooling = lazy(
+    "sentence_transformers.sentence_transformer.modules", "LayerNorm", "Normalize", "Pooling"
+)
+quantize_embeddings = lazy("sentence_transformers.util", "quantize_embeddings")
+torch = lazy("torch")
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 POOLINGS = [*MODES, ("cls", "mean"), ("mean", "cls"), MODES]

@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Normalize, Pooling
 
 import tsjax
 from tests.support.checkpoints import write_json
 from tests.support.families import CASES
+from tests.support.lazy import lazy
 from tests.support.tiers import fast_where
+
+SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
+Dense, Transformer = lazy("sentence_transformers.base.modules", "Dense", "Transformer")
+Dropout, LayerNorm, Normalize, Pooling = lazy(
+    "sentence_transformers.sentence_transformer.modules", "Dropout", "LayerNorm", "Normalize", "Pooling"
+)
+torch = lazy("torch")
 
 # Short, with any prompt, so that each family compiles one shape.
 TEXTS = ["the cat", "", "what he had to be", "was. was. was"]

@@ -6,15 +6,17 @@ import json
 import random
 
 import pytest
-import sentencepiece
-from sentence_transformers.sentence_transformer.modules import Transformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, BertConfig, BertModel
 
 from conversion.tokenizer import read_tokenizer
 from tests.support.checkpoints import write_json
+from tests.support.lazy import lazy
 from tests.support.real_texts import HOSTILE, real_texts
 from tsjax.text.tokenizer import TextTokenizer
+
+Transformer = lazy("sentence_transformers.sentence_transformer.modules", "Transformer")
+AutoTokenizer, BertConfig, BertModel = lazy("transformers", "AutoTokenizer", "BertConfig", "BertModel")
+sentencepiece = lazy("sentencepiece")
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MPNET_TOKENS = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")

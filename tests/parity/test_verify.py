@@ -36,7 +36,7 @@ def test_an_embedding_model(verify, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_cross_encoder(verify, tmp_path, capsys):
     case = CASES["RoBERTa"]
-    Case(case.config, HEADS["RoBERTa"], {**case.sizes, "num_labels": 1}).save(tmp_path / "model")
+    Case(case.config_name, HEADS["RoBERTa"], {**case.sizes, "num_labels": 1}).save(tmp_path / "model")
     assert verify(tmp_path / "model") == 0
     assert capsys.readouterr().out.count("logits") == 3
 

@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-pytest.importorskip("mteb", reason="needs the extra mteb, and PyTorch")
-
 import tsjax
 from tests.support.checkpoints import write_sentence_transformers
+from tests.support.lazy import needs
 from tests.support.mteb_tasks import passages, retrieval_task
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning")
+pytestmark = [needs("mteb"), pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-import torch
-import transformers as hf
-
 from tests.support.checkpoints import tokenizer_json, write_json
+from tests.support.lazy import lazy
+
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 # Nothing is a power of two; the number of heads is odd, but where fewer key and value heads must divide it.
 SIZES = {
@@ -21,18 +22,26 @@ GROUPED = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "head_di
 
 @dataclass(frozen=True)
 class Case:
-    """A config class, a model class, and sizes.
+    """The names of a config class and a model class of transformers, and sizes.
 
     ``spread`` is that of the weights. It is less where rounding grows more, lest PyTorch's own error come near the
     tolerance: where attention is not scaled by 1/√H, and where no norm follows the sum that runs through the layers.
     ``scales`` is what the scales of norms vary around.
     """
 
-    config: type
-    model: type
+    config_name: str
+    model_name: str
     sizes: dict = field(default_factory=lambda: SIZES)
     spread: float = 0.15
     scales: float = 1.0
+
+    @property
+    def config(self):
+        return getattr(transformers, self.config_name)
+
+    @property
+    def model(self):
+        return getattr(transformers, self.model_name)
 
     def make(self, seed=0):
         """The model in PyTorch, with weights that are far from their usual start, lest a mistake go unseen."""
@@ -56,37 +65,37 @@ class Case:
 
 T5_SIZES = {"vocab_size": 101, "d_model": 36, "d_kv": 7, "d_ff": 50, "num_layers": 3, "num_heads": 5}
 CASES = {
-    "BERT": Case(hf.BertConfig, hf.BertModel, {**SIZES, "type_vocab_size": 2}),
-    "RoBERTa": Case(hf.RobertaConfig, hf.RobertaModel, {**SIZES, "type_vocab_size": 1, "layer_norm_eps": 1e-5}),
-    "CamemBERT": Case(hf.CamembertConfig, hf.CamembertModel, {**SIZES, "type_vocab_size": 1}),
-    "XLM-RoBERTa": Case(hf.XLMRobertaConfig, hf.XLMRobertaModel, {**SIZES, "type_vocab_size": 1}),
+    "BERT": Case("BertConfig", "BertModel", {**SIZES, "type_vocab_size": 2}),
+    "RoBERTa": Case("RobertaConfig", "RobertaModel", {**SIZES, "type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+    "CamemBERT": Case("CamembertConfig", "CamembertModel", {**SIZES, "type_vocab_size": 1}),
+    "XLM-RoBERTa": Case("XLMRobertaConfig", "XLMRobertaModel", {**SIZES, "type_vocab_size": 1}),
     "DistilBERT": Case(
-        hf.DistilBertConfig,
-        hf.DistilBertModel,
+        "DistilBertConfig",
+        "DistilBertModel",
         {"vocab_size": 101, "dim": 36, "n_layers": 3, "n_heads": 3, "hidden_dim": 50, "max_position_embeddings": 83},
     ),
-    "MPNet": Case(hf.MPNetConfig, hf.MPNetModel),
-    "ELECTRA": Case(hf.ElectraConfig, hf.ElectraModel, {**SIZES, "embedding_size": 20}),
-    "ALBERT": Case(hf.AlbertConfig, hf.AlbertModel, {**SIZES, "embedding_size": 20}),
-    "T5": Case(hf.T5Config, hf.T5EncoderModel, T5_SIZES, spread=0.08),
-    "T5 v1.1": Case(hf.T5Config, hf.T5EncoderModel, {**T5_SIZES, "feed_forward_proj": "gated-gelu"}, spread=0.08),
-    "mT5": Case(hf.MT5Config, hf.MT5EncoderModel, T5_SIZES, spread=0.08),
+    "MPNet": Case("MPNetConfig", "MPNetModel"),
+    "ELECTRA": Case("ElectraConfig", "ElectraModel", {**SIZES, "embedding_size": 20}),
+    "ALBERT": Case("AlbertConfig", "AlbertModel", {**SIZES, "embedding_size": 20}),
+    "T5": Case("T5Config", "T5EncoderModel", T5_SIZES, spread=0.08),
+    "T5 v1.1": Case("T5Config", "T5EncoderModel", {**T5_SIZES, "feed_forward_proj": "gated-gelu"}, spread=0.08),
+    "mT5": Case("MT5Config", "MT5EncoderModel", T5_SIZES, spread=0.08),
     "ModernBERT": Case(
-        hf.ModernBertConfig,
-        hf.ModernBertModel,
+        "ModernBertConfig",
+        "ModernBertModel",
         {**SIZES, "num_hidden_layers": 5, "local_attention": 14, "pad_token_id": 0}
         | {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
     ),
-    "NomicBert": Case(hf.NomicBertConfig, hf.NomicBertModel),
-    "GTE": Case(hf.GteConfig, hf.GteModel),
-    "Jina v3": Case(hf.JinaEmbeddingsV3Config, hf.JinaEmbeddingsV3Model),
+    "NomicBert": Case("NomicBertConfig", "NomicBertModel"),
+    "GTE": Case("GteConfig", "GteModel"),
+    "Jina v3": Case("JinaEmbeddingsV3Config", "JinaEmbeddingsV3Model"),
     "EuroBERT": Case(
-        hf.EuroBertConfig, hf.EuroBertModel, {**GROUPED, "pad_token_id": 0, "mask_token_id": 4}, spread=0.12
+        "EuroBertConfig", "EuroBertModel", {**GROUPED, "pad_token_id": 0, "mask_token_id": 4}, spread=0.12
     ),
-    "Qwen3-Embedding": Case(hf.Qwen3Config, hf.Qwen3Model, {**GROUPED, "pad_token_id": 0}, spread=0.12),
+    "Qwen3-Embedding": Case("Qwen3Config", "Qwen3Model", {**GROUPED, "pad_token_id": 0}, spread=0.12),
     "EmbeddingGemma": Case(
-        hf.Gemma3TextConfig,
-        hf.Gemma3TextModel,
+        "Gemma3TextConfig",
+        "Gemma3TextModel",
         {**GROUPED, "sliding_window": 14, "query_pre_attn_scalar": 13, "use_bidirectional_attention": True}
         | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
         scales=-0.3,
@@ -95,16 +104,16 @@ CASES = {
 
 # The cross-encoders of those families that have such a head.
 HEADS = {
-    "BERT": hf.BertForSequenceClassification,
-    "RoBERTa": hf.RobertaForSequenceClassification,
-    "CamemBERT": hf.CamembertForSequenceClassification,
-    "XLM-RoBERTa": hf.XLMRobertaForSequenceClassification,
-    "DistilBERT": hf.DistilBertForSequenceClassification,
-    "MPNet": hf.MPNetForSequenceClassification,
-    "ELECTRA": hf.ElectraForSequenceClassification,
-    "ALBERT": hf.AlbertForSequenceClassification,
-    "ModernBERT": hf.ModernBertForSequenceClassification,
-    "NomicBert": hf.NomicBertForSequenceClassification,
-    "GTE": hf.GteForSequenceClassification,
-    "Jina v3": hf.JinaEmbeddingsV3ForSequenceClassification,
+    "BERT": "BertForSequenceClassification",
+    "RoBERTa": "RobertaForSequenceClassification",
+    "CamemBERT": "CamembertForSequenceClassification",
+    "XLM-RoBERTa": "XLMRobertaForSequenceClassification",
+    "DistilBERT": "DistilBertForSequenceClassification",
+    "MPNet": "MPNetForSequenceClassification",
+    "ELECTRA": "ElectraForSequenceClassification",
+    "ALBERT": "AlbertForSequenceClassification",
+    "ModernBERT": "ModernBertForSequenceClassification",
+    "NomicBert": "NomicBertForSequenceClassification",
+    "GTE": "GteForSequenceClassification",
+    "Jina v3": "JinaEmbeddingsV3ForSequenceClassification",
 }

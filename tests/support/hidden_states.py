@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conversion.originals import hidden_states
+from tests.support.lazy import lazy
 from tsjax.checkpoints.format import read_header, read_network_weights
 from tsjax.model.forward import apply, weight_shapes
 from tsjax.model.params import cast_params, unflatten
+
+hidden_states = lazy("conversion.originals", "hidden_states")
 
 LENGTHS = np.array([80, 3, 41, 17])
 TEMPERATURES = (1.0, 0.8, 0.5)

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-import lancedb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tests.support.lazy import lazy
 from tsjax.jobs.output.directory import Output
 from tsjax.jobs.sinks import lance
 from tsjax.jobs.sinks.loading import label
 from tsjax.jobs.sinks.sink import open_sink
+
+lancedb = lazy("lancedb")
 
 KEYS = {True: ["id", "chunk"], False: ["id"]}
 

@@ -2,15 +2,14 @@
 
 import random
 
-from datasets import Dataset
-from mteb.abstasks.retrieval import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
-
 from tests.support.real_texts import addresses
 
 
 def retrieval_task(queries, corpus, relevant, name="LocalRetrieval"):
     """A task of MTEB's own kind: texts of queries and rows of documents by id, and the document of each query."""
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
 
     class LocalRetrieval(AbsTaskRetrieval):
         metadata = TaskMetadata(

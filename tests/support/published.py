@@ -6,13 +6,13 @@ The fields are those of the published config.json files, as far as public copies
 import re
 from dataclasses import dataclass, field, replace
 
-import torch
-import transformers as hf
-from safetensors.torch import save_file
-
 from tests.support.checkpoints import tokenizer_json, write_json
 from tests.support.families import SIZES, Case
-from tests.support.jina_v2_reference import JinaBert
+from tests.support.lazy import lazy
+
+JinaBert = lazy("tests.support.jina_v2_reference", "JinaBert")
+save_file = lazy("safetensors.torch", "save_file")
+torch = lazy("torch")
 
 
 def remote(repository, **classes):
@@ -296,9 +296,9 @@ def rope(theta):
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
 
 
-NOMIC = Dialect(Case(hf.NomicBertConfig, hf.NomicBertModel, SIZES | rope(1000.0)), NOMIC_CONFIG, NOMIC_NAMES)
+NOMIC = Dialect(Case("NomicBertConfig", "NomicBertModel", SIZES | rope(1000.0)), NOMIC_CONFIG, NOMIC_NAMES)
 GTE = Dialect(
-    Case(hf.GteConfig, hf.GteModel, SIZES | rope(20000.0)),
+    Case("GteConfig", "GteModel", SIZES | rope(20000.0)),
     GTE_CONFIG,
     GTE_NAMES,
     prefix="new.",
@@ -306,7 +306,7 @@ GTE = Dialect(
     also=("classifier.weight", "classifier.bias", "new.embeddings.position_ids", "new.embeddings.rotary_emb.inv_freq"),
 )
 JINA_V3 = Dialect(
-    Case(hf.JinaEmbeddingsV3Config, hf.JinaEmbeddingsV3Model, SIZES | rope(20000.0)),
+    Case("JinaEmbeddingsV3Config", "JinaEmbeddingsV3Model", SIZES | rope(20000.0)),
     JINA_V3_CONFIG,
     JINA_V3_NAMES,
     prefix="roberta.",
@@ -319,7 +319,7 @@ DIALECTS = {
     "gte-base-en-v1.5": replace(GTE, config={**GTE_CONFIG, **ENGLISH, "pad_token_id": 0}, without_types=True),
     "gte-multilingual-base": GTE,
     "arctic-embed-m-v2.0": replace(
-        GTE, case=Case(hf.GteConfig, hf.GteModel, SIZES | rope(160000.0)), config=ARCTIC_CONFIG, prefix="", also=()
+        GTE, case=Case("GteConfig", "GteModel", SIZES | rope(160000.0)), config=ARCTIC_CONFIG, prefix="", also=()
     ),
     "jina-embeddings-v3": JINA_V3,
 }

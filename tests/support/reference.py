@@ -1,14 +1,17 @@
 """Vectors of the originals in PyTorch on texts: what the tests of real checkpoints compare with."""
 
 import numpy as np
-import torch
-from transformers import AutoTokenizer
 
-from conversion.originals import load_original, tempered
+from tests.support.lazy import lazy
+
+load_original, tempered = lazy("conversion.originals", "load_original", "tempered")
+AutoTokenizer = lazy("transformers", "AutoTokenizer")
+torch = lazy("torch")
 
 
-def mean_vectors(directory, texts, max_length, temperature=1.0, dtype=torch.float32, batch=16):
+def mean_vectors(directory, texts, max_length, temperature=1.0, dtype=None, batch=16):
     """Mean-pooled, normalised vectors, float64, as the model card of all-MiniLM-L6-v2 computes them."""
+    dtype = dtype or torch.float32
     model, tokenizer = load_original(directory, dtype), AutoTokenizer.from_pretrained(directory)
     order = np.argsort([len(text) for text in texts])
     vectors = []

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
-import transformers as hf
-
-from conversion.originals import load_original
 from tests.support.families import CASES, HEADS, SIZES, Case
+from tests.support.lazy import lazy
 from tests.support.published import DIALECTS, jina_v2, save_jina_v2
+
+load_original = lazy("conversion.originals", "load_original")
+torch = lazy("torch")
 
 EXAMPLES = {
     "BERT": "MiniLM, BGE, GIST, E5, Arctic, mxbai",
@@ -73,7 +73,7 @@ def _scorer(name):
 
     def make(path):
         typed = getattr(case.config(**case.sizes), "type_vocab_size", 0) > 1
-        scorer = Case(case.config, head, {**case.sizes, "num_labels": 1}, case.spread)
+        scorer = Case(case.config_name, head, {**case.sizes, "num_labels": 1}, case.spread)
         scorer.save(path, tokenizer="BertTokenizer" if typed else "PreTrainedTokenizerFast")
 
     return make
@@ -95,7 +95,7 @@ def _jina_v2(path):
 
 
 def _strided(path):
-    Case(hf.BertConfig, hf.BertModel, {**SIZES, "type_vocab_size": 2, "max_position_embeddings": 164}).save(path)
+    Case("BertConfig", "BertModel", {**SIZES, "type_vocab_size": 2, "max_position_embeddings": 164}).save(path)
     return Strided(load_original(path), 4, 41)
 
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.parameters import random_params
 from tsjax.lab.analysis import attention_entropy, filter_rate, high_frequency_share, probe_text
 from tsjax.lab.analysis.probe import compiled_probe, largest_singular_value
 from tsjax.model import encoder as network
 from tsjax.model.config import EncoderConfig, ModelConfig
-from tsjax.model.forward import Inputs, abstract_params, apply, compiled_apply, init_params
+from tsjax.model.forward import Inputs, abstract_params, apply, compiled_apply
 from tsjax.model.packing import one_a_row
 from tsjax.model.params import cast_params
 
@@ -61,7 +62,7 @@ LENGTH = 21
 def model(name):
     config = ModelConfig(encoder=ENCODERS[name])
     # Sharper than a fresh model, whose attention is nearly even.
-    params = jax.tree.map(lambda leaf: 2.5 * leaf if leaf.ndim > 2 else leaf, init_params(config, seed=3))
+    params = jax.tree.map(lambda leaf: 2.5 * leaf if leaf.ndim > 2 else leaf, random_params(config, seed=3))
     return config, params
 
 

@@ -5,17 +5,19 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import pearsonr, spearmanr
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, v_measure_score
 
 from tests.support.fakes import FakeEmbedder, texts
+from tests.support.lazy import lazy
 from tsjax.encoders.similarity import top_indices
 from tsjax.errors import InputError
 from tsjax.lab.evaluation import STS, Classification, Clustering, Retrieval, ranking, read_retrieval
 from tsjax.lab.evaluation.bootstrap import paired_difference
 from tsjax.lab.evaluation.outcomes import Means, score
 from tsjax.lab.evaluation.tasks import Vectors
+
+LogisticRegression = lazy("sklearn.linear_model", "LogisticRegression")
+pearsonr, spearmanr = lazy("scipy.stats", "pearsonr", "spearmanr")
+f1_score, v_measure_score = lazy("sklearn.metrics", "f1_score", "v_measure_score")
 
 
 def by_hand(order, grades, measure, k):
