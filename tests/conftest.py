@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -15,11 +16,12 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ["PJRT_NPROC"] = os.environ["OMP_NUM_THREADS"] = str(share)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Most of a test's time is compiling, and many compile the same programs. A directory for one run, which its workers
-    # and the processes that tests start use, too: what an earlier version compiled wrongly must not be found again.
+    # and the processes that tests start use, too. It is not kept: a program that was compiled wrongly, or written half
+    # by a process that a test killed, must not be found again.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tsjax-programs-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import tsjax.model.config  # has no arrays, and its tests give it wrong types on purpose
 
@@ -31,8 +33,31 @@ with install_import_hook("tsjax.lab.analysis.probe", "beartype.beartype"):
 
 import jax
 import pytest
+from hypothesis import settings
 
 import tsjax
+from tests.support.schedule import ByGroup
+
+# What a compiled program holds dozens of; Linux allows a process 65,530, and XLA aborts there.
+MOST_MEMORY_MAPS = 40_000
+
+
+def pytest_configure(config):
+    """Choose how many examples hypothesis tries: fewer where the slow tests are left out."""
+    settings.register_profile("dev", max_examples=25, deadline=None)
+    settings.register_profile("ci", max_examples=100, deadline=None)
+    settings.load_profile("dev" if "not slow" in config.option.markexpr else "ci")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark all parity tests: each compares with an original in PyTorch."""
+    for item in items:
+        if "/tests/parity/" in item.path.as_posix():
+            item.add_marker(pytest.mark.torch)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,9 +67,10 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_freed():
-    """A compiled program holds dozens of memory maps; Linux allows a process 65,530, and XLA aborts there."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_text().count("\n") > MOST_MEMORY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

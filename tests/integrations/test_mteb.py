@@ -25,7 +25,11 @@ mteb = lazy("mteb")
 torch = lazy("torch")
 
 # The small models see few words of a passage.
-pytestmark = [needs("mteb"), pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning")]
+pytestmark = [
+    needs("mteb"),
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning"),
+]
 
 PROMPTS = {"query": "to find ", "document": "about "}
 

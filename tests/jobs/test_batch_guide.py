@@ -48,6 +48,7 @@ def test_every_python_example_is_one_that_is_run():
     assert set(EXAMPLES) == {"DuckDB", "pandas", "Polars", "LanceDB", *NEEDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_as_it_is_printed(name, place, monkeypatch, capsys):
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:

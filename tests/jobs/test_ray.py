@@ -23,6 +23,7 @@ ray = lazy("ray")
 # Ray Data's own settings, at their defaults, warn of themselves.
 pytestmark = [
     needs("ray"),
+    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context"),
 ]

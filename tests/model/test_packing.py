@@ -38,7 +38,7 @@ ENCODERS = {
     "relative bias": dataclasses.replace(PLAIN, relative_buckets=8, relative_max_distance=16),
     "ALiBi, causal": dataclasses.replace(PLAIN, alibi=True, causal=True),
 }
-FAST = {"BERT", "rotary, grouped, windows", "relative bias"}
+FAST = {"BERT", "rotary, grouped, windows"}
 MODES = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
 TOKENS, SLOTS = 96, 8
 

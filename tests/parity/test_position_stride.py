@@ -36,7 +36,7 @@ def test_a_mixed_batch(saved, monkeypatch, width):
     """Each text by its own length, and not by that of the batch."""
     model, path = saved
     ids = np.random.default_rng(1).integers(2, 101, (len(LENGTHS), width))
-    monkeypatch.setattr("test_families.LENGTHS", LENGTHS)
+    monkeypatch.setattr("tests.support.hidden_states.LENGTHS", LENGTHS)
     states = ours(path / "ours", ids, 1.0)
     for row, length in enumerate(LENGTHS):
         positions = torch.arange(int(length)) * (STRIDE if length <= ROWS // STRIDE else 1)

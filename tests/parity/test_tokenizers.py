@@ -12,6 +12,7 @@ from conversion.tokenizer import read_tokenizer
 from tests.support.checkpoints import write_json
 from tests.support.lazy import lazy
 from tests.support.real_texts import HOSTILE, real_texts
+from tests.support.tiers import fast_where
 from tsjax.text.tokenizer import TextTokenizer
 
 Transformer = lazy("sentence_transformers.sentence_transformer.modules", "Transformer")
@@ -279,12 +280,13 @@ def written(directory, model_type, config, writer):
     return json.loads((directory / "config.json").read_text())
 
 
+@pytest.mark.parametrize("every", fast_where((6).__eq__, [6, 1]))
 @pytest.mark.parametrize(("model_type", "config", "writer"), KINDS)
-def test_ids(tmp_path, model_type, config, writer):
+def test_ids(tmp_path, model_type, config, writer, every):
     model_config = written(tmp_path, model_type, config, writer)
     found = read_tokenizer(tmp_path, model_config, lower_case=False)
     original = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
-    for max_length, given in ((600, texts()), (13, texts()[::8])):
+    for max_length, given in ((600, texts()[::every]), (13, texts()[::8])):
         expected = original(given, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
         check(given, TextTokenizer(found.json, max_length).encode(given).ids, expected)
         # Tokenizers of nothing but unknown words would be equal too.

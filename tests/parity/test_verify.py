@@ -1,8 +1,8 @@
 """scripts/verify/parity.py on checkpoints of a user's, and what it wrote into the README."""
 
+import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +11,10 @@ from conversion.families import FAMILIES
 from tests.support.families import CASES, HEADS, Case
 from tests.support.rows import ROWS
 
-ROOT = Path(__file__).parent.parent.parent
-
 
 @pytest.fixture
 def verify(monkeypatch):
-    from scripts.verify import parity as module
+    module = importlib.import_module("scripts.verify.parity")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["parity.py", *map(str, arguments)])

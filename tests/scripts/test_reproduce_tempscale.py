@@ -9,7 +9,11 @@ from tests.support.checkpoints import write_sentence_transformers
 from tests.support.lazy import needs
 from tests.support.mteb_tasks import passages, retrieval_task
 
-pytestmark = [needs("mteb"), pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning")]
+pytestmark = [
+    needs("mteb"),
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

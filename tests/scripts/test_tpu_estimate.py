@@ -61,7 +61,7 @@ def test_without_libtpu_it_says_what_to_install():
     assert done.stderr == "tpu_estimate needs the TPU's compiler, libtpu: pip install 'tsjax[tpu]'\n"
 
 
-@pytest.mark.tpu_compiler
+@pytest.mark.tpu
 @pytest.mark.skipif(not LIBTPU, reason="libtpu, the TPU's compiler, is not installed: pip install 'tsjax[tpu]'")
 @pytest.mark.parametrize("options", [(), ("--attention",)], ids=["model", "attention"])
 def test_compiling_a_shape_for_a_v5e(tmp_path, options):
