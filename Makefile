@@ -40,6 +40,7 @@ check: .venv/.installed-dev ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python -m scripts.lint
 
 format: .venv/.installed-dev ## mend what the linter can mend
 	$(BIN)/ruff check --fix

@@ -1,6 +1,8 @@
 """Every test runs offline, with a cache of its own, and with the shapes in annotations checked by beartype."""
 
 import atexit
+import contextlib
+import ctypes
 import os
 import shutil
 import tempfile
@@ -38,8 +40,10 @@ from hypothesis import settings
 import tsjax
 from tests.support.schedule import ByGroup
 
-# What a compiled program holds dozens of; Linux allows a process 65,530, and XLA aborts there.
+# Beyond either, compiled programs are dropped: each holds dozens of memory maps, and Linux allows a process 65,530.
 MOST_MEMORY_MAPS = 40_000
+MOST_MEMORY = 1 << 30
+PROC = Path("/proc/self")
 
 
 def pytest_configure(config):
@@ -66,11 +70,17 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _programs_are_freed():
+def _memory_is_freed():
+    """Drop compiled programs where they are many, and give back what compiling needed: glibc keeps it otherwise."""
     yield
-    maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_text().count("\n") > MOST_MEMORY_MAPS:
+    if not PROC.exists():
         jax.clear_caches()
+        return
+    resident = int((PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > MOST_MEMORY or (PROC / "maps").read_text().count("\n") > MOST_MEMORY_MAPS:
+        jax.clear_caches()
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

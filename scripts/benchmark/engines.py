@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Tsjax:
     def __init__(self, folder: Path, device: str) -> None:
         import tsjax  # noqa: PLC0415  # each process imports its own engine alone
 
-        self._dtype = "float32" if device == "cpu" else "bfloat16"
+        self._dtype: Literal["float32", "bfloat16"] = "float32" if device == "cpu" else "bfloat16"
         self._embedder = tsjax.load(folder / "tsjax", dtype=self._dtype, max_seq_length=LONGEST)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -226,7 +226,11 @@ class OnnxRuntime:
         }
 
 
-ENGINES = {"tsjax": Tsjax, "sentence-transformers": SentenceTransformers, "onnxruntime": OnnxRuntime}
+ENGINES: dict[str, type[Tsjax | SentenceTransformers | OnnxRuntime]] = {
+    "tsjax": Tsjax,
+    "sentence-transformers": SentenceTransformers,
+    "onnxruntime": OnnxRuntime,
+}
 
 if __name__ == "__main__":
     name, folder, device = sys.argv[1:]

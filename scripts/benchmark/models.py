@@ -69,7 +69,7 @@ def write_fused(original: Path, folder: Path) -> None:
 
     network = AutoModel.from_pretrained(original, attn_implementation="eager", dtype=torch.float32).eval()
 
-    class Pooled(torch.nn.Module):
+    class Pooled(torch.nn.Module):  # type: ignore[misc]  # mypy does not look into torch
         def __init__(self) -> None:
             super().__init__()
             self.network = network

@@ -61,6 +61,7 @@ def serve(make: Callable[[], Engine]) -> None:
                     machine.reset_peak_resident()
                     answer = engine.warm(run)
                 case "run":
+                    assert run is not None, "nothing is prepared"
                     answer = {"seconds": _timed(run, **message["limits"]), "peak_resident": machine.peak_resident()}
                 case "vectors":
                     np.save(message["out"], engine.encode(_read(Path(message["file"]))["texts"]))

@@ -164,8 +164,8 @@ def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> ja
     """The program of a model for one shape of a batch of packed rows, split by rows over the devices of a mesh."""
     encoder = config.encoder
     slots = shapes.multi_row_shapes(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR).slots(shape)
-    by_token = jax.ShapeDtypeStruct(shape, jnp.int32)
-    by_text = jax.ShapeDtypeStruct((shape.rows, slots), jnp.int32)
+    by_token: Any = jax.ShapeDtypeStruct(shape, jnp.int32)  # shapes stand for arrays
+    by_text: Any = jax.ShapeDtypeStruct((shape.rows, slots), jnp.int32)
     params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))
     specs: tuple[Any, ...] = (
         params,
@@ -246,7 +246,7 @@ def counted(compiled: jax.stages.Compiled) -> Work:
 
 def has_kernel(compiled: jax.stages.Compiled) -> bool:
     """Whether a Pallas kernel is part of a program."""
-    return 'custom_call_target="tpu_custom_call"' in compiled.as_text()
+    return 'custom_call_target="tpu_custom_call"' in (compiled.as_text() or "")
 
 
 def model_work(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> Work:
@@ -290,6 +290,7 @@ def estimate(program: str, chip: str, mesh: Mesh, shape: Shape, dtype: str) -> E
         result.error = str(error).splitlines()[0]
         return result
     memory = compiled.memory_analysis()
+    assert memory is not None, "the TPU's compiler says no memory"
     result.memory_bytes = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

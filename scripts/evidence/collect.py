@@ -246,9 +246,9 @@ def write(directory: Path) -> None:
     file = ROOT / "docs" / "evidence.md"
     before = file.read_text(encoding="utf-8") if file.exists() else ""
     text, pictures = page([study.name for study in STUDIES], found, records, before)
-    for name, (study, picture) in pictures.items():
-        if (directory / study / picture).exists():
-            (plots / name).write_bytes((directory / study / picture).read_bytes())
+    for name, (of_study, picture) in pictures.items():
+        if (directory / of_study / picture).exists():
+            (plots / name).write_bytes((directory / of_study / picture).read_bytes())
     file.write_text(text, encoding="utf-8")
 
 

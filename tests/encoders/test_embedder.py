@@ -378,7 +378,7 @@ def test_what_a_stream_cannot_do(embedder):
 def test_similarity(embedder):
     a, b = np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[4.0, 3.0], [-3.0, -4.0], [3.0, 4.0]])
     np.testing.assert_allclose(embedder.similarity(a, b), [[0.96, -1, 1], [0, 0, 0]], atol=1e-6)
-    expected = {
+    expected: dict[str, list[list[float]]] = {
         "dot": [[24, -25, 25], [0, 0, 0]],
         "euclidean": [[-(2**0.5), -10, 0], [-5, -5, -5]],
         "manhattan": [[-2, -14, 0], [-7, -7, -7]],

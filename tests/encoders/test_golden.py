@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import tsjax
+from tests.support.tiers import fast_where
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "minilm.npz")
 TEXTS = json.loads(GOLDEN["texts"].tobytes())
 
 
-@pytest.mark.parametrize("index", range(len(GOLDEN["temperatures"])))
+@pytest.mark.parametrize("index", fast_where({0, 2}.__contains__, range(len(GOLDEN["temperatures"]))))
 def test_equal_to_pytorch(minilm, index):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tsjax.TruncationWarning)

@@ -28,6 +28,7 @@ torch = lazy("torch")
 pytestmark = [
     needs("mteb"),
     pytest.mark.torch,
+    pytest.mark.slow,  # importing MTEB takes as long as the tests
     pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning"),
 ]
 
@@ -51,7 +52,6 @@ def direct(scores):
     return (found / np.log2(1 + ranks)).mean(), (found / ranks).mean()
 
 
-@pytest.mark.slow
 def test_retrieval_scores_are_those_computed_directly(checkpoint):
     embedder = tsjax.load(checkpoint, max_seq_length=40)
     temperature = Temperature(0.5, query=2.0)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from conversion.families import FAMILIES
 from tests.support.families import CASES, HEADS, Case
 from tests.support.rows import ROWS
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from tests.support.mteb_tasks import passages, retrieval_task
 pytestmark = [
     needs("mteb"),
     pytest.mark.torch,
+    pytest.mark.slow,  # importing MTEB takes as long as the tests
     pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning"),
 ]
 
@@ -127,7 +128,6 @@ def test_an_unknown_column_is_refused(script, columns, tmp_path, capsys):
     assert "'Nonsense' is none of the columns Retrieval, LongEmbed" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_papers_tasks_exist(script):
     columns = script.standard_columns()
     assert list(columns) == [*script.TYPES, "LongEmbed"]

@@ -1,6 +1,9 @@
 """Every row of the table of families: what is checked, and its original in PyTorch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from tests.support.families import CASES, HEADS, SIZES, Case
 from tests.support.lazy import lazy
@@ -55,9 +58,9 @@ class Row:
 
     name: str
     example: str
-    make: object
+    make: Callable[[Path], Any]
     options: dict
-    scorer: object = None
+    scorer: Callable[[Path], None] | None = None
 
 
 def _case(case):
