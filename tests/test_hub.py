@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -325,3 +326,22 @@ def test_a_model_that_changes_while_it_is_converted(tmp_path, monkeypatch):
     write_bert(source)
     weights = tsjax.load(source).encode("the")
     assert (weights == tsjax.load(write_bert(tmp_path / "other")).encode("the")).all()
+
+
+def test_another_package_of_the_name_conversion_is_refused(tmp_path):
+    """In a process of its own, which finds that one first."""
+    source = write_sentence_transformers(tmp_path / "source")
+    (tmp_path / "first" / "conversion").mkdir(parents=True)
+    (tmp_path / "first" / "conversion" / "__init__.py").write_text("def convert(*_): ...")
+    path = os.pathsep.join([str(tmp_path / "first"), str(Path(tsjax.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-m", "tsjax", "info", str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 2
+    assert str(tmp_path / "first" / "conversion") in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -163,6 +163,7 @@ def export_to(
         OutputError: the destination exists, or cannot be written.
         InputError, ModelNotFoundError, ConversionError: as for `resolve`, or it cannot be exported.
     """
+    _check_conversion()
     from conversion.export import export
 
     source = resolve(name, kind=kind, **choices)
@@ -191,8 +192,25 @@ def _check_nothing_chosen(source: Path, options: Options) -> None:
             )
 
 
+def _check_conversion() -> None:
+    """Check that Python finds tsjax's package `conversion`, and not another distribution's of the same name.
+
+    Raises:
+        ConversionError: it finds another one, or none.
+    """
+    spec = importlib.util.find_spec("conversion")
+    found = None if spec is None or spec.origin is None else Path(spec.origin).parent
+    ours = Path(__file__).parents[1]
+    if found is None or found.parent.resolve() != ours.resolve():
+        raise ConversionError(
+            f"tsjax converts with its own package {ours / 'conversion'}, but Python finds {found or 'none'}; uninstall "
+            f"or rename the other one, or put it behind {ours} on sys.path"
+        )
+
+
 def _convert(source: Path, destination: Path, options: Options, **more: Any) -> Header | RoutedHeader:
     """The only way to `conversion`; the default model's weights are checked to be the published ones first."""
+    _check_conversion()
     from conversion.convert import convert
 
     if source == _packaged_minilm():
@@ -285,6 +303,7 @@ def warn_assumed(directory: Path) -> None:
 
 def _settled(source: Path, options: Options) -> Options:
     """Return the options without a kind that the directory has anyway, so that one conversion serves both."""
+    _check_conversion()
     from conversion.kinds import changes_nothing
 
     if options.kind and changes_nothing(source, options.kind, weights_ignored=bool(options.ignore_weights)):
@@ -438,6 +457,7 @@ def _why(error: Exception, local_files_only: bool) -> str:
 
 
 def _absent_files(source: Path, options: Options = Options()) -> tuple[str, ...]:  # noqa: B008  # frozen
+    _check_conversion()
     from conversion.files import absent_files
 
     return absent_files(source, options.ignore_config_fields)
@@ -466,6 +486,7 @@ def _assumed(source: Path, options: Options) -> tuple[str, ...]:
 
 def _cache_key(source: Path, options: Options, assumed: tuple[str, ...]) -> str:
     """A name for the conversion of a directory that changes whenever the content of a file that it reads does."""
+    _check_conversion()
     from conversion.files import read_files
 
     files = read_files(source, options.ignore_config_fields)
