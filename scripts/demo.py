@@ -23,7 +23,7 @@ def main(file: Path) -> None:
     titles, texts = list(read_texts(str(file), "title")), list(read_texts(str(file)))
     warnings.simplefilter("ignore", tsjax.TruncationWarning)  # the table shows who was cut
 
-    embedder = tsjax.load()
+    embedder = tsjax.load(kind="embedder")
     print(embedder)
     published = embedder.encode(texts, normalize_embeddings=True)
     moved = {tau: embedder.encode(texts, normalize_embeddings=True, temperature=tau) for tau in TEMPERATURES}

@@ -34,7 +34,7 @@ class Tsjax:
         import tsjax  # noqa: PLC0415  # each process imports its own engine alone
 
         self._dtype: Literal["float32", "bfloat16"] = "float32" if device == "cpu" else "bfloat16"
-        self._embedder = tsjax.load(folder / "tsjax", dtype=self._dtype, max_seq_length=LONGEST)
+        self._embedder = tsjax.load(folder / "tsjax", kind="embedder", dtype=self._dtype, max_seq_length=LONGEST)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         return self._embedder.encode(texts, normalize_embeddings=True, show_progress_bar=False)

@@ -32,7 +32,7 @@ def main() -> None:
     texts = (options.directory / "lee.cor").read_text(encoding="latin-1").splitlines()
     people = np.loadtxt(options.directory / "similarities0-1.txt")
     pairs = np.triu_indices(len(texts), k=1)
-    ours = tsjax.load(options.model)
+    ours = tsjax.load(options.model, kind="embedder")
     original = SentenceTransformer(
         str(locate(options.model)), device="cpu", model_kwargs={"attn_implementation": "eager"}
     )

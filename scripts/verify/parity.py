@@ -207,7 +207,7 @@ def measure(original: Any, converted: Path) -> dict[str, Any]:
 def measure_logits(original: Path, converted: Path) -> dict[str, float]:
     """Greatest differences of a cross-encoder's logits by temperature."""
     theirs = CrossEncoder(str(original), device="cpu", model_kwargs={"attn_implementation": "eager"})
-    ours = tsjax.load(converted)
+    ours = tsjax.load(converted, kind="cross_encoder")
     ours.max_seq_length = theirs.max_seq_length = 80
     pairs = [
         ("the cat", "of it"),
