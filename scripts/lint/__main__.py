@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 # How many findings of a rule there may be. A bound is lowered when findings go; it never rises.
 BOUNDS = {
     "import circles": 0,
-    "private attributes of others": 25,  # to be 0
-    "headless docstrings": 385,  # to be 20
-    "banned words": 572,
-    "public Any in tsjax/api.py and tsjax/encoders": 9,  # to be 0
-    "public Any elsewhere": 15,
+    "private attributes of others": 0,
+    "headless docstrings": 379,  # to be 20
+    "banned words": 570,
+    "public Any in tsjax/api.py and tsjax/encoders": 0,
+    "public Any elsewhere": 11,
 }
 
 # Private attributes of others that are meant, by file and name, with the reason.

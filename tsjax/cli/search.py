@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(argparse.Namespace(**{**vars(options), **given}))
     # Queries may have an encoder of their own, but the documents' has to be the one that made the vectors.
     documents = model.route(facts["task"])
-    if documents._header.fingerprint != facts["fingerprint"]:
+    if documents.header.fingerprint != facts["fingerprint"]:
         raise CheckpointError(f"{given['model'] or 'the default model'} is not the model that made {options.output}")
     query = model.encode_query(
         [options.question], normalize_embeddings=job.facts["options"]["normalize"], show_progress_bar=False
