@@ -268,7 +268,7 @@ def test_dtypes_that_no_model_computes_in(directory, dtype):
         (lambda d, _: tsjax.load(d, task="separation"), "'task'; it is an argument of encode; adapter= chooses"),
         (lambda d, _: tsjax.load(d, trust_remote_code=True), "tsjax runs no code of a checkpoint"),
         (lambda d, _: tsjax.Embedder(d, temprature=1), "Embedder has no .*did you mean 'temperature'"),
-        (lambda d, _: tsjax.embed(TEXTS, model=d, temprature=1), "tsjax.embed has no .*did you mean 'temperature'"),
+        (lambda d, _: tsjax.embed(TEXTS, model=d, temprature=1), r"tsjax.embed has no .*did you mean 'temperature'\?$"),
         (
             lambda d, _: tsjax.embed(TEXTS, model=d, dtype="float16"),
             "tsjax.embed .*; it is an argument of tsjax.load",

@@ -58,5 +58,5 @@ def _refusal(called: str, keyword: str, takes: list[str], elsewhere: Mapping[str
     close = difflib.get_close_matches(keyword, [*takes, *elsewhere], 1, cutoff=0.5)
     if not close:
         return f"{refusal}; it takes {', '.join(takes)}"
-    where = f", but {elsewhere[close[0]]}" if close[0] in elsewhere else ""
+    where = f", but {elsewhere[close[0]]}" if close[0] not in takes else ""
     return f"{refusal}; did you mean {close[0]!r}{where}?"
