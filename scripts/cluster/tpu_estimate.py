@@ -166,7 +166,7 @@ def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> ja
     slots = shapes.multi_row_shapes(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR).slots(shape)
     by_token: Any = jax.ShapeDtypeStruct(shape, jnp.int32)  # shapes stand for arrays
     by_text: Any = jax.ShapeDtypeStruct((shape.rows, slots), jnp.int32)
-    params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))
+    params = jax.eval_shape(lambda: cast_params(config, _zeros(abstract_params(config)), jnp.dtype(dtype)))
     specs: tuple[Any, ...] = (
         params,
         Inputs(by_token, Packing(by_token, by_token, by_text, by_text), by_text),
@@ -232,7 +232,7 @@ def least_work(config: ModelConfig, rows: int, tokens: int, dtype: str) -> Work:
     encoder = config.encoder
     size, width = encoder.hidden_size, encoder.num_heads * encoder.head_dim
     layer = 8 * size * width + 4 * size * encoder.intermediate_size + 4 * tokens * width
-    params = jax.eval_shape(lambda: cast_params(_zeros(abstract_params(config)), jnp.dtype(dtype)))
+    params = jax.eval_shape(lambda: cast_params(config, _zeros(abstract_params(config)), jnp.dtype(dtype)))
     params["encoder"].pop("embeddings")
     read = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     return Work(encoder.num_layers * layer * rows * tokens, read + rows * config.embedding_dimension * 4)

@@ -184,7 +184,7 @@ def measure(original: Any, converted: Path) -> dict[str, Any]:
 
     def states_of(tau: float, dtype: str = "float32") -> np.ndarray:
         temperature = jnp.full((encoder.num_layers, 1, encoder.num_heads), tau, jnp.float32)
-        cast = cast_params(params, jnp.dtype(dtype))
+        cast = cast_params(model, params, jnp.dtype(dtype))
         return np.asarray(apply(model, cast, jnp.asarray(ids), jnp.asarray(LENGTHS), temperature).tokens, np.float64)
 
     def vectors_of(states: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_the_vectors_are_those_of_the_temperature(case):
 
 def test_the_originals_and_the_dtypes_stay():
     config = ModelConfig(encoder=BERT)
-    params = cast_params(random_params(config), jnp.dtype("bfloat16"))
+    params = cast_params(config, random_params(config), jnp.dtype("bfloat16"))
     before = np.asarray(params["encoder"]["layers"]["attention"]["query_key_value"]["kernel"])
     folded = tsjax.fold(params, 0.5, config)
     after = folded["encoder"]["layers"]["attention"]["query_key_value"]["kernel"]
@@ -90,6 +90,7 @@ def test_what_no_weights_can_express_is_refused(encoder, tau, message):
 
 
 def test_what_the_dtype_cannot_hold_is_refused():
-    params = cast_params(random_params(ModelConfig(encoder=BERT)), jnp.dtype(jnp.float16))
+    config = ModelConfig(encoder=BERT)
+    params = cast_params(config, random_params(config), jnp.dtype(jnp.float16))
     with pytest.raises(InputError, match=r"float16 cannot hold .*query\.kernel divided by a temperature of 1e-06"):
         tsjax.fold(params, 1e-6, ModelConfig(encoder=BERT))

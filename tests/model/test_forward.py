@@ -216,7 +216,7 @@ def test_one_program_a_shape_whatever_the_temperature():
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
-    half = cast_params(PARAMS, jnp.dtype(dtype))
+    half = cast_params(CONFIG, PARAMS, jnp.dtype(dtype))
     flat = flatten(CONFIG, half)
     assert flat["encoder.layers.feed_forward.up.kernel"].dtype == dtype
     assert flat["encoder.layers.attention_norm.scale"].dtype == jnp.float32
@@ -230,5 +230,5 @@ def test_half_precision_stays_close_and_norms_stay_in_float32(dtype):
 @pytest.mark.slow
 def test_heads_keep_float32_in_half_precision():
     config = ModelConfig(encoder=ENCODER, heads=(HeadConfig(kind="dense", in_features=36, out_features=7),))
-    half = flatten(config, cast_params(random_params(config), jnp.dtype("bfloat16")))
+    half = flatten(config, cast_params(config, random_params(config), jnp.dtype("bfloat16")))
     assert half["heads.0.linear.kernel"].dtype == jnp.float32

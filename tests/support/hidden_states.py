@@ -28,7 +28,7 @@ def ours(path, input_ids, temperature, dtype="float32"):
     header = read_header(path)
     model, encoder = header.metadata.model, header.metadata.model.encoder
     params = cast_params(
-        jax.device_put(unflatten(read_network_weights(header, weight_shapes(model)))), jnp.dtype(dtype)
+        model, jax.device_put(unflatten(read_network_weights(header, weight_shapes(model)))), jnp.dtype(dtype)
     )
     tau = jnp.full((encoder.num_layers, 1, encoder.num_heads), temperature, jnp.float32)
     output = apply(model, params, jnp.asarray(input_ids), jnp.asarray(LENGTHS), tau)

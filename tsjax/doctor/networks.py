@@ -76,7 +76,7 @@ def _is_slow(device: jax.Device, dtype: Dtype) -> bool:
 def _check_vectors(device: jax.Device, dtype: Dtype, name: str, kernel: Kernel) -> Found:
     """Embed all texts at both temperatures: packed where the kernel packs, else padded."""
     config = MODELS[name]
-    params = cast_params(unflatten(parameters(config)), jnp.dtype(dtype))
+    params = cast_params(config, unflatten(parameters(config)), jnp.dtype(dtype))
     few = _is_slow(device, dtype)
     budget = 3 * _LONGEST_IN_HALF if few else None  # one row, and so one program, for all texts
     engine = Engine(config, params, 0, dtype=dtype, devices=[device], kernel=kernel, token_budget=budget)

@@ -103,7 +103,7 @@ class Engine:
         self.kernel: Kernel = kernel or kernel_for(first.platform, capability, config.encoder, dtype)
         self.options: dict[str, Any] = {}  # of `load`, as they can be pickled
         self._pad_token_id = pad_token_id
-        self._placement = Placement.of(params, self.devices, shard_parameters=shard_parameters)
+        self._placement = Placement.of(config, params, self.devices, shard_parameters=shard_parameters)
         self._begin()
 
     def _begin(self) -> None:
@@ -145,7 +145,7 @@ class Engine:
         chosen = check_devices(devices)
         model = header.metadata.model
         weights = read_network_weights(header, weight_shapes(model))
-        params = cast_params(unflatten(weights), jnp.dtype(dtype))
+        params = cast_params(model, unflatten(weights), jnp.dtype(dtype))
         engine = cls(
             model,
             params,

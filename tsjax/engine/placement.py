@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 from jax.sharding import NamedSharding
 
-from tsjax.model.sharding import BY_ROWS, mesh_of, partitions, place
+from tsjax.model.params import partitions
+from tsjax.model.sharding import BY_ROWS, mesh_of, place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jax.sharding import Mesh
 
+    from tsjax.model.config import ModelConfig
     from tsjax.model.params import Params
 
 Arrays = TypeVar("Arrays")
@@ -37,12 +39,14 @@ class Placement:
     sharded: bool
 
     @classmethod
-    def of(cls, params: Params, devices: Sequence[jax.Device], *, shard_parameters: bool) -> Placement:
+    def of(
+        cls, config: ModelConfig, params: Params, devices: Sequence[jax.Device], *, shard_parameters: bool
+    ) -> Placement:
         """Copy the parameters to the devices."""
         if len(devices) == 1:
             return cls(jax.device_put(params, devices[0]), tuple(devices), None, sharded=False)
         mesh = mesh_of(devices)
-        parts = partitions(params, len(devices), shared_out=shard_parameters)
+        parts = partitions(config, len(devices), shared_out=shard_parameters)
         return cls(place(params, mesh, parts), tuple(devices), mesh, sharded=shard_parameters)
 
     def released(self) -> Placement:

@@ -1,8 +1,8 @@
 """The encoder: token ids in, one vector a token out.
 
 Written once for every family; what differs between families is in `EncoderConfig`. Modules are flax.nnx and hold
-parameters only. The compute dtype is the dtype of the kernels; norms compute in float32, and so does the sum that runs
-from layer to layer.
+parameters only (see `tsjax.model.network`). The compute dtype is the dtype of the kernels; norms compute in float32,
+and so does the sum that runs from layer to layer.
 
 Shapes: R rows, T tokens of a row, K places for texts in a row, N heads, H head size, D model size, E embedding size,
 F feed-forward size, V vocabulary, L layers.
@@ -10,7 +10,6 @@ F feed-forward size, V vocabulary, L layers.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,10 +21,9 @@ from jaxtyping import Array, Bool, Float, Int
 from tsjax.model.activations import activate
 from tsjax.model.config import EncoderConfig
 from tsjax.model.kernels.dispatch import Kernel, View, attention
-from tsjax.model.linear import Linear
+from tsjax.model.linear import Linear, Table
 from tsjax.model.packing import Packing, by_token
 from tsjax.model.positions import Rotation, alibi_bias, by_pair, relative_bias, rotate, rotation, table_rows
-from tsjax.model.sharding import whole
 
 
 class Norm(nnx.Module):
@@ -35,8 +33,7 @@ class Norm(nnx.Module):
         del rngs  # it starts as the identity
         self.config = config
         self.scale = nnx.Param(jnp.full(size, 1 - config.norm_offset))
-        if config.norm == "layer_norm" and config.norm_bias:
-            self.bias = nnx.Param(jnp.zeros(size))
+        self.bias = nnx.Param(jnp.zeros(size)) if config.norm == "layer_norm" and config.norm_bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         x = x.astype(jnp.float32)
@@ -45,7 +42,7 @@ class Norm(nnx.Module):
         x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + self.config.norm_eps)
         scale = self.scale[...]
         x = x * (scale + self.config.norm_offset if self.config.norm_offset else scale)
-        return x + self.bias[...] if hasattr(self, "bias") else x
+        return x if self.bias is None else x + self.bias[...]
 
 
 class Embeddings(nnx.Module):
@@ -54,16 +51,16 @@ class Embeddings(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         size = config.embedding_size or config.hidden_size
-        self.token = nnx.Embed(config.vocab_size, size, rngs=rngs)
+        self.token = Table("vocabulary", config.vocab_size, size, rngs=rngs)
         if config.absolute_positions:
             assert config.max_positions is not None  # the config has checked it
-            self.position = nnx.Embed(config.max_positions, size, rngs=rngs)
+            self.position = Table("position", config.max_positions, size, rngs=rngs)
         if config.type_vocab_size:
-            self.token_type = nnx.Embed(config.type_vocab_size, size, rngs=rngs)
+            self.token_type = Table("token_type", config.type_vocab_size, size, rngs=rngs)
         if config.embedding_norm:
             self.norm = Norm(size, config, rngs=rngs)
         if config.embedding_size is not None:
-            self.projection = Linear((size,), (config.hidden_size,), rngs=rngs)
+            self.projection = Linear({"embedding": size}, {"model": config.hidden_size}, rngs=rngs)
 
     def __call__(
         self,
@@ -83,15 +80,8 @@ class Embeddings(nnx.Module):
         if config.embedding_norm:
             x = self.norm(x)
         if config.embedding_size is not None:
-            x = self.projection(x.astype(self.projection.kernel[...].dtype)).astype(jnp.float32)
+            x = self.projection(x).astype(jnp.float32)
         return x
-
-
-class RelativeBias(nnx.Module):
-    """The table of biases on logits by relative position, one column a head."""
-
-    def __init__(self, buckets: int, heads: int, *, rngs: nnx.Rngs) -> None:
-        self.embedding = nnx.Param(0.1 * jax.random.normal(rngs.params(), (buckets, heads)))
 
 
 class Attention(nnx.Module):
@@ -99,11 +89,12 @@ class Attention(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
-        heads = config.num_heads + 2 * config.key_value_heads
-        bias = config.attention_bias
-        # One product instead of three; a file has the three apart (see `tsjax.model.forward.flatten`).
-        self.query_key_value = Linear((config.hidden_size,), (heads, config.head_dim), use_bias=bias, rngs=rngs)
-        self.out = Linear((config.num_heads, config.head_dim), (config.hidden_size,), use_bias=bias, rngs=rngs)
+        model, bias = {"model": config.hidden_size}, config.attention_bias
+        heads = {"heads": config.num_heads, "head_size": config.head_dim}
+        all_heads = heads | {"heads": config.num_heads + 2 * config.key_value_heads}
+        # One product instead of three; a file has the three apart (see `tsjax.model.params.flatten`).
+        self.query_key_value = Linear(model, all_heads, use_bias=bias, rngs=rngs)
+        self.out = Linear(heads, model, use_bias=bias, rngs=rngs)
         if config.query_key_norm:
             self.query_norm = Norm(config.head_dim, config, rngs=rngs)
             self.key_norm = Norm(config.head_dim, config, rngs=rngs)
@@ -140,7 +131,7 @@ class Attention(nnx.Module):
             query, key = rotate(query, view.rotation), rotate(key, view.rotation)
         if (groups := config.num_heads // config.key_value_heads) > 1:
             key, value = jnp.repeat(key, groups, axis=2), jnp.repeat(value, groups, axis=2)
-        return query.astype(x.dtype), key.astype(x.dtype), value
+        return query.astype(value.dtype), key.astype(value.dtype), value
 
 
 class FeedForward(nnx.Module):
@@ -148,16 +139,16 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.activation = config.activation
-        widths = (config.hidden_size,), (config.intermediate_size,)
-        if config.feed_forward == "gated":
-            self.gate = Linear(*widths, use_bias=config.up_bias, rngs=rngs)
-        self.up = Linear(*widths, use_bias=config.up_bias, rngs=rngs)
-        self.down = Linear(*widths[::-1], use_bias=config.down_bias, rngs=rngs)
+        model, wide = {"model": config.hidden_size}, {"feed_forward": config.intermediate_size}
+        gated = config.feed_forward == "gated"
+        self.gate = Linear(model, wide, use_bias=config.up_bias, rngs=rngs) if gated else None
+        self.up = Linear(model, wide, use_bias=config.up_bias, rngs=rngs)
+        self.down = Linear(wide, model, use_bias=config.down_bias, rngs=rngs)
 
     def __call__(self, x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
-        if hasattr(self, "gate"):
-            return self.down(activate(self.gate(x), self.activation) * self.up(x))
-        return self.down(activate(self.up(x), self.activation))
+        if self.gate is None:
+            return self.down(activate(self.up(x), self.activation))
+        return self.down(activate(self.gate(x), self.activation) * self.up(x))
 
 
 class Layer(nnx.Module):
@@ -181,14 +172,13 @@ class Layer(nnx.Module):
         first: Bool[Array, ""],
         kernel: Kernel,
     ) -> Float[Array, "R T D"]:
-        compute = self.feed_forward.up.kernel[...].dtype
         seen = self.attention_input(x, first)
         with jax.named_scope("attention"):
             attended = self.attention(seen, view, temperature, kernel)
 
         def feed(x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
             with jax.named_scope("feed_forward"):
-                return self.feed_forward(x.astype(compute))
+                return self.feed_forward(x)
 
         match self.config.norm_placement:
             case "post":
@@ -202,18 +192,11 @@ class Layer(nnx.Module):
                 return x + self.feed_forward_post_norm(feed(self.feed_forward_norm(x)))
 
     def attention_input(self, x: Float[Array, "R T D"], first: Bool[Array, ""]) -> Float[Array, "R T D"]:
-        """What attention takes: the layer's input, normalised where the norm comes first, in the compute dtype."""
-        if self.config.norm_placement != "post":
-            normed = self.attention_norm(x)
-            x = normed if self.config.first_norm else jnp.where(first, x, normed)
-        return x.astype(self.feed_forward.up.kernel[...].dtype)
-
-
-@functools.lru_cache(maxsize=32)
-def _layer_shapes(config: EncoderConfig) -> nnx.State[Any, Any]:
-    """The shape of every parameter of a layer, whatever share of it this device has."""
-    _, state = nnx.split(nnx.eval_shape(lambda: Layer(config, rngs=nnx.Rngs(0))))
-    return jax.tree.map(lambda leaf: leaf.shape, state)
+        """Return what attention takes: the layer's input, normalised where the norm comes first."""
+        if self.config.norm_placement == "post":
+            return x
+        normed = self.attention_norm(x)
+        return normed if self.config.first_norm else jnp.where(first, x, normed)
 
 
 class LayerInput(NamedTuple):
@@ -235,21 +218,22 @@ class LayerInput(NamedTuple):
 class Encoder(nnx.Module):
     """Embeddings and L layers.
 
-    Every parameter of ``layers`` has a leading axis L, over which a scan runs, unless all layers share one set.
+    ``layers`` is one `Layer` whose parameters have a leading axis L, over which a scan runs, unless all layers share
+    one set.
     """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         self.embeddings = Embeddings(config, rngs=rngs)
         if config.relative_buckets is not None:
-            self.relative_bias = RelativeBias(config.relative_buckets, config.num_heads, rngs=rngs)
+            self.relative_bias = nnx.Embed(
+                config.relative_buckets, config.num_heads, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
+            )
         if config.shared_layers:
             self.layers = Layer(config, rngs=rngs)
         else:
             keys = jax.random.split(rngs.params(), config.num_layers)
-            one_layer, _ = nnx.split(nnx.eval_shape(lambda: Layer(config, rngs=nnx.Rngs(0))))
-            stacked = jax.vmap(lambda key: nnx.split(Layer(config, rngs=nnx.Rngs(key)))[1])(keys)
-            self.layers = nnx.merge(one_layer, stacked)
+            self.layers = jax.vmap(lambda key: Layer(config, rngs=nnx.Rngs(key)))(keys)
         if config.final_norm:
             self.final_norm = Norm(config.hidden_size, config, rngs=rngs)
 
@@ -297,24 +281,21 @@ class Encoder(nnx.Module):
         view, nearby = self._view(packing, kernel)
         layers = jnp.arange(config.num_layers)
         local = jnp.isin(layers, jnp.array(config.local_layers)) if config.local_layers else None
-        one_layer, stacked = nnx.split(self.layers)
-        shapes = _layer_shapes(config)
 
         def step(
             x: Float[Array, "R T D"],
-            layer: tuple[nnx.State[Any, Any] | None, Float[Array, "#R #K N"], Int[Array, ""], Bool[Array, ""] | None],
+            each: tuple[Layer | None, Float[Array, "#R #K N"], Int[Array, ""], Bool[Array, ""] | None],
         ) -> tuple[Float[Array, "R T D"], Any]:
-            parameters, temperature, index, local = layer
+            layer, temperature, index, local = each
             rotation = view.rotation
             if local is not None:
                 rotation = jax.tree.map(lambda a, b: jnp.where(local, a, b), nearby, rotation)
             seen = view._replace(local=local, rotation=rotation)
-            parameters = jax.tree.map(whole, stacked if parameters is None else parameters, shapes)
-            module = nnx.merge(one_layer, parameters)
+            layer = self.layers if layer is None else layer
             given = LayerInput(x, seen, by_token(temperature, packing), index == 0)
-            return module(*given, kernel), None if observe is None else observe(module, given)
+            return layer(*given, kernel), None if observe is None else observe(layer, given)
 
-        x, found = jax.lax.scan(step, x, (None if config.shared_layers else stacked, temperature, layers, local))
+        x, found = jax.lax.scan(step, x, (None if config.shared_layers else self.layers, temperature, layers, local))
         return self.final_norm(x) if config.final_norm else x, found
 
     def _view(self, packing: Packing, kernel: Kernel) -> tuple[View, Rotation | None]:

@@ -1,114 +1,35 @@
-"""The whole model as pure functions of a plain pytree: what is jitted, differentiated, and checked against a file.
-
-flax.nnx writes the network; here it is split once into a static part, which depends on the config alone, and a nested
-dict of arrays. Only the dict crosses the jit boundary, which makes a call cheap to dispatch.
-"""
+"""The network as pure functions of a config and a nested dict of arrays: what is jitted and differentiated."""
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tsjax.errors import InputError
 from tsjax.model.compiling import jit
 from tsjax.model.config import ModelConfig
-from tsjax.model.encoder import Encoder
-from tsjax.model.heads import make_head
 from tsjax.model.kernels.dispatch import Kernel
-from tsjax.model.packing import Packing, one_a_row
-from tsjax.model.params import Params, flatten
-from tsjax.model.pooling import pool
-from tsjax.model.sharding import BY_ROWS, WHOLE, partitions, whole
+from tsjax.model.network import Inputs, Output, bind
+from tsjax.model.packing import one_a_row
+from tsjax.model.params import Params, abstract_params, init_params, partitions, weight_shapes
+from tsjax.model.sharding import BY_ROWS, WHOLE
 
-
-class Inputs(NamedTuple):
-    """A batch of texts, packed into rows.
-
-    Attributes:
-        input_ids: token ids.
-        packing: which text each is of.
-        prompt_lengths: leading tokens of each text that pooling leaves out.
-        token_type_ids: which segment each token belongs to; None for 0 throughout.
-    """
-
-    input_ids: Int[Array, "R T"]
-    packing: Packing
-    prompt_lengths: Int[Array, "R K"]
-    token_type_ids: Int[Array, "R T"] | None = None
-
-
-class Output(NamedTuple):
-    """What a forward pass gives: the vector of each text and, when asked for, of each token; float32.
-
-    `apply` gives them by text, (B, E) and (B, T, D); what runs on packed rows, by row and place.
-    """
-
-    embeddings: Float[Array, "*texts E"]
-    tokens: Float[Array, "R T D"] | None
-
-
-class EmbeddingModel(nnx.Module):
-    """Encoder, pooling and heads."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.config = config
-        self.encoder = Encoder(config.encoder, rngs=rngs)
-        self.heads = nnx.List([make_head(head, rngs=rngs) for head in config.heads])
-
-    def __call__(self, inputs: Inputs, temperature: Float[Array, "L #R #K N"], kernel: Kernel = "xla") -> Output:
-        packing = inputs.packing
-        tokens = self.encoder(inputs.input_ids, packing, temperature, inputs.token_type_ids, kernel)
-        with jax.named_scope("pooling"):
-            x = pool(tokens, packing, inputs.prompt_lengths, self.config.pooling.modes)
-        with jax.named_scope("heads"):
-            for head in self.heads:
-                x = head(x)
-        return Output(x, tokens)
-
-
-@functools.lru_cache(maxsize=32)
-def _split(config: ModelConfig) -> tuple[nnx.GraphDef[EmbeddingModel], Params]:
-    """The static part of the model, and the shapes of its parameters."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: EmbeddingModel(config, rngs=nnx.Rngs(0))))
-    return graph, _string_keys(nnx.to_pure_dict(state))
-
-
-def _string_keys(tree: Mapping[Any, Any]) -> Params:
-    """Nnx numbers the items of a list; a file's names are strings."""
-    return {str(k): _string_keys(v) if isinstance(v, dict) else v for k, v in tree.items()}
-
-
-def _nnx_keys(params: Params) -> Params:
-    """The inverse of `_string_keys`."""
-    heads = {int(index): head for index, head in params.get("heads", {}).items()}
-    return {**params, "heads": heads} if heads else params
-
-
-def abstract_params(config: ModelConfig) -> Params:
-    """The parameters that a config asks for, as `jax.ShapeDtypeStruct`s, without allocating any."""
-    return _split(config)[1]
-
-
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by dotted name, in the names' order."""
-    # Arrays that take no memory, since shapes alone cannot be cut.
-    params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(config))
-    shapes = {name: leaf.shape for name, leaf in flatten(config, params).items()}
-    return dict(sorted(shapes.items(), key=lambda item: item[0].split(".")))
-
-
-def init_params(config: ModelConfig, seed: int = 0) -> Params:
-    """Random parameters, float32."""
-    return _string_keys(nnx.to_pure_dict(nnx.state(EmbeddingModel(config, rngs=nnx.Rngs(seed)))))
+__all__ = [
+    "Inputs",
+    "Output",
+    "abstract_params",
+    "apply",
+    "apply_packed",
+    "compiled_apply",
+    "init_params",
+    "traced_programs",
+    "weight_shapes",
+]
 
 
 def apply(
@@ -151,6 +72,7 @@ def apply_packed(
     inputs: Inputs,
     temperature: Float[Array, "L #R #K N"],
     kernel: Kernel = "xla",
+    devices: int = 1,
 ) -> Output:
     """Run the model on packed rows.
 
@@ -161,20 +83,9 @@ def apply_packed(
         temperature: float32 τ by layer, text and head.
         kernel: what computes attention. Only ``xla`` and ``mapped`` can be differentiated, ``cudnn`` needs a text a
             row, and ``windows`` a row's texts by falling length.
+        devices: how many share the parameters out, within a `jax.shard_map` over them; 1 where each has all.
     """
-    return bound(config, params)(inputs, temperature, kernel)
-
-
-def bound(config: ModelConfig, params: Params) -> EmbeddingModel:
-    """The model with these parameters, of which this device may have a share only."""
-    graph, shapes = _split(config)
-    rest = jax.tree.map(lambda leaf, full: whole(leaf, full.shape), _without_layers(params), _without_layers(shapes))
-    rest["encoder"]["layers"] = params["encoder"]["layers"]  # a layer at a time
-    return nnx.merge(graph, _nnx_keys(rest))
-
-
-def _without_layers(params: Params) -> Params:
-    return {**params, "encoder": {**params["encoder"], "layers": None}}
+    return bind(config, params, devices)(inputs, temperature, kernel)
 
 
 class _Traced(threading.local):
@@ -227,13 +138,15 @@ def compiled_apply(
     del device
     _traced.programs += 1
 
+    shares = mesh.size if mesh is not None and shared_out else 1
+
     def run(params: Params, inputs: Inputs, temperature: Float[Array, "L N"], factors: Float[Array, "R K"]) -> Output:
-        output = apply_packed(config, params, inputs, temperature[:, None, None, :] * factors[None, :, :, None], kernel)
+        tau = temperature[:, None, None, :] * factors[None, :, :, None]
+        output = apply_packed(config, params, inputs, tau, kernel, shares)
         return output if with_tokens else output._replace(tokens=None)
 
     if mesh is not None:
-        parts = partitions(abstract_params(config), mesh.size, shared_out=shared_out)
-        specs = (parts, BY_ROWS, WHOLE, BY_ROWS)
-        # Pallas' kernels do not say how their output varies over the devices, so it is not checked.
-        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=BY_ROWS, check_vma=False)
+        specs = (partitions(config, mesh.size, shared_out=shared_out), BY_ROWS, WHOLE, BY_ROWS)
+        # JAX's splash kernel does not declare how its output varies over the devices, as the check wants of Pallas.
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=BY_ROWS, check_vma=kernel != "splash")
     return run(params, inputs, temperature, factors)

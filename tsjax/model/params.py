@@ -1,77 +1,98 @@
-"""The parameters of a model as a nested dict of arrays: by dotted name as in a file, and in a compute dtype."""
+"""The parameters of a model as a nested dict of arrays: what a config asks for, names in a file, dtype, placement."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tsjax.model.config import ModelConfig
+from tsjax.model.network import EmbeddingModel, declare
+from tsjax.model.sharding import WHOLE
+from tsjax.model.weight import Weight
 
 Params: TypeAlias = dict[str, Any]
 
 
-def flatten(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested parameters by dotted name, as a file has them: query, key and value apart."""
-    encoder = config.encoder
-    heads = {"query": encoder.num_heads, "key": encoder.key_value_heads, "value": encoder.key_value_heads}
-    flat = {}
-    for name, value in _leaves(params):
-        *path, last = name.split(".")
-        if path[-1] != _TOGETHER:
-            flat[name] = value
-            continue
-        start = 0
-        for part, count in heads.items():
-            flat[".".join([*path[:-1], part, last])] = value[..., start : start + count, :]
-            start += count
-    return flat
+def init_params(config: ModelConfig, seed: int = 0) -> Params:
+    """Return random parameters, float32."""
+    return nnx.to_pure_dict(nnx.state(EmbeddingModel(config, rngs=nnx.Rngs(seed))))
 
 
-def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The inverse of `flatten`."""
-    params: Params = {}
-    for name, value in flat.items():
-        *path, last = name.split(".")
-        node = params
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = value
-    return _together(params)
+def abstract_params(config: ModelConfig) -> Params:
+    """Return the parameters that a config asks for, as `jax.ShapeDtypeStruct`s, without allocating any."""
+    return _declared(lambda parameter: parameter.get_value(), config)
 
 
-_TOGETHER = "query_key_value"
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by dotted name, in the names' order."""
+    flat = jax.eval_shape(functools.partial(flatten, config), abstract_params(config))
+    return {name: flat[name].shape for name in sorted(flat, key=lambda name: name.split("."))}
 
 
-def _together(params: Params) -> Params:
-    """The parameters of query, key and value, each an array of heads, as one."""
-    if "query" not in params:
-        return {key: _together(value) if isinstance(value, dict) else value for key, value in params.items()}
-    parts = [params[name] for name in ("query", "key", "value")]
-    rest = {key: value for key, value in params.items() if key not in {"query", "key", "value"}}
-    return rest | {_TOGETHER: {leaf: np.concatenate([part[leaf] for part in parts], axis=-2) for leaf in parts[0]}}
-
-
-def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in params.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def cast_params(params: Params, dtype: jnp.dtype[Any]) -> Params:
-    """The encoder's matrices in a compute dtype; norms, biases on logits and the heads after pooling stay float32.
+def cast_params(config: ModelConfig, params: Params, dtype: jnp.dtype[Any]) -> Params:
+    """Return the parameters with each `Weight` in a compute dtype, and all others in float32.
 
     NumPy arrays stay such, since each operation of JAX on its own would be a program to compile.
     """
 
-    def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> Any:
-        names = [key.key for key in path]
-        keep = names[0] == "heads" or any(name.endswith(("norm", "relative_bias")) for name in names)
-        return leaf.astype(jnp.float32 if keep else dtype)
+    def cast(parameter: nnx.Param[Any], leaf: Any) -> Any:
+        return leaf.astype(dtype if isinstance(parameter, Weight) else jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return _declared(cast, config, params)
+
+
+def partitions(config: ModelConfig, devices: int, *, shared_out: bool) -> Params:
+    """Return how each parameter lies on the devices.
+
+    Args:
+        config: the architecture.
+        devices: how many.
+        shared_out: whether each has a share only of those that `tsjax.model.sharding.RULES` cut.
+    """
+
+    def partition(parameter: nnx.Param[Any]) -> jax.sharding.PartitionSpec:
+        return parameter.partition if isinstance(parameter, Weight) else WHOLE
+
+    return _declared(partition, config, devices=devices if shared_out else 1)
+
+
+def _declared(function: Callable[..., Any], config: ModelConfig, *trees: Params, devices: int = 1) -> Params:
+    """Map over the declared parameters, and over the leaves of other trees with them."""
+    declared = declare(config, devices)[1]
+    mapped: Params = jax.tree.map(function, declared, *trees, is_leaf=lambda node: isinstance(node, nnx.Param))
+    return mapped
+
+
+# The network computes all three in one product; a file has them apart.
+_TOGETHER = ".query_key_value."
+_APART = (".query.", ".key.", ".value.")
+
+
+def flatten(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested parameters by dotted name, as a file has them: query, key and value apart."""
+    encoder = config.encoder
+    ends = [encoder.num_heads, encoder.num_heads + encoder.key_value_heads, None]
+    flat: dict[str, Any] = flatten_dict(params, sep=".")  # type: ignore[no-untyped-call]
+    for name in [name for name in flat if _TOGETHER in name]:
+        value = flat.pop(name)
+        for part, start, end in zip(_APART, [0, *ends], ends, strict=False):
+            flat[name.replace(_TOGETHER, part)] = value[..., start:end, :]
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """Return the inverse of `flatten`."""
+    flat = dict(flat)
+    query = _APART[0]
+    for name in [name for name in flat if query in name]:
+        parts = [flat.pop(name.replace(query, part)) for part in _APART]
+        flat[name.replace(query, _TOGETHER)] = np.concatenate(parts, axis=-2)
+    params: Params = unflatten_dict(flat, sep=".")  # type: ignore[no-untyped-call]
+    return params

@@ -182,7 +182,7 @@ def test_a_temperature_reaches_its_layer_and_head():
 def test_half_precision_is_close():
     config, params = model("post-norm, absolute")
     tau = temperatures(config)
-    half = probe_text(cast_params(params, jnp.dtype("bfloat16")), token_ids(), 32, tau, 0, config)
+    half = probe_text(cast_params(config, params, jnp.dtype("bfloat16")), token_ids(), 32, tau, 0, config)
     np.testing.assert_allclose(half.entropy, probed("post-norm, absolute", tau).entropy, atol=0.02)
 
 

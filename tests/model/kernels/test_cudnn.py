@@ -23,7 +23,7 @@ PLAIN, MASKED = TARGETS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax"
 def program(encoder, dtype, kernel="cudnn"):
     """StableHLO of a batch of 4 texts of up to 256 tokens, as for an NVIDIA GPU."""
     config = ModelConfig(encoder=encoder)
-    params = jax.eval_shape(lambda params: cast_params(params, jnp.dtype(dtype)), abstract_params(config))
+    params = jax.eval_shape(lambda params: cast_params(config, params, jnp.dtype(dtype)), abstract_params(config))
     by_token, by_text = jax.ShapeDtypeStruct((4, 256), jnp.int32), jax.ShapeDtypeStruct((4, 1), jnp.int32)
     inputs = Inputs(by_token, Packing(by_token, by_token, by_text, by_text), by_text)
     temperature = jax.ShapeDtypeStruct((encoder.num_layers, encoder.num_heads), jnp.float32)

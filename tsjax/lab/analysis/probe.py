@@ -21,9 +21,9 @@ from tsjax.engine.jax_modes import usual_modes
 from tsjax.model.compiling import jit
 from tsjax.model.config import EncoderConfig, ModelConfig
 from tsjax.model.encoder import Layer, LayerInput
-from tsjax.model.forward import bound
 from tsjax.model.kernels.dispatch import Kernel, masked_logits, reach_of, scaled
 from tsjax.model.linear import PRECISION
+from tsjax.model.network import bind
 from tsjax.model.packing import one_a_row
 from tsjax.model.params import Params
 from tsjax.model.positions import by_pair
@@ -81,7 +81,7 @@ def compiled_probe(
     """
     packing = one_a_row(length[None], input_ids.shape[0])
     inside = packing.segments[0] == 0
-    encoder = bound(config, params).encoder
+    encoder = bind(config, params).encoder
 
     def observe(layer: Layer, given: LayerInput) -> tuple[Any, ...]:
         return (*_heads(config.encoder, layer, given, length), *_frequencies(given.x[0], inside))

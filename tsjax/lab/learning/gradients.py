@@ -204,7 +204,7 @@ class _Program(NamedTuple):
         ids, lengths, prompts, terms = chunk
         weights = frozen if frozen is not None else learned["weights"]
         if self.dtype != "float32":
-            weights = cast_params(weights, jnp.dtype(self.dtype))
+            weights = cast_params(self.config, weights, jnp.dtype(self.dtype))
         encoder = self.config.encoder
         tau = per_text(learned, encoder, terms) if self.tempered else per_text({}, encoder, jnp.asarray(_NO_TERMS))
         inputs = Inputs(ids, one_a_row(lengths, ids.shape[1]), prompts)
@@ -217,10 +217,7 @@ _NO_TERMS = np.array([[[1, 0]]], np.float32)
 
 @functools.partial(jit, static_argnames=("program",))
 def _embed(program: _Program, learned: Learned, frozen: Params | None, chunk: tuple[Any, ...]) -> Float[Array, "R E"]:
-    # Pallas' kernels and loops do not say how their output varies over the devices, so it is not checked.
-    run = jax.shard_map(
-        program.vectors, mesh=program.mesh, in_specs=(WHOLE, WHOLE, BY_ROWS), out_specs=BY_ROWS, check_vma=False
-    )
+    run = jax.shard_map(program.vectors, mesh=program.mesh, in_specs=(WHOLE, WHOLE, BY_ROWS), out_specs=BY_ROWS)
     return run(learned, frozen, chunk)
 
 
@@ -235,12 +232,14 @@ def _pull(
     def own(
         learned: Learned, frozen: Params | None, chunk: tuple[Any, ...], cotangents: Float[Array, "R E"]
     ) -> Learned:
-        _, pullback = jax.vjp(lambda x: program.vectors(x, frozen, chunk), learned)
+        # Each device's own gradient first, and one sum over the devices after it.
+        varying = jax.lax.pcast(learned, ROWS, to="varying")
+        _, pullback = jax.vjp(lambda x: program.vectors(x, frozen, chunk), varying)
         gradient: Learned = jax.lax.psum(pullback(cotangents)[0], ROWS)  # type: ignore[no-untyped-call]
         return gradient
 
     specs = (WHOLE, WHOLE, BY_ROWS, BY_ROWS)
-    run = jax.shard_map(own, mesh=program.mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)
+    run = jax.shard_map(own, mesh=program.mesh, in_specs=specs, out_specs=WHOLE)
     return run(learned, frozen, chunk, cotangents)
 
 
