@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # First words of a clause that has no head: "What a batch holds", "Whether a file is there", "As `encode`, but …".
 HEADLESS = frozenset("As How Of Than That What Whatever When Where Whether Which Who Whoever Whom Whose Why".split())
 
-BANNED = re.compile(r"\b(lest|anew|whoever|nobody|so many|of one's own|is none)\b", re.IGNORECASE)
+BANNED = re.compile(r"\b(lest|anew|whoever|nobody|so many|of one's own)\b|(?-i:\bis none\b)", re.IGNORECASE)
 
 
 def headless_docstrings(sources: Iterable[Source]) -> list[Finding]:
@@ -26,7 +26,7 @@ def headless_docstrings(sources: Iterable[Source]) -> list[Finding]:
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 first, _, _ = (ast.get_docstring(node) or "").partition(" ")
-                if first.rstrip(",:") in HEADLESS:
+                if first.rstrip(".,:;") in HEADLESS:
                     line = getattr(node, "lineno", 1)
                     found.append(Finding(source.path, line, f"the docstring's summary begins with {first!r}"))
     return found

@@ -161,4 +161,4 @@ def test_what_is_asked_of_the_hub(tmp_path, monkeypatch):
     assert set(asked) == {("me/model", "main", "secret", tmp_path / "cache")}
     embedder.save(tmp_path / "saved")
     source = tmp_path / "saved"  # what was pushed is loaded from the hub as it is
-    assert tsjax.load("me/model").fingerprint == embedder.fingerprint
+    assert tsjax.load("me/model").encoding_fingerprint == embedder.encoding_fingerprint

@@ -232,7 +232,7 @@ def test_a_reader_that_loses_lines_says_so(tmp_path, monkeypatch):
         return [cell.partition("\n")[0] for cell in cells] if isinstance(cells, list) else cells
 
     monkeypatch.setattr(delimited._Quoted, "parse", losing)
-    with pytest.raises(InputError, match="2 of them are in no row"):
+    with pytest.raises(InputError, match="2 in no row"):
         read(write(tmp_path / "a.csv", 'id,text\n1,"a\nb\nc"\n2,c\n'))
 
 
@@ -385,7 +385,7 @@ def test_a_look_that_was_cut_short_says_so(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"only 'text'$"):
         check_columns([source], Columns(keep=("title",)))
     monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_BYTES", 1000)
-    with pytest.raises(InputError, match=r"1 rows? .* looked at"):
+    with pytest.raises(InputError, match=r"1 row looked at"):
         check_columns([source], Columns(keep=("title",)))
     monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_BYTES", 1 << 28)
     monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_ROWS", 7)

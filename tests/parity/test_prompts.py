@@ -190,7 +190,7 @@ def test_a_hidden_prompt_is_said_once(tmp_path, caplog):
     )
     for _ in range(2):
         tsjax.load(source)
-    said = [record.getMessage() for record in caplog.records if record.name == "tsjax.encoders.prompts"]
+    said = [record.getMessage() for record in caplog.records if record.name == "tsjax"]
     assert len(said) == 1
     assert "prompt_name='passage'" in said[0]
     caplog.clear()

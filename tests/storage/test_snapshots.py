@@ -146,7 +146,7 @@ def test_the_hub_is_asked_where_it_can_be(repository, monkeypatch):
     repository.download("modules.json")
     asked = []
 
-    def hf_hub_download(name, file, *, revision, cache_dir):
+    def hf_hub_download(name, file, *, revision, cache_dir, token):
         asked.append((name, file, revision))
         repository.mark_absent(file)
         raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)  # it wants a response of the hub

@@ -27,7 +27,7 @@ class Weight(nnx.Param[Array]):
     def __init__(self, value: Array, axes: tuple[str, ...] = (), *, cut: int | None = None) -> None:
         super().__init__(value, axes=axes, cut=cut)
 
-    def get_value(self, **options: Any) -> Any:
+    def get_value(self, **options: Any) -> Array:
         """Return the whole array (an abstract one or NumPy's as it is), gathered if this device has only a share."""
         value = super().get_value(**options)
         if self.cut is None:

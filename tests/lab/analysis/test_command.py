@@ -133,7 +133,7 @@ def test_each_step_is_told_with_the_number_of_steps(corpus, model, tmp_path, mon
 
 
 def test_without_matplotlib_it_says_so(corpus, model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("tsjax.lab.analysis.report.have", lambda module: module != "matplotlib")
+    monkeypatch.setattr("tsjax.lab.analysis.report.is_installed", lambda module: module != "matplotlib")
     assert small(corpus, model, tmp_path / "out") == 0
     assert "no plots: they need matplotlib; install it with: pip install 'tsjax[lab]'" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.png"))

@@ -137,7 +137,7 @@ def test_the_marks_of_plots_are_explained_beside_plots_alone(report, tmp_path, m
     found, path = report
     assert not any("Bars" in line or "Shaded" in line for line in lines(found))
     assert "Bars are one standard error" in (path / "index.html").read_text(encoding="utf-8")
-    monkeypatch.setattr("tsjax.lab.analysis.report.have", lambda name: False)
+    monkeypatch.setattr("tsjax.lab.analysis.report.is_installed", lambda name: False)
     assert not write_report(found, tmp_path)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert ("Bars" in page, "Shaded" in page) == (False, False)
