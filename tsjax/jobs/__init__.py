@@ -1,1 +1,1 @@
-"""A corpus on disk to vectors on disk."""
+"""Batch jobs that embed a corpus on disk and write the vectors to disk."""

@@ -1,4 +1,4 @@
-"""What a job is: the model, the options and the inputs that decide its output, as facts that can be compared."""
+"""Description of a job: the model, the options and the inputs that decide its output, as facts that can be compared."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ _LATE_CHUNK_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user chooses of a job, besides the model and the inputs.
+    """Options of a job that a user chooses, besides the model and the inputs.
 
     Attributes:
-        columns: what is read.
-        rows_per_shard: rows of the input in a shard at the most, rejected ones included.
-        bytes_per_shard: bytes of text, as UTF-8: the row with which a shard reaches them is its last. With
-            ``rows_per_shard`` what a killed job has to do again.
-        file_format: ``parquet``, or ``npy`` for an array to map into memory, with a file of ids beside it.
-        precision: what numbers are stored.
+        columns: the columns to read.
+        rows_per_shard: maximum number of input rows in a shard, rejected rows included.
+        bytes_per_shard: bytes of text in a shard, as UTF-8. A shard ends with the row that reaches this size. With
+            ``rows_per_shard``, it limits the work that a killed job has to repeat.
+        file_format: ``parquet``, or ``npy`` for an array to map into memory, with a file of ids next to it.
+        precision: the numbers that are stored.
         normalize: divide each vector by its norm.
-        long_texts: what becomes of a text of more than ``max_seq_length`` tokens. ``cut``: its end is lost. ``chunk``:
-            the mean of its chunks' vectors, weighted by their tokens. ``late``: one vector a chunk, pooled from token
-            vectors that have seen the whole window around it (late chunking, arXiv:2409.04701); applies to every text
-            of more than ``chunk_tokens``. ``reject``: it is a rejected row.
-        chunk_tokens: the most tokens of a chunk, special ones and the prompt not counted; None for what the model takes
-            at once (``chunk``) or 256 (``late``).
-        overlap_tokens: tokens that consecutive chunks (``chunk``) or windows (``late``) share.
+        long_texts: treatment of a text of more than ``max_seq_length`` tokens. ``cut``: its end is dropped. ``chunk``:
+            the mean of its chunks' vectors, weighted by their tokens. ``late``: one vector per chunk, pooled from token
+            vectors that have seen the full window around it (late chunking, arXiv:2409.04701); this applies to every
+            text of more than ``chunk_tokens``. ``reject``: the row is rejected.
+        chunk_tokens: maximum number of tokens in a chunk, without special tokens and the prompt. With None, the limit
+            is that of the model's input (``chunk``) or 256 (``late``).
+        overlap_tokens: number of tokens that consecutive chunks (``chunk``) or windows (``late``) share.
         deduplicate: embed a text that occurs several times in a shard once; each row still has its vector.
-        calibration_rows: for int8 and uint8, how many of the first rows the range of each dimension is taken from.
+        calibration_rows: for int8 and uint8, the number of first rows that give the range of each dimension.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value cannot be used.
     """
 
     columns: Columns = field(default_factory=Columns)
@@ -84,7 +84,7 @@ class Options:
             raise InputError("chunk_tokens and overlap_tokens mean something only where long texts are chunked")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the options as plain JSON values."""
         values = {"format" if name == "file_format" else name: value for name, value in vars(self).items()}
         if self.precision not in CALIBRATED:
             del values["calibration_rows"]
@@ -92,19 +92,19 @@ class Options:
 
     @property
     def late_chunk_tokens(self) -> int:
-        """The most tokens of a chunk where chunks are pooled late."""
+        """Return the maximum number of tokens in a chunk with late chunking."""
         return self.chunk_tokens or _LATE_CHUNK_TOKENS
 
 
 @dataclass(frozen=True)
 class Model:
-    """An embedder, with what a job asks of it settled.
+    """An embedder with the prompt, the temperature and the task of a job.
 
     Attributes:
-        embedder: the one for the job's texts.
-        prompt: what is put before each text.
-        temperature: τ for them.
-        task: what they are for; None for nothing in particular.
+        embedder: the embedder for the job's texts.
+        prompt: the prompt that is put before each text.
+        temperature: the temperature τ for the texts.
+        task: the role of the texts, query or document; None for no particular role.
     """
 
     embedder: Embedder
@@ -120,19 +120,19 @@ class Model:
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> Model:
-        """The model for texts of a task, with the prompt that `Embedder.encode` would put before them."""
+        """Return the model for texts of a task, with the prompt that `Embedder.encode` would put before them."""
         chosen = embedder.route(task)
         name = prompt_name if task is None else chosen.prompt_name_for(task, prompt_name, prompt)
         return cls(chosen, chosen.prompt_text(name, prompt), chosen.temperature.for_task(task), task)
 
     def is_normalized(self, *, normalize: bool) -> bool:
-        """Whether vectors come out with norm 1."""
+        """Tell whether the vectors have norm 1."""
         config = self.embedder.metadata.model
         whole = self.embedder.embedding_dimension == config.embedding_dimension
         return normalize or (whole and bool(config.heads) and config.heads[-1].kind == "normalize")
 
     def to_json(self) -> dict[str, Any]:
-        """All that decides the vectors, to the bit, but for the versions of what computes them."""
+        """Return all facts that decide the vectors to the bit, except for the versions of the software."""
         embedder, metadata = self.embedder, self.embedder.metadata
         return {
             "source": metadata.source,
@@ -146,8 +146,8 @@ class Model:
             "dtype": embedder.dtype,
             "max_seq_length": embedder.max_seq_length,
             "token_budget": embedder.token_budget,
-            # What shapes batches have, and how their sums are taken: the last bits of a vector. Only devices that are
-            # used count, not those that a process sees.
+            # These decide the shapes of batches and the order of sums, and so the last bits of a vector. Only the
+            # devices that are used count, not all that the process sees.
             "devices": [embedder.devices[0].device_kind, len(embedder.devices)],
             "shard_parameters": embedder.pipeline.engine.shard_parameters,
             "task": self.task,
@@ -183,10 +183,11 @@ class _InputFacts(TypedDict):
 
 
 class Facts(TypedDict):
-    """What decides a job's output, as JSON values; of these, those that tsjax does more with than compare them.
+    """Facts that decide a job's output, as JSON values.
 
-    They stay as they are, since digests of them are on disk. So no unknown name is looked for: one gives another
-    digest, and differs from every job that is started.
+    Only the facts that tsjax uses for more than a comparison are declared here. The facts must not change, since
+    digests of them are on disk. Unknown names are therefore not checked: an unknown name gives another digest, and
+    differs from every job that is started.
     """
 
     model: _ModelFacts
@@ -203,7 +204,7 @@ class Job:
     """A job, as its manifest records it.
 
     Attributes:
-        facts: ``model``, ``options``, the ``versions`` of what computes, ``inputs`` and ``groups`` of them, and for
+        facts: ``model``, ``options``, the ``versions`` of the software, the ``inputs`` and their ``groups``, and for
             int8 and uint8 the ``ranges`` of the dimensions.
     """
 
@@ -211,8 +212,8 @@ class Job:
 
     @classmethod
     def of(cls, model: Model, options: Options, plan: Plan) -> Job:
-        """The job of embedding these inputs."""
-        import jax  # noqa: PLC0415  # which whoever only reads a job does not need
+        """Return the job that embeds the inputs of a plan."""
+        import jax  # noqa: PLC0415  # not needed to read a job
 
         width = stored_width(options.precision, model.embedder.embedding_dimension)
         facts = {
@@ -223,42 +224,42 @@ class Job:
             "inputs": [source.identity() for source in plan.sources],
             "groups": [len(group) for group in plan.groups],
         }
-        return cls(json.loads(json.dumps(facts)))  # as it will be read back
+        return cls(json.loads(json.dumps(facts)))  # the same values as after reading the manifest
 
     @classmethod
     def recorded(cls, facts: dict[str, Any], file: Path) -> Job:
-        """The job with facts that a file has; a CheckpointError if one is missing or of another type."""
+        """Return the job with the facts of a file; raise a CheckpointError if one is missing or of another type."""
         decode(facts, Facts, f"{file} is damaged: job")
         return cls(cast("Facts", facts))
 
     def with_ranges(self, ranges: list[list[float]] | None) -> Job:
-        """The same job, with the ranges of the dimensions."""
+        """Return the same job with the ranges of the dimensions."""
         return self if ranges is None else Job({**self.facts, "ranges": ranges})
 
     @property
     def ranges(self) -> list[list[float]] | None:
-        """The least and the largest value of each dimension; None where the precision needs none."""
+        """Return the smallest and the largest value of each dimension; None if the precision needs no ranges."""
         return self.facts.get("ranges")
 
     def group_files(self) -> list[list[str]]:
-        """The names of the files of each group."""
+        """Return the names of the files of each group."""
         names = iter([source["name"] for source in self.facts["inputs"]])
         return [list(itertools.islice(names, count)) for count in self.facts["groups"]]
 
     def group_bytes(self) -> list[int]:
-        """The bytes of each group of files."""
+        """Return the size of each group of files in bytes."""
         sizes = iter([source["bytes"] for source in self.facts["inputs"]])
         return [sum(itertools.islice(sizes, count)) for count in self.facts["groups"]]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the facts."""
+        """Return the SHA-256 of the facts."""
         return json_sha256(self.facts)
 
     def difference(self, other: Job) -> str | None:
-        """The first thing in which another job differs, in words; None where there is none.
+        """Describe the first difference from another job in words; return None if the jobs are the same.
 
-        Ranges count only where both have some.
+        Ranges are compared only if both jobs have them.
         """
         mine, theirs = dict(self.facts), dict(other.facts)
         if "ranges" not in mine or "ranges" not in theirs:
@@ -278,7 +279,7 @@ def _changed_inputs(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Ite
             yield f"the input {name} is not given any more"
         elif name not in before:
             yield f"the input {name} was not given before"
-    # After the names, since how much of a file is hashed depends on how many there are.
+    # Content is compared after the names, since the hashed share of a file depends on the number of files.
     for name in (name for name in before if name in after):
         for what, was, now in differences(before[name], after[name]):
             yield f"the input {name} has changed ({what} was {was} and is {now} now)"

@@ -1,9 +1,11 @@
-"""How a corpus is cut into shards: by the inputs and the options alone, whichever worker computes which of them when.
+"""Division of a corpus into shards.
 
-Consecutive small files make up a group, a large file is one of its own. Every ``rows_per_shard`` rows of a group are a
-range, and a range is one shard, or several where its texts have more than ``bytes_per_shard``. Ranges are dealt out to
-workers, and found by counting rows. So nothing has to be read to plan, a worker opens its own files only and looks at
-the texts of its own ranges only, and no shard depends on another.
+The division depends on the inputs and the options alone, not on the worker that computes a shard or on the time.
+
+Consecutive small files form a group; a large file is a group by itself. Every ``rows_per_shard`` rows of a group are a
+range. A range is one shard, or several if its texts have more than ``bytes_per_shard``. Ranges are assigned to workers
+and found by counting rows. Therefore planning reads no file, a worker opens only its own files and looks only at the
+texts of its own ranges, and no shard depends on another.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ if TYPE_CHECKING:
     from tsjax.jobs.input.reader import RowReader
     from tsjax.jobs.input.sources import Source
 
-# Files are put together up to so many bytes.
+# Maximum bytes of a group of several files.
 GROUP_BYTES = 64 << 20
 
-# With so many groups a worker, whole groups are dealt out: no worker then reads what another embeds. With fewer, shards
-# are, and workers read over each other's, which costs little beside embedding.
+# From this number of groups per worker on, complete groups are assigned, so no worker reads what another embeds. With
+# fewer, single ranges are assigned and workers read past each other's rows, which costs little compared with embedding.
 _GROUPS_A_WORKER = 4
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class ShardKey:
-    """Which shard: the group's number, that of the range of rows in the group, and that of the shard in the range.
+    """The key of a shard: the numbers of the group, of the range in the group, and of the shard in the range.
 
-    As text the last is left out where it is 0: ``00000-00004``, then ``00000-00004_00001``, which sorts behind it.
+    The text form omits the last number if it is 0: ``00000-00004``, then ``00000-00004_00001``, which sorts after it.
     """
 
     group: int
@@ -53,7 +55,7 @@ class ShardKey:
 
     @classmethod
     def parse(cls, text: str) -> ShardKey:
-        """The inverse of ``str``; a ValueError where it is none."""
+        """Parse the text that ``str`` gives for a key; raise a ValueError for any other text."""
         with contextlib.suppress(ValueError):
             group, rest = text.split("-")
             index, _, part = rest.partition("_")
@@ -63,7 +65,7 @@ class ShardKey:
 
 
 class Made(NamedTuple):
-    """What is known of the rows that a shard was made of: how many, and their digest; see `RowsDigest`."""
+    """The number of rows that a shard was made from, and their digest; see `RowsDigest`."""
 
     rows: int
     digest: str
@@ -71,7 +73,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One of several that share a job without talking: number ``index``, from 0, of ``count``."""
+    """One of several workers that share a job without communication: number ``index``, from 0, of ``count``."""
 
     index: int = 0
     count: int = 1
@@ -85,7 +87,7 @@ ALONE = Worker()
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Part of a group, for an engine that deals work out as it goes: every ``count``-th range, from ``index`` on.
+    """Part of a group, for an engine that assigns work dynamically: every ``count``-th range, from ``index`` on.
 
     The process that has a piece skips the ranges between its own while the device is busy with one of them.
     """
@@ -100,12 +102,12 @@ Part: TypeAlias = Worker | Piece
 
 @dataclass(frozen=True)
 class Plan:
-    """How the inputs are cut.
+    """A division of the inputs into shards.
 
     Attributes:
         groups: the files of each group, in order.
-        rows_per_shard: rows of the input in a range, rejected ones included; a shard has no more.
-        bytes_per_shard: bytes of the texts, as UTF-8: the row with which a shard reaches them is its last.
+        rows_per_shard: number of input rows in a range, rejected rows included; a shard has no more.
+        bytes_per_shard: bytes of text in a shard, as UTF-8. A shard ends with the row that reaches this size.
     """
 
     groups: tuple[tuple[Source, ...], ...]
@@ -121,7 +123,7 @@ class Plan:
         *,
         group_bytes: int = GROUP_BYTES,
     ) -> Plan:
-        """The plan for these files."""
+        """Return the plan for files."""
         groups: list[tuple[Source, ...]] = []
         together: list[Source] = []
         size = 0
@@ -137,18 +139,21 @@ class Plan:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All files, in order."""
+        """Return all files, in order."""
         return tuple(itertools.chain.from_iterable(self.groups))
 
     def pieces(self, least: int) -> list[Piece]:
-        """All ranges, in so many pieces at least: small groups whole, large ones in pieces of about the same bytes."""
+        """Return all ranges in at least ``least`` pieces.
+
+        A small group is one piece. Large groups are divided into pieces of about the same number of bytes.
+        """
         sizes = [sum(source.size for source in group) for group in self.groups]
         total = sum(sizes) or 1
         counts = [max(1, math.ceil(least * size / total)) for size in sizes]
         return [Piece(group, index, count) for group, count in enumerate(counts) for index in range(count)]
 
     def is_for(self, part: Part, key: ShardKey) -> bool:
-        """Whether a shard is a worker's, or of a piece."""
+        """Tell whether a shard belongs to a worker or a piece."""
         if isinstance(part, Piece):
             return key.group == part.group and key.index % part.count == part.index
         if len(self.groups) >= _GROUPS_A_WORKER * part.count:
@@ -156,24 +161,24 @@ class Plan:
         return (key.group + key.index) % part.count == part.index
 
     def groups_for(self, part: Part) -> list[int]:
-        """The groups that a worker, or a piece, has shards of."""
+        """Return the groups in which a worker or a piece has shards."""
         if isinstance(part, Piece):
             return [part.group]
         by_group = len(self.groups) >= _GROUPS_A_WORKER * part.count
         return [g for g in range(len(self.groups)) if not by_group or g % part.count == part.index]
 
     def share_of(self, part: Part) -> float:
-        """The part of its groups' rows that is a worker's, or of a piece."""
+        """Return the fraction of the rows of its groups that belongs to a worker or a piece."""
         whole_groups = isinstance(part, Worker) and len(self.groups_for(part)) < len(self.groups)
         return 1.0 if whole_groups else 1 / part.count
 
 
 class Slice(NamedTuple):
-    """Where a shard's rows are.
+    """The rows of a shard.
 
     Attributes:
-        key: the shard.
-        rows: its rows and rejections, to be read before the next slice is asked for.
+        key: the key of the shard.
+        rows: its rows and rejections; they must be read before the next slice is requested.
     """
 
     key: ShardKey
@@ -181,11 +186,11 @@ class Slice(NamedTuple):
 
 
 class GroupReader:
-    """The rows of a group's files, one file after the other.
+    """A reader of the rows of a group, one file after the other.
 
     Args:
-        sources: the files.
-        columns: what is read of them.
+        sources: the files of the group.
+        columns: the columns to read.
     """
 
     def __init__(self, sources: Sequence[Source], columns: Columns) -> None:
@@ -205,17 +210,18 @@ class GroupReader:
         bytes_per_shard: int = BYTES_PER_SHARD,
         done: Mapping[ShardKey, Made] = MappingProxyType({}),
     ) -> Iterator[Slice]:
-        """The shards of the ranges that are wanted, in order; at least one shard, if an empty one.
+        """Yield the shards of the wanted ranges, in order; at least one shard, which may be empty.
 
         Args:
-            rows_per_shard: as in `Plan`.
-            group: the group's number.
-            wanted: whether the range that begins with a shard is to be read; else its rows are skipped by number.
-            bytes_per_shard: as in `Plan`.
-            done: shards that are there; of each as many rows are skipped as it was made of.
+            rows_per_shard: see `Plan`.
+            group: the number of the group.
+            wanted: function that tells whether to read the range that begins with a shard. The rows of other ranges
+                are skipped by number.
+            bytes_per_shard: see `Plan`.
+            done: existing shards. For each, the number of rows that it was made from is skipped.
 
         Raises:
-            InputError: a file cannot be read, or has fewer rows than a shard was made of.
+            InputError: a file cannot be read, or has fewer rows than a shard was made from.
         """
         for index in itertools.count():
             if index and self.at_end():
@@ -238,31 +244,31 @@ class GroupReader:
                     left -= self._taken
 
     def rows(self) -> Iterator[Row | Rejection]:
-        """All rows that are left."""
+        """Yield all remaining rows."""
         while not self.at_end():
             yield self._pop()
 
     def at_end(self) -> bool:
-        """Whether there are no more rows."""
+        """Tell whether there are no more rows."""
         if self._peeked is None:
             self._peeked = self._next()
         return self._peeked is None
 
     def position(self) -> int:
-        """About how many of the group's bytes are read."""
+        """Return the approximate number of the group's bytes that have been read."""
         return self._bytes_behind + (self._reader.position() if self._reader is not None else 0)
 
     def check_unchanged(self) -> None:
-        """Raise an InputError if the file that is open is no longer what it was when the job was planned.
+        """Raise an InputError if the open file has changed since the job was planned.
 
-        To be asked before a shard is recorded: so none is of other bytes than those that identify the job. Files that
-        are read to their end were checked then.
+        Call this before recording a shard, so that no shard is made from other bytes than those that identify the job.
+        Files that were read to their end have already been checked.
         """
         if self._reader is not None:
             self._reader.source.check_unchanged()
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the open file, if any."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -282,12 +288,12 @@ class GroupReader:
             yield row
 
     def _skip(self, rows: int) -> int:
-        """Skip rows; gives how many there were too few."""
+        """Skip rows; return the number of rows that were missing."""
         if self._peeked is not None and rows:
             self._peeked, rows = None, rows - 1
         while rows and self._open():
             assert self._reader is not None
-            self._rows = None  # what it had begun to read
+            self._rows = None  # this iterator may have read ahead
             rows -= self._reader.skip(rows)
             if rows:
                 self._finish()
@@ -305,7 +311,7 @@ class GroupReader:
         return None
 
     def _open(self) -> bool:
-        """Have a file open, if there is one left."""
+        """Open the next file if no file is open; return False if there is no file left."""
         if self._reader is None and self._waiting:
             self._reader = open_rows(self._waiting.pop(), self._columns)
             self._rows = None
@@ -321,9 +327,9 @@ class GroupReader:
 
 
 def check_made(plan: Plan, group: int, columns: Columns, done: Mapping[ShardKey, Made]) -> None:
-    """Raise an InputError if shards of a group were made of other rows than its files have now.
+    """Raise an InputError if shards of a group were made from other rows than its files have now.
 
-    Reads no further than the last of these shards.
+    The check reads no further than the last of these shards.
     """
     left = {key for key in done if key.group == group}
     ranges = {key.index for key in left}
@@ -351,7 +357,7 @@ def check_made(plan: Plan, group: int, columns: Columns, done: Mapping[ShardKey,
 
 
 def group_label(group: int, files: Sequence[str]) -> str:
-    """Return what messages call a group: its number, and the names of its files."""
+    """Return the label of a group in messages: its number and the names of its files."""
     more = f" and {counted(len(files) - 1, 'more file')}" if len(files) > 1 else ""
     return f"group {group} of the input ({files[0]}{more})"
 
@@ -359,14 +365,14 @@ def group_label(group: int, files: Sequence[str]) -> str:
 def missing_shard(
     rows: Mapping[ShardKey, int], group: int, index: int, rows_per_shard: int, last: ShardKey | None
 ) -> ShardKey | None:
-    """The first shard of a range that is missing; None where the range is whole.
+    """Return the first missing shard of a range; None if the range is complete.
 
     Args:
-        rows: of the input, in each shard that is there.
-        group: the group's number.
-        index: that of the range in it.
-        rows_per_shard: rows of a whole range.
-        last: the last shard of the group, which may end before that; None where it is not known.
+        rows: number of input rows in each existing shard.
+        group: the number of the group.
+        index: the number of the range in the group.
+        rows_per_shard: number of rows in a complete range.
+        last: the last shard of the group, which may end before a range is complete; None if it is not known.
     """
     left = rows_per_shard
     for part in itertools.count():
@@ -376,14 +382,14 @@ def missing_shard(
         left -= rows[key]
         if left <= 0 or key == last:
             return None
-    raise AssertionError  # no end
+    raise AssertionError  # unreachable: the loop is infinite
 
 
 def parse_worker(text: str) -> Worker:
-    """A worker from ``i/n``, i counted from 0.
+    """Parse a worker from ``i/n``, with i counted from 0.
 
     Raises:
-        InputError: it is not written so, or there is no such worker.
+        InputError: the text has another form, or there is no such worker.
     """
     index, slash, count = text.partition("/")
     if not slash or not index.isdecimal() or not count.isdecimal():
