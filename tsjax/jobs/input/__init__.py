@@ -1,1 +1,1 @@
-"""Files to rows: sources, formats, readers, columns."""
+"""Input of jobs, from files to rows: sources, formats, readers and columns."""

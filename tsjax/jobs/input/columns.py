@@ -1,4 +1,4 @@
-"""What is made of a row: its text, its id, and the columns that are kept beside the vector."""
+"""Rows of the input: their text, their id, and the columns that are kept next to the vector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
-# Names that the shards' own columns have.
+# Names of the columns that tsjax itself writes to shards.
 RESERVED = ("id", "embedding", "chunk", "start", "end", "tokens")
 
 
@@ -31,13 +31,13 @@ class Row(NamedTuple):
     """A row that can be embedded.
 
     Attributes:
-        file: the name of its file.
-        row: its place among the file's rows, from 0.
-        id: what it is called.
-        text: what is embedded.
-        kept: the values of the columns that are kept, in their order.
-        line: the line it begins on, from 1; None where files have no lines.
-        lines: how many it has, by the line breaks in its cells.
+        file: name of the file.
+        row: index of the row in the file, from 0.
+        id: id of the row.
+        text: text to embed.
+        kept: values of the columns that are kept, in the order of the columns.
+        line: line on which the row begins, from 1; None if the format has no lines.
+        lines: number of lines, counted by the line breaks in the cells.
     """
 
     file: str
@@ -50,18 +50,18 @@ class Row(NamedTuple):
 
 
 class RejectedRowError(InputError):
-    """A row that cannot be embedded, for readers that reject no rows and end there."""
+    """Error for a row that cannot be embedded, raised by readers that stop instead of rejecting rows."""
 
 
 class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
     """A row that cannot be embedded.
 
     Attributes:
-        file: the name of its file.
-        row: its place among the file's rows, from 0.
-        line: the line it begins on, from 1; None where files have no lines.
-        reason: what is wrong with it.
-        lines: how many it has; one where a record of several was none, of which only its first line is rejected.
+        file: name of the file.
+        row: index of the row in the file, from 0.
+        line: line on which the row begins, from 1; None if the format has no lines.
+        reason: description of the error.
+        lines: number of lines. An invalid record of several lines has one, since only its first line is rejected.
     """
 
     file: str
@@ -72,38 +72,38 @@ class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sentence(self) -> str:
-        """Where it is, and what is wrong with it."""
+        """Return a sentence with the position of the row and the reason."""
         return f"{self.file}, {place_of(self.row, self.line)}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values: what is listed of it, where the input says how many lines it has."""
+        """Return the rejection as plain JSON values, without ``lines``, which can be counted in the input."""
         return {"file": self.file, "row": self.row, "line": self.line, "reason": self.reason}
 
 
 def place_of(row: int, line: int | None) -> str:
-    """Name a row for people: by the line it begins on, from 1, where it has one, and else by its number from 0."""
+    """Return the position of a row for messages: the line on which it begins, from 1, or else its index, from 0."""
     return f"row {row}" if line is None else f"line {line}"
 
 
 class BadRowError(Exception):
-    """Why a row cannot be embedded; never leaves this package."""
+    """The reason why a row cannot be embedded; it never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    r"""Which columns a job reads, and what for.
+    r"""The columns that a job reads, by their purpose.
 
     Attributes:
         text: the column of the text.
-        template: a text with columns in braces, ``"{title}\n{body}"``, instead of ``text``; ``\n``, ``\t`` and
-            ``\\`` are a line's end, a tab and a backslash. A column that is null, or missing in a JSON line, counts
-            as empty, unless all are. Values that are not text are written as `cell_text` has them.
-        id: the column of the id, text or what `cell_text` makes text; None for ``file:row``.
-        keep: columns that are written beside the vectors.
+        template: a text with column names in braces, ``"{title}\n{body}"``, used instead of ``text``. ``\n``, ``\t``
+            and ``\\`` are a line feed, a tab and a backslash. A column that is null, or missing in a JSON line, counts
+            as empty, unless all columns are. Values that are not text are formatted by `cell_text`.
+        id: the column of the id, whose values are text or formatted by `cell_text`; None for ``file:row``.
+        keep: columns that are written next to the vectors.
 
     Raises:
-        InputError: a template without columns, or one that cannot be read; a column to keep that is named twice or as
-            one of the shards' own.
+        InputError: the template has no columns or cannot be parsed; a column to keep is named twice, or has the name of
+            a column that tsjax writes itself.
     """
 
     text: str = "text"
@@ -122,7 +122,7 @@ class Columns:
 
     @property
     def parts(self) -> tuple[tuple[str, str | None], ...]:
-        """The template as literal texts, each with the column that follows it."""
+        """Return the template as literal texts, each with the column that follows it."""
         assert self.template is not None
         unescaped = re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], self.template)
         try:
@@ -138,33 +138,33 @@ class Columns:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The columns that the text is made of."""
+        """Return the columns that make up the text."""
         if self.template is None:
             return (self.text,)
         return tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """All columns that are read."""
+        """Return all columns to read."""
         return tuple(dict.fromkeys([*self.fields, *([self.id] if self.id is not None else []), *self.keep]))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the columns as plain JSON values."""
         return {"text": None if self.template else self.text, "template": self.template, "id": self.id,
                 "keep": list(self.keep)}  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Columns:
-        """The inverse of `to_json`."""
+        """Return the columns from the values of `to_json`."""
         return cls(data["text"] or "text", data["template"], data["id"], tuple(data["keep"]))
 
 
 class RowBuilder:
-    """Makes rows of cells: `Columns`, ready to be used many times.
+    """A builder of rows from cells, prepared from `Columns` once for many rows.
 
     Args:
-        columns: which cells are for what.
-        as_kept: what is made of a cell that is kept, which leaves what is made of it as text or id alone.
+        columns: the columns, by their purpose.
+        as_kept: conversion of the cells that are kept; it does not affect the text and the id.
     """
 
     def __init__(self, columns: Columns, as_kept: Callable[[Any], Any] = lambda value: value) -> None:
@@ -172,10 +172,10 @@ class RowBuilder:
         self._parts = None if columns.template is None else columns.parts
 
     def row(self, file: str, row: int, cells: Mapping[str, Any], line: int | None = None, lines: int = 1) -> Row:
-        """One row; see `Row` for the arguments.
+        """Return a row; see `Row` for the arguments.
 
         Raises:
-            BadRowError: no text, or one that is none; no id; text that no encoding has.
+            BadRowError: the text or the id is missing or has another type, or text is not valid Unicode.
         """
         columns = self._columns
         text = self.text(cells)
@@ -184,7 +184,11 @@ class RowBuilder:
         return Row(file, row, name, text, kept, line, lines)
 
     def text(self, cells: Mapping[str, Any]) -> str:
-        """The text that is embedded; raises as `row`."""
+        """Return the text to embed.
+
+        Raises:
+            BadRowError: see `row`.
+        """
         return required_text(cells, self._columns.text) if self._parts is None else self._filled(cells)
 
     def _kept(self, value: Any, column: str) -> Any:
@@ -205,10 +209,10 @@ class RowBuilder:
 
 
 def required_text(cells: Mapping[str, Any], column: str) -> str:
-    """Return a row's text of a column.
+    """Return a row's text in a column.
 
     Raises:
-        BadRowError: the row has no such column, or its value is not text, or no Unicode.
+        BadRowError: the row has no such column, or its value is not text or not valid Unicode.
     """
     value = cells.get(column)
     if not isinstance(value, str):
@@ -226,19 +230,19 @@ def _id(cells: Mapping[str, Any], column: str) -> str:
 
 
 def known(names: Iterable[str]) -> str:
-    """What columns there are, for the end of a sentence that one is not."""
+    """Return the existing columns in words, for the end of a sentence about a missing one."""
     some = [repr(name) for name in itertools.islice(names, 9)]
     return f", only {', '.join(some[:8])}{', …' if len(some) > 8 else ''}" if some else ""
 
 
 def cell_text(value: Any, column: str) -> str:
-    """A value in a template or an id as text: the same for the same value, whatever the file's format.
+    """Return the text of a value in a template or an id; the same value has the same text in every file format.
 
-    Text is as it is; whole numbers, finite floats and decimals as JSON writes them; booleans are ``true`` and
-    ``false``; dates, times and timestamps as ISO 8601.
+    Text is unchanged. Integers, finite floats and decimals are written as in JSON. Booleans are ``true`` and ``false``.
+    Dates, times and timestamps are written in ISO 8601.
 
     Raises:
-        BadRowError: it is a list, an object, bytes, a duration, or a float that is not finite.
+        BadRowError: the value is a list, an object, bytes, a duration, or a float that is not finite.
     """
     if isinstance(value, str):
         return checked(value, column)
@@ -256,25 +260,26 @@ def cell_text(value: Any, column: str) -> str:
 
 
 def checked(text: str, column: str) -> str:
-    """The text, if it is Unicode.
+    """Return a text unchanged if it is valid Unicode.
 
     Raises:
-        BadRowError: it has a lone surrogate: one that was written so, or a byte that could not be decoded.
+        BadRowError: the text has a lone surrogate, which was written as such or stands for a byte that could not be
+            decoded.
     """
     place = lone_surrogate(text)
     if place is None:
         return text
     code = ord(text[place])
-    if 0xDC80 <= code <= 0xDCFF:  # what "surrogateescape" makes of a byte
+    if 0xDC80 <= code <= 0xDCFF:  # "surrogateescape" maps bytes to this range
         raise BadRowError(f"{column!r} is not UTF-8 (it has the byte 0x{code - 0xDC00:02x})")
     raise BadRowError(f"{column!r} has a lone surrogate at character {place}")
 
 
 def as_text(value: Any) -> str | None:
-    """Return a kept value of a JSON line as the text that its column holds: text as it is, anything else as JSON.
+    """Return a kept value of a JSON line as the text in its column: text unchanged, any other value as JSON.
 
     Raises:
-        BadRowError: it is nested too deeply to be written.
+        BadRowError: the value is nested too deeply to be written.
     """
     try:
         return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

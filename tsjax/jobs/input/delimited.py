@@ -1,8 +1,8 @@
-"""Delimited text, record by record: CSV and TSV in the dialects of `tsjax.jobs.input.formats.Dialect`.
+"""Reader of delimited text, record by record: CSV and TSV in the dialects of `tsjax.jobs.input.formats.Dialect`.
 
-A line is what ends with a line feed. Most records are one; a quoted cell may hold more. A quotation mark that is never
-closed must not take the rows after it along, so a record of several lines that turns out to be none costs its first
-line alone, and reading goes on at the next. What comes of a line follows from the file and the dialect alone, whether
+A line ends with a line feed. Most records are one line; a quoted cell may contain several. A quotation mark that is
+never closed must not swallow the rows after it. Therefore an invalid record of several lines costs only its first line,
+and reading continues at the next line. The result for a line depends only on the file and the dialect, not on whether
 the records before it are read or skipped.
 """
 
@@ -25,39 +25,41 @@ if TYPE_CHECKING:
 
 Cells: TypeAlias = "list[str | None]"
 
-# Bytes of a record of several lines. One that has more has lost a quotation mark; its lines are kept until then.
+# Maximum bytes of a record of several lines, which are held in memory. A longer record lacks a closing quotation mark.
 MOST_RECORD = 1 << 26
-# A cell may hold a whole document; Python's own limit is 131,072 characters.
+# A cell may hold a complete document; Python's default limit is 131,072 characters.
 _MOST_CELL = 1 << 30
 
-# Lines from the file's beginning that say what its rows look like, and their bytes at most.
+# Number of lines from the beginning of the file that show the shape of its rows, and their maximum bytes.
 _SAMPLE_LINES, _SAMPLE_BYTES = 1000, 1 << 20
-# A column of so few values is known by them, where each occurs so often on average; others by so few patterns.
+# A column with at most `_MOST_VALUES` values that occur `_LEAST_REPEATS` times each on average is recognised by its
+# values; other columns are recognised by at most `_MOST_PATTERNS` patterns.
 _MOST_VALUES, _LEAST_REPEATS = 16, 3
 _MOST_PATTERNS = 4
-# The share of rows that have those.
+# Minimum share of rows that have these values or patterns.
 _MOST = 0.8
 
 _CARRIAGE_RETURN = "a carriage return outside of quotes; only a line feed ends a line"
 
 
 class Delimited:
-    """The records of delimited text.
+    """A reader of the records of delimited text.
 
     Args:
-        lines: the file's lines, with their ends.
-        dialect: how they are written.
+        lines: the lines of the file, with their line ends.
+        dialect: the dialect of the file.
 
     Attributes:
-        header: the first record's cells; empty where there is none.
-        skipping: whether records are only counted: one of a single line may then come without its cells.
-        line: lines that are read.
-        start: the line, from 1, that the current record begins in.
-        breaks: line breaks within its cells.
-        accounted: lines that are the header's, a record's, or blank: as many as are read, unless one was lost.
+        header: the cells of the first record; empty if there is no record.
+        skipping: whether records are only counted; a record of a single line may then come without its cells.
+        line: number of lines read.
+        start: line on which the current record begins, from 1.
+        breaks: number of line breaks in the cells of the current record.
+        accounted: number of lines that belong to the header or a record or are blank. It equals the number of lines
+            read, unless a line was lost.
 
     Raises:
-        BadRowError: the header cannot be read; says where it is.
+        BadRowError: the header cannot be read; the message gives its line.
     """
 
     def __init__(self, lines: Iterator[bytes], dialect: Dialect) -> None:
@@ -70,7 +72,7 @@ class Delimited:
         self._lines, self._waiting = lines, collections.deque[bytes]()
         self._sample = self._read_ahead()
         self._shape: Shape | None = None
-        # A record of several lines that was none: where it began, and ended.
+        # First and last line of the last invalid record of several lines.
         self._broken = (0, 0)
         for cells in self.records():
             if isinstance(cells, BadRowError):
@@ -79,7 +81,7 @@ class Delimited:
             break
 
     def _read_ahead(self) -> list[bytes]:
-        """The first lines, which wait to be read."""
+        """Read the first lines into the queue and return them."""
         size = 0
         for line in itertools.islice(self._lines, _SAMPLE_LINES):
             self._waiting.append(line)
@@ -89,8 +91,8 @@ class Delimited:
         return list(self._waiting)
 
     def records(self) -> Iterator[Cells | BadRowError]:
-        """The records from here on: their cells, as many as the header has, or what is wrong with them."""
-        # Lines without these are split at the delimiters, and are a record each.
+        """Yield the remaining records: their cells, as many as the header has, or the error of a record."""
+        # A line without these marks is one record and is split at the delimiters.
         first, second = [*self._marks, None, None][:2]
         waiting, lines, delimiter = self._waiting, self._lines, self._dialect.delimiter
         parser = self._parser
@@ -102,7 +104,7 @@ class Delimited:
             self.line += 1
             self.start, self.breaks = self.line, 0
             if line in EMPTY_LINES and width != 1:
-                self.accounted += 1  # with one column it is an empty cell, and otherwise no row
+                self.accounted += 1  # with one column an empty line would be an empty cell; otherwise it is no row
                 continue
             marked = first is not None and (first in line or (second is not None and second in line))
             if self.skipping and (not marked or parser.is_record(line)):
@@ -123,7 +125,7 @@ class Delimited:
             yield cells if self.start > self._broken[1] else self._unless_broken(cells)
 
     def _long_record(self, first: bytes) -> Cells | BadRowError:
-        """The record that begins with this line, and goes on in the next."""
+        """Read the record that begins with a line and continues on the next."""
         cells: Cells | BadRowError | None = None
         lines, size = [first], len(first)
         while cells is None and size <= MOST_RECORD:
@@ -138,7 +140,8 @@ class Delimited:
         self.accounted += 1
         if (error := self._fault(cells, lines)) is None:
             assert isinstance(cells, list)
-            # By what the cells hold, so that a line that is lost is missed. (Without quotes, \n is a line break, too.)
+            # The line breaks in the cells are counted, so that a lost line is noticed. Without quotes this does not
+            # work, because the escape sequence \n gives a line break, too.
             inside = sum(cell.count("\n") for cell in cells if cell is not None)
             self.breaks = inside if self._dialect.quote else len(lines) - 1
             self.accounted += self.breaks
@@ -149,7 +152,7 @@ class Delimited:
         return error
 
     def _fault(self, cells: Cells | BadRowError | None, lines: Sequence[bytes]) -> BadRowError | None:
-        """What is wrong with a record of several lines; None for nothing."""
+        """Return the error of a record of several lines; None if it is valid."""
         if cells is None:
             return self._never_closed()
         opened = f"a quotation mark opened in line {self.start}"
@@ -184,7 +187,10 @@ class Delimited:
         return BadRowError(f"the row has {counted(cells, 'cell')} and the header {len(self.header)}; {why}?")
 
     def _unless_broken(self, cells: Cells | BadRowError) -> Cells | BadRowError:
-        """A record, unless it does not look like a row: its line was within one of several lines that was none."""
+        """Return a record, or an error if it does not look like a row.
+
+        The line of the record was part of an invalid record of several lines.
+        """
         if isinstance(cells, BadRowError) or not (shape := self._rows_shape()).is_known or shape.fits(cells):
             return cells
         return BadRowError(
@@ -205,13 +211,14 @@ class Delimited:
 
 
 class Shape:
-    """What a file's rows look like, to tell rows from lines of a text.
+    """The shape of a file's rows, which distinguishes rows from lines of a text.
 
-    A column tells, if its cells are few values, or numbers and the like of few patterns.
+    A column is distinctive if its cells have few different values, or if they are numbers, dates and the like with few
+    different patterns.
 
     Args:
-        sample: cells of the file's first lines, each taken by itself.
-        width: cells of a row; others do not count.
+        sample: cells of the first lines of the file, each line parsed by itself.
+        width: number of cells in a row; lines with another number are ignored.
     """
 
     def __init__(self, sample: Sequence[Cells], width: int) -> None:
@@ -226,7 +233,7 @@ class Shape:
             patterns = collections.Counter(map(_pattern, column)).most_common(_MOST_PATTERNS)
             telling = {pattern: count for pattern, count in patterns if "9" in pattern}
             values = {value: count for value, count in collections.Counter(column).items() if count > 1}
-            # Lines of texts may be among them.
+            # Not all cells have to match, since lines of texts may be among them.
             if sum(telling.values()) >= _MOST * len(column):
                 self._patterns[place] = set(telling)
                 numbers = [int(cell) for cell in column if cell is not None and _pattern(cell) == "9"]
@@ -240,11 +247,11 @@ class Shape:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is a column that tells."""
+        """Tell whether there is a distinctive column."""
         return bool(self._values or self._patterns)
 
     def fits(self, cells: Cells) -> bool:
-        """Whether these may be the cells of a row."""
+        """Tell whether cells may be those of a row."""
         return (
             len(cells) == self._width
             and all(cells[place] in values for place, values in self._values.items())
@@ -252,10 +259,12 @@ class Shape:
         )
 
     def is_swallowed(self, lines: Sequence[bytes], dialect: Dialect) -> bool:
-        """Return whether most lines of a record look like rows; where numbers rise, whether they go on so.
+        """Tell whether most lines of a record look like rows.
+
+        In columns with rising numbers, the numbers must also rise from line to line.
 
         A stray quotation mark stands in a line that is a row by itself. The first line of a cell with line breaks lacks
-        the cells that follow; its last line may look like a row, of any text and the true label.
+        the cells that follow. Its last line may look like a row, of any text and the true label.
         """
         first, *after = [_split(line, dialect) for line in lines if line not in EMPTY_LINES]
         if not self.is_known or not self.fits(first):
@@ -276,35 +285,35 @@ def _split(line: bytes, dialect: Dialect) -> Cells:
 
 
 def _pattern(cell: str | None) -> str:
-    """A cell with each of its numbers as 9 and each word as a; nothing where it has white space, or is long."""
+    """Return a cell with each number replaced by 9 and each word by a; empty if the cell is long or has white space."""
     if cell is None or len(cell) > 64 or cell.split() != [cell]:
         return ""
     return re.sub(r"[0-9]+", "9", re.sub(r"[^\W\d_]+", "a", cell))
 
 
 class _Parser(Protocol):
-    """Finds the cells of a record that has a quotation mark or an escape character."""
+    """A parser of records that have a quotation mark or an escape character."""
 
     def parse(self, record: bytes) -> Cells | BadRowError | None:
-        """The cells, or what is wrong; None where the record goes on in the next line."""
+        """Return the cells or the error of a record; None if the record continues on the next line."""
 
     def may_close(self, line: bytes) -> bool:
-        """Whether a record that was open before a line may end in it."""
+        """Tell whether a record that was open before a line may end in it."""
 
     def is_record(self, line: bytes) -> bool:
-        """Whether a line is surely a record, which says it sooner than `parse`."""
+        """Tell whether a line is certainly a complete record; this is faster than `parse`."""
 
 
 def _parser(dialect: Dialect) -> _Parser:
     if dialect.quote is None:
-        return _Escaped(dialect.delimiter, dialect.escape or "\0")  # which is not asked where nothing escapes
+        return _Escaped(dialect.delimiter, dialect.escape or "\0")  # not used without an escape character
     if dialect.escape is None:
         return _Quoted(dialect.delimiter, dialect.quote)
     return _EscapedInQuotes(dialect.delimiter, dialect.quote, dialect.escape)
 
 
 class _Quoted:
-    """RFC 4180."""
+    """A parser of quoted cells without an escape character (RFC 4180)."""
 
     def __init__(self, delimiter: str, quote: str) -> None:
         self._quote = quote.encode()
@@ -317,7 +326,7 @@ class _Quoted:
         self._reader = csv.reader(self._texts(), self._dialect)
 
     def _texts(self) -> Iterator[str]:
-        """The record that is to be parsed; the reader asks for more where a quotation mark is open at its end."""
+        """Yield the record to parse; the reader asks for more if a quotation mark is open at its end."""
         while self._text is not None:
             text, self._text = self._text, None
             yield text
@@ -326,10 +335,10 @@ class _Quoted:
     def parse(self, record: bytes) -> Cells | BadRowError | None:
         self._text = record.decode("utf-8", "surrogateescape")
         try:
-            return next(self._reader)  # type: ignore[return-value]  # of which none is null
+            return next(self._reader)  # type: ignore[return-value]  # csv gives no null cells
         except csv.Error as error:
             if not self._asked:
-                # Of the csv module's sentences only this one is about quotation marks.
+                # The only message of the csv module about quotation marks contains "expected after".
                 undoubled = "a quotation mark within a quoted cell is not doubled"
                 reason = undoubled if "expected after" in str(error) else str(error)
                 return BadRowError(reason + _escape_hint(record, self._quote))
@@ -344,13 +353,13 @@ class _Quoted:
 
 
 def _escape_hint(record: bytes, quote: bytes) -> str:
-    """Return a question to add to a reason where a likely escape character stands before a quotation mark."""
+    """Return a question to add to a reason if a likely escape character stands before a quotation mark."""
     found = re.search(rb"([\\^])" + re.escape(quote), record)
     return "" if found is None else f"; are quotation marks escaped (--csv-escape '{found[1].decode()}')?"
 
 
 class _EscapedInQuotes:
-    """Quoted cells with an escape character, as Spark writes them: it has no meaning outside of quotes."""
+    """A parser of quoted cells with an escape character, as Spark writes them; it has no meaning outside of quotes."""
 
     def __init__(self, delimiter: str, quote: str, escape: str) -> None:
         self._delimiter, self._quote = delimiter, quote.encode()
@@ -379,13 +388,14 @@ class _EscapedInQuotes:
         return self._quote in self._hidden.sub(b"", line)
 
     def is_record(self, line: bytes) -> bool:
-        return False  # only `parse` knows
+        return False  # only `parse` can tell
 
 
 class _Escaped:
-    r"""Cells without quotes, as Hive writes them: an escape character before a delimiter, a line break or itself.
+    r"""A parser of cells without quotes, as Hive writes them.
 
-    ``\n``, ``\r`` and ``\t`` are what they usually are, and a cell ``\N`` is null.
+    An escape character stands before a delimiter, a line break or itself. ``\n``, ``\r`` and ``\t`` have their usual
+    meaning, and a cell ``\N`` is null.
     """
 
     def __init__(self, delimiter: str, escape: str) -> None:
@@ -403,7 +413,7 @@ class _Escaped:
         place = -1
         while place < len(text):
             found = self._cell.match(text, place + 1)
-            assert found is not None  # an empty cell at least
+            assert found is not None  # the pattern matches an empty cell, too
             cells.append(None if found[0] == self._null else self._pair.sub(_unescaped, found[0]))
             place = found.end()
         return cells

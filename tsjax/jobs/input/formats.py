@@ -1,6 +1,6 @@
-"""What a file is: its format, compression and encoding, by its name and its first bytes, or by what the user says.
+"""Detection of a file's format, compression and encoding, from its name and first bytes or the user's options.
 
-The one place where this is decided, for every command. What cannot be decided, or contradicts itself, is refused.
+Every command uses this module. A file whose format is ambiguous or contradictory is refused.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ JSON = ("jsonl", "json")
 # Formats whose rows are stored by column, with types.
 TABLES = ("parquet", "arrow")
 
-# Lines of delimited text without a cell, unless there is one column only.
+# Lines of delimited text that have no cell, unless there is only one column.
 EMPTY_LINES = (b"\n", b"\r\n")
 
-# Bytes from the beginning of a file, and of what it holds compressed, that say what it is.
+# Number of first bytes, of a file and of its decompressed content, from which the format is detected.
 HEAD = 1 << 16
 
 _BY_SUFFIX: dict[str, InputFormat] = {
@@ -57,7 +57,7 @@ _COMPRESSED: dict[str, Compression] = {
     ".bz2": "bzip2",
     ".xz": "xz",
 }
-# Formats of structured data that first bytes do not always tell; their lines are not texts.
+# Suffixes of structured data that first bytes do not always identify; the lines of such files are not texts.
 _STRUCTURED = (".xml", ".html", ".htm", ".yaml", ".yml", ".toml", ".sql", ".ipynb", ".pkl", ".pickle", ".xls", ".xlsx")
 
 _TABLE_MAGIC: tuple[tuple[re.Pattern[bytes], InputFormat], ...] = (
@@ -73,7 +73,7 @@ _COMPRESSION_MAGIC: tuple[tuple[re.Pattern[bytes], Compression], ...] = (
     (re.compile(rb"\xfd7zXZ\x00"), "xz"),
 )
 _CONVERT = "convert it to Parquet, JSON lines or CSV"
-# What is not read: where its bytes are, what they are, what it is, and what to do.
+# Formats that are not read: the offset of the identifying bytes, these bytes, the name of the format, and advice.
 _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"PK\x03\x04", "a zip archive (.xlsx, .docx and .npz are such)", "unpack it, or export it as CSV or Parquet"),
     (0, b"PK\x05\x06", "an empty zip archive", "name other files"),
@@ -104,7 +104,7 @@ _ENCODINGS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Characters that text does not have, but for a stray one: of NUL to US without white space and escape.
+# Control characters that text does not contain, except for a stray one: NUL to US without white space and escape.
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _MARKUP = re.compile(rb"<(\?xml|!doctype|html)", re.IGNORECASE)
 _STRING = rb'"(?:[^"\\]|\\.)*"'
@@ -113,15 +113,16 @@ _JSON_ROWS = re.compile(rb"\[?\s*\{\s*" + _STRING + rb"\s*:|\[\s*" + _STRING + r
 
 @dataclass(frozen=True)
 class Dialect:
-    r"""How cells are written in delimited text.
+    r"""The dialect of delimited text.
 
     Attributes:
         delimiter: the character between cells.
-        quote: the quotation mark around cells, doubled within one; None for no quoting.
-        escape: the character that takes the next one's meaning away; None for none. With a quotation mark as Spark
-            writes it: within quoted cells, before a quotation mark or itself. Without one as Hive writes it: before
-            any character; ``\n``, ``\r`` and ``\t`` are what they usually are, and a cell ``\N`` is null.
-        trusted: whether a quoted cell of several lines is taken as it is, although its lines look like rows.
+        quote: the quotation mark around cells, doubled within a cell; None for no quoting.
+        escape: the escape character, which removes the meaning of the next character; None for none. With a quotation
+            mark, it is used as by Spark: within quoted cells, before a quotation mark or itself. Without one, it is
+            used as by Hive: before any character; ``\n``, ``\r`` and ``\t`` have their usual meaning, and a cell
+            ``\N`` is null.
+        trusted: accept a quoted cell of several lines even if its lines look like rows.
     """
 
     delimiter: str
@@ -130,23 +131,23 @@ class Dialect:
     trusted: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the dialect as plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Reading:
-    r"""How the user says that files are to be read.
+    r"""The user's options for reading files.
 
     Attributes:
-        format: of all files; None goes by the name and the first bytes of each. ``jsonl`` and ``json`` are both
-            JSON lines or one array of objects, by the first bytes.
-        delimiter: between the cells of CSV and TSV; None for a comma and a tab.
-        quote: around cells of CSV and TSV: a character, or ``none``; None for ``"`` in CSV and ``none`` in TSV.
+        format: the format of all files; None to detect it from the name and the first bytes of each file. ``jsonl`` and
+            ``json`` both stand for JSON lines or one array of objects, which the first bytes distinguish.
+        delimiter: the character between the cells of CSV and TSV; None for a comma and a tab.
+        quote: the quotation mark around cells of CSV and TSV, or ``none``; None for ``"`` in CSV and ``none`` in TSV.
         escape: the escape character of CSV and TSV; None for none.
 
     Raises:
-        InputError: there is no such format, or a character is none.
+        InputError: there is no such format, or an option is not a valid character.
     """
 
     format: InputFormat | None = None
@@ -171,14 +172,14 @@ class Reading:
 
     @property
     def has_dialect(self) -> bool:
-        """Whether anything is said of delimited text."""
+        """Tell whether an option for delimited text is given."""
         return any(value is not None for value in (self.delimiter, self.quote, self.escape))
 
     def dialect(self, format_: InputFormat) -> Dialect | None:
-        """The dialect of a format; None where it is not delimited.
+        """Return the dialect of a format; None if it is not delimited text.
 
         Raises:
-            InputError: a character is what another is by default in this format.
+            InputError: a character is the same as the default of another one in this format.
         """
         if format_ not in DELIMITED:
             return None
@@ -190,17 +191,17 @@ class Reading:
 
     @classmethod
     def recorded(cls, facts: Mapping[str, Any]) -> Reading:
-        """How a file was read, from what a manifest says of it (`Source.identity`)."""
+        """Return the options with which a file was read, from its entry in a manifest (`Source.identity`)."""
         dialect = facts.get("dialect")
         if dialect is None:
             return cls(facts["format"])
         told = decode(dialect, Dialect, "the dialect of an input")
-        # Where quotes are not trusted nothing was said of them, so the format's own were used.
+        # Untrusted quotes mean that the user gave no quote option, so the default of the format was used.
         return cls(facts["format"], told.delimiter, (told.quote or "none") if told.trusted else None, told.escape)
 
 
 def _check_distinct(marks: Mapping[str, str | None], what: str) -> None:
-    """Refuse characters of delimited text of which two are the same."""
+    """Raise an InputError if two special characters of delimited text are the same."""
     for (one, mark), (other, same) in itertools.combinations(marks.items(), 2):
         if mark is not None and mark == same:
             doubled = "; quotation marks that are doubled within quotes need no option"
@@ -209,12 +210,12 @@ def _check_distinct(marks: Mapping[str, str | None], what: str) -> None:
 
 
 class Content(NamedTuple):
-    """What a file holds.
+    """The format, compression and encoding of a file.
 
     Attributes:
-        format: of its rows.
-        compression: of its bytes; None for none.
-        encoding: of its text, where it is not UTF-8.
+        format: format of the rows.
+        compression: compression of the bytes; None for none.
+        encoding: encoding of the text; None for UTF-8.
     """
 
     format: InputFormat
@@ -223,14 +224,14 @@ class Content(NamedTuple):
 
 
 def compression_of(name: str, head: bytes) -> Compression | None:
-    """The compression of a file, by its first bytes.
+    """Return the compression of a file, detected from its first bytes.
 
     Args:
-        name: of the file, or its path.
-        head: its first bytes.
+        name: name or path of the file.
+        head: first bytes of the file.
 
     Raises:
-        InputError: the file's suffix says that it is compressed, and it is not.
+        InputError: the suffix of the file stands for a compression, but the file is not compressed.
     """
     found = next((kind for magic, kind in _COMPRESSION_MAGIC if magic.match(head)), None)
     said = _COMPRESSED.get(_suffix(name))
@@ -240,17 +241,17 @@ def compression_of(name: str, head: bytes) -> Compression | None:
 
 
 def recognise(name: str, head: bytes, compression: Compression | None, asked: InputFormat | None) -> Content:
-    """What a file holds, by its name and the first bytes of what it holds unpacked.
+    """Return the content type of a file, detected from its name and the first bytes of its decompressed content.
 
     Args:
-        name: of the file, or its path; ``-`` for standard input.
-        head: the first bytes, at most `HEAD` of them.
-        compression: what they were packed with.
-        asked: the format that the user names, if any.
+        name: name or path of the file; ``-`` for standard input.
+        head: first bytes of the decompressed content, at most `HEAD`.
+        compression: compression of the file.
+        asked: the format that the user requests, if any.
 
     Raises:
-        InputError: the format is one that is not read, or cannot be told, or is not the one that was asked for; says
-            what to do.
+        InputError: the format is not supported, cannot be detected, or is not the requested one. The message says what
+            to do.
     """
     plain = name[: -len(_suffix(name))] if _suffix(name) in _COMPRESSED else name
     suffix = _suffix(plain)
@@ -279,12 +280,12 @@ def recognise(name: str, head: bytes, compression: Compression | None, asked: In
 
 
 def is_blank(line: bytes, format_: InputFormat, width: int = 0) -> bool:
-    """Whether a line is passed over, and is no row.
+    """Tell whether a line is blank and therefore skipped instead of read as a row.
 
     Args:
-        line: with its end.
-        format_: of its file.
-        width: columns of delimited text; 0 before its header.
+        line: the line with its line end.
+        format_: format of the file.
+        width: number of columns of delimited text; 0 before its header.
     """
     if format_ in DELIMITED:
         return width != 1 and line in EMPTY_LINES
@@ -292,13 +293,13 @@ def is_blank(line: bytes, format_: InputFormat, width: int = 0) -> bool:
 
 
 def stem(name: str) -> str:
-    """A file's name without the suffixes that say how it is read."""
+    """Return a file's name without the suffixes of formats and compressions."""
     plain = name[: -len(_suffix(name))] if _suffix(name) in _COMPRESSED else name
     return plain[: -len(_suffix(plain))] if _suffix(plain) in _BY_SUFFIX else plain
 
 
 def has_input_suffix(name: str) -> bool:
-    """Whether a name ends as that of a file that is read, packed or not."""
+    """Tell whether a name has the suffix of an input format or a compression."""
     return _suffix(name) in _BY_SUFFIX or _suffix(name) in _COMPRESSED
 
 
@@ -316,16 +317,17 @@ def _table(head: bytes) -> InputFormat | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether a file begins as text does: some marks of other formats are letters, and begin texts, too.
+    """Tell whether a file begins like text, in any encoding.
 
-    In whatever encoding: bytes that are not UTF-8 are no sign of those formats, and control characters are.
+    Some other formats begin with letters, which may also begin a text. Control characters are a sign of those formats;
+    bytes that are not UTF-8 are not.
     """
     start = head[:512]
     return start == start.translate(None, _CONTROL)
 
 
 def _check_known(name: str, head: bytes) -> None:
-    """Refuse formats that are known and not read."""
+    """Raise an InputError for a known format that is not read."""
     text = _is_text(head)
     for place, magic, what, advice in _REFUSED:
         if head[place : place + len(magic)] == magic and (not text or len(magic) > 4):
@@ -335,7 +337,7 @@ def _check_known(name: str, head: bytes) -> None:
 
 
 def _check_text(name: str, head: bytes) -> None:
-    """Refuse bytes that are no text in UTF-8, and text whose lines end with a carriage return alone."""
+    """Raise an InputError for bytes that are not UTF-8 text or lines that end with a carriage return alone."""
     pairs = head[: len(head) // 2 * 2]
     for encoding, zeros in (("UTF-16LE", pairs[1::2]), ("UTF-16BE", pairs[::2])):
         if len(pairs) >= 4 and zeros.count(0) > 0.9 * len(zeros):
@@ -352,9 +354,9 @@ def _check_text(name: str, head: bytes) -> None:
 
 
 def _json_format(name: str, head: bytes, *, strict: bool) -> InputFormat:
-    """Whether JSON is one value a line or one array, by its first bytes.
+    """Return ``jsonl`` for one JSON value per line or ``json`` for one array, detected from the first bytes.
 
-    ``strict`` refuses what is neither: such as one object over several lines.
+    ``strict`` refuses other JSON, such as one object over several lines.
     """
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     first, end, rest = text.partition(b"\n")
@@ -378,7 +380,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _check_lines(name: str, suffix: str, head: bytes) -> None:
-    """Refuse to take for lines of text what looks like another format, unless the user says so."""
+    """Raise an InputError if content looks like another format than lines of text and the user requests no format."""
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     door = "--input-format txt reads its lines as texts"
     if _JSON_ROWS.match(text):

@@ -1,4 +1,4 @@
-"""The elements of one JSON array, one after the other, in memory that does not grow with their number."""
+"""Streaming reader of the elements of one JSON array, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 18
 _SPACE = re.compile(r"[ \t\n\r]*")
-# What brings the end of an element nearer: a string as a whole, or a bracket.
+# Tokens that determine the end of an element: a complete string, a bracket or a comma.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
 _WIDTH = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class JsonArray:
-    """The elements of an array.
+    """A reader of the elements of a JSON array.
 
     Args:
-        stream: UTF-8.
+        stream: the array as UTF-8.
 
     Attributes:
-        line: the line, from 1, that the current element begins in.
+        line: line on which the current element begins, from 1.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -37,11 +37,10 @@ class JsonArray:
         self._parse = json.JSONDecoder().raw_decode
 
     def elements(self) -> Iterator[Any]:
-        """The elements; a `BadRowError` in the place of one that is not JSON.
+        """Yield the elements, with a `BadRowError` in place of an element that is not JSON.
 
         Raises:
-            ValueError: the array is not closed, something else than commas is between its elements, or something
-                comes after it.
+            ValueError: the array is not closed, its elements are not separated by commas, or something follows it.
         """
         if self._next_character() != "[":
             raise ValueError("it does not begin with [")
@@ -70,7 +69,7 @@ class JsonArray:
             except ValueError as error:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             else:
-                # A number may go on beyond what is read.
+                # A number may continue in the part that is not read yet.
                 if end < len(self._text) or self._ended:
                     self._advance(end)
                     return value
@@ -85,21 +84,21 @@ class JsonArray:
         self._place = end
 
     def _end_of_broken(self) -> int | None:
-        """Where an element that is not JSON ends, by its brackets; None where that is not read yet."""
+        """Return the end of an element that is not JSON, by its brackets; None if the end is not read yet."""
         depth = 0
         for token in _TOKEN.finditer(self._text, self._place):
             if token[0] == '"':
-                return None  # a string goes on beyond what is read
+                return None  # a string continues in the part that is not read yet
             if depth == 0 and token[0] in ",]":
                 return token.start()
             depth += _WIDTH.get(token[0], 0)
         return None
 
     def _next_character(self) -> str:
-        """The next one that is no white space, which is passed over; nothing at the end."""
+        """Skip white space and return the next character, or an empty string at the end."""
         while True:
             found = _SPACE.match(self._text, self._place)
-            assert found is not None  # of nothing, too
+            assert found is not None  # the pattern also matches an empty string
             self.line += self._text.count("\n", self._place, found.end())
             self._place = found.end()
             if self._place < len(self._text):
@@ -108,7 +107,7 @@ class JsonArray:
                 return ""
 
     def _read_more(self) -> bool:
-        """Read as much again as is not parsed yet, at least a block; whether there was more."""
+        """Read as many bytes as there are unparsed characters, at least a block; return False at the end."""
         if self._ended:
             return False
         rest = self._text[self._place :]

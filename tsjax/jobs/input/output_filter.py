@@ -1,4 +1,4 @@
-"""Files that a job wrote are no input of a job, although they may lie below the pattern that names the input."""
+"""Filter of input files that were written by a job and lie below the pattern that names the input."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _LOCAL_SCHEMES = ("file://", "local://")
 
 
 class OutputFilter:
-    """Leaves files of jobs' outputs, and of tables of LanceDB, out of what patterns match; for `find_sources`.
+    """A filter for `find_sources` that excludes files of jobs' outputs and of LanceDB tables from pattern matches.
 
-    Files of the job's own output are never input. Those of other outputs are where the pattern says so: where it names
-    the file itself, or lies within the output's folders before its first wildcard (``other/vectors/*.parquet``).
+    Files of the job's own output are never input. Files of other outputs are input only if the pattern requests them:
+    if it names the file itself, or lies within the output's folders before its first wildcard
+    (``other/vectors/*.parquet``).
 
     Args:
-        output: the job's own output, whether or not it exists yet.
-        say: told what is left out, a sentence for each output.
+        output: the job's own output, which need not exist yet.
+        say: function that is called with a sentence for each output whose files are excluded.
     """
 
     def __init__(self, output: Output, say: Callable[[str], object] = lambda sentence: None) -> None:
@@ -38,10 +39,10 @@ class OutputFilter:
         self._holds = functools.cache(_holds)
 
     def __call__(self, pattern: str, urls: list[str]) -> list[str]:
-        """The files that are meant, of those that match a pattern.
+        """Return the files that match a pattern and are input.
 
         Raises:
-            InputError: it matches no others than files of outputs.
+            InputError: the pattern matches only files of outputs.
         """
         meant = _spellings(_before_wildcards(pattern))
         kept: list[str] = []
@@ -58,7 +59,7 @@ class OutputFilter:
         return kept
 
     def _writer_of(self, file: tuple[Path, ...], meant: tuple[Path, ...]) -> Path | None:
-        """The output or table that a file is left out with; None where it is input."""
+        """Return the output or table for which a file is excluded; None if the file is input."""
         if any(own.owns(path) for own in self._own for path in file):
             return self._path
         for folder in dict.fromkeys(itertools.chain.from_iterable(path.parents for path in file)):
@@ -69,7 +70,7 @@ class OutputFilter:
 
 
 def _holds(folder: Path) -> Callable[[Path], bool] | None:
-    """What tells whether a path belongs to what a job wrote into a folder; None where no job did."""
+    """Return a predicate for the paths that a job wrote into a folder; None if no job wrote into it."""
     if (output := Output(folder)).exists():
         return output.owns
     if folder.suffix == ".lance" and (folder / "_versions").is_dir():
@@ -78,19 +79,19 @@ def _holds(folder: Path) -> Callable[[Path], bool] | None:
 
 
 def _spellings(path: str) -> tuple[Path, ...]:
-    """A local path from the root, with its links and without; none for what lies in a store."""
+    """Return a local path as absolute paths, with symbolic links and resolved; empty for a path in a store."""
     path = _without_local_scheme(path)
     if is_url(path):
         return ()
-    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100  # a path that need not exist
+    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100  # the path need not exist
     return tuple(dict.fromkeys([Path(path), Path(os.path.realpath(path))]))
 
 
 def _before_wildcards(pattern: str) -> str:
-    """The folders that a pattern names before its first wildcard; all of a pattern without any."""
+    """Return the folders of a pattern before its first wildcard; the complete pattern if it has no wildcard."""
     plain = _without_local_scheme(pattern)
     if Path(os.path.expanduser(plain)).is_file():
-        return plain  # also where its name has a bracket in it
+        return plain  # also if its name contains a bracket
     before = list(itertools.takewhile(lambda part: not glob.has_magic(part), plain.split("/")))
     return "/" if before == [""] else "/".join(before) or "."
 

@@ -1,4 +1,4 @@
-"""What every reader of rows does alike: checks its columns, adds those of the path, and makes rows of cells."""
+"""Base class of the readers of rows: it checks columns, adds those of the path, and builds rows from cells."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.input.sources import Source
 
-# A row's cells by their columns' names, or why it has none.
+# The cells of a row by column name, or the error of an invalid row.
 Found: TypeAlias = "Mapping[str, Any] | BadRowError"
 
 
 class RowReader(abc.ABC):
-    """A file, read from its start.
+    """A reader of a file's rows, from its start.
 
     Args:
-        source: which.
-        columns: what is read of it; None for all that there is.
-        raw: its bytes as they are stored.
+        source: the file to read.
+        columns: the columns to read; None for all.
+        raw: the stored bytes of the file.
 
     Attributes:
-        source: as given.
-        next_row: the number, from 0, of the row that comes next.
-        line: the line, from 1, that the current row begins on; None where files have no lines.
-        lines: how many lines it has.
-        texts_only: whether the values of columns are text, whatever they stand for.
+        source: the file to read.
+        next_row: index of the next row, from 0.
+        line: line on which the current row begins, from 1; None if the format has no lines.
+        lines: number of lines of the current row.
+        texts_only: whether all values are text, those of numbers and dates included.
 
     Raises:
         InputError: the file cannot be read, or lacks a column.
@@ -59,18 +59,18 @@ class RowReader(abc.ABC):
 
     @abc.abstractmethod
     def skip(self, rows: int) -> int:
-        """Pass over rows; gives how many there were."""
+        """Skip rows; return the number of rows skipped, which is smaller at the end of the file."""
 
     @abc.abstractmethod
     def _found(self) -> Iterator[Found]:
-        """The rows from here on, without the columns of the path; counts them, and sets ``line`` and ``lines``."""
+        """Yield the remaining rows without the columns of the path; count them, and set ``line`` and ``lines``."""
 
     def cells(self) -> Iterator[Found]:
-        """The cells of the rows from here on, or what is wrong with a row."""
+        """Return an iterator over the cells of the remaining rows, or the error of an invalid row."""
         return map(self._with_partitions, self._found()) if self._partitions else self._found()
 
     def read(self) -> Iterator[Row | Rejection]:
-        """The rows from here on, as they are asked for."""
+        """Yield the remaining rows lazily."""
         make, file = RowBuilder(self._columns or Columns(), self._as_kept).row, self.source.name
         for cells in self.cells():
             row = self.next_row - 1
@@ -82,7 +82,7 @@ class RowReader(abc.ABC):
                 yield Rejection(file, row, self.line, str(error), self.lines)
 
     def texts(self) -> Iterator[str]:
-        """The texts of the rows from here on; a `RejectedRowError` at a row that has none."""
+        """Yield the texts of the remaining rows; raise a `RejectedRowError` at a row without a valid text."""
         make = RowBuilder(self._columns or Columns()).text
         for cells in self.cells():
             try:
@@ -95,11 +95,11 @@ class RowReader(abc.ABC):
 
     @property
     def place(self) -> str:
-        """The current row, for messages."""
+        """Return the position of the current row for messages."""
         return place_of(self.next_row - 1, self.line)
 
     def position(self) -> int:
-        """About how many of the file's bytes are read."""
+        """Return the approximate number of the file's bytes that have been read."""
         return self._raw.tell()
 
     def close(self) -> None:
@@ -107,11 +107,11 @@ class RowReader(abc.ABC):
         self._raw.close()
 
     def _as_kept(self, value: Any) -> Any:
-        """A value as it is kept."""
+        """Convert a value of a kept column to the value that is stored."""
         return as_text(value)
 
     def _check_names(self, names: Sequence[str], advice: str = "name one of them") -> None:
-        """Raise an InputError if a column that is needed is not there, or is there twice."""
+        """Raise an InputError if a needed column is missing or occurs twice."""
         for name in self._columns.needed if self._columns is not None else dict.fromkeys(names):
             times = names.count(name)
             if times > 1 or (not times and name not in self._partitions):
@@ -119,7 +119,7 @@ class RowReader(abc.ABC):
                 raise InputError(f"{self.source.url} has {what} {name!r}; it has {', '.join(names)}; {advice}")
 
     def _with_partitions(self, cells: Found) -> Found:
-        """A row's cells with the columns of the file's path; where both have one, they must say the same."""
+        """Return a row's cells with the columns of the file's path; an error if both have a column and disagree."""
         if isinstance(cells, BadRowError):
             return cells
         try:

@@ -1,6 +1,6 @@
-"""The rows of a file, one after the other, and over some of them without looking, whatever its format.
+"""Readers of a file's rows in any format, which read rows one after the other or skip them.
 
-A row that cannot be embedded comes as a `Rejection` in its place; only a file that cannot be read is an error.
+A row that cannot be embedded is returned as a `Rejection` in its place. Only a file that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tsjax.wording import counted, reason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# Rows of JSON, which has no header, and bytes of files, that are looked at for the names of columns.
+# Maximum rows and bytes of JSON, which has no header, that are read to find the names of columns.
 _LOOK_ROWS, _LOOK_BYTES = 200_000, 1 << 28
-# Stores that are asked at once.
+# Number of remote files that are opened at once.
 _ASKED_AT_ONCE = 16
 
 
 def open_rows(source: Source, columns: Columns | None, raw: BinaryIO | None = None) -> RowReader:
-    """A reader at the first row of a file.
+    """Open a reader at the first row of a file.
 
     Args:
-        source: which.
-        columns: what is read of it; None for all that there is.
-        raw: its bytes, where it is open already.
+        source: the file to read.
+        columns: the columns to read; None for all.
+        raw: the stored bytes, if the file is already open.
 
     Raises:
         InputError: the file cannot be read, or lacks a column.
@@ -53,7 +53,7 @@ def open_rows(source: Source, columns: Columns | None, raw: BinaryIO | None = No
 
 
 class _LineReader(RowReader):
-    """One text a line, an empty line being an empty text. Only a line feed ends a line."""
+    """A reader of one text per line. An empty line is an empty text. Only a line feed ends a line."""
 
     def __init__(self, source: Source, columns: Columns | None, raw: BinaryIO) -> None:
         super().__init__(source, columns, raw)
@@ -64,7 +64,7 @@ class _LineReader(RowReader):
 
     def _begin(self) -> None:
         columns = self._columns or Columns()
-        # A template of the path's columns has to call the line something.
+        # A template with columns of the path needs a name for the line, too.
         own = [name for name in columns.fields if name in self._partitions]
         for name in columns.needed:
             if name not in self._partitions and (
@@ -74,7 +74,7 @@ class _LineReader(RowReader):
         self._lines = self._guarded(self._stream)
 
     def _guarded(self, stream: Iterable[bytes]) -> Iterator[bytes]:
-        """The lines, without a byte order mark."""
+        """Yield the lines without a byte order mark."""
         with self._explaining():
             for line in lines_of(stream):
                 self._read_lines += 1
@@ -82,7 +82,7 @@ class _LineReader(RowReader):
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Say which file cannot be read, and how far it was."""
+        """Turn errors of reading into an InputError that names the file and the last line that was read."""
         try:
             yield
         except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
@@ -90,7 +90,7 @@ class _LineReader(RowReader):
                 f"cannot read {self.source.url} beyond line {self._read_lines}: {reason(error)}"
             ) from error
         except Exception as error:
-            # The packages of stores have exceptions of their own.
+            # The packages of stores have their own exceptions.
             if type(error).__name__ != "ZstdError" and not is_url(self.source.url):
                 raise
             raise InputError(f"cannot read {self.source.url} beyond line {self._read_lines}: {error}") from error
@@ -114,12 +114,12 @@ class _LineReader(RowReader):
                 yield error
 
     def _with_partitions(self, cells: Found) -> Found:
-        # The line has no name, so the path does not contradict it.
+        # The line has no column name, so the path cannot contradict it.
         return cells if isinstance(cells, BadRowError) else {**self._partitions, **cells}
 
 
 class _JsonReader(_LineReader):
-    """One JSON object a line; a blank line is no row."""
+    """A reader of one JSON object per line; blank lines are skipped."""
 
     def _begin(self) -> None:
         self._lines = self._guarded(self._stream)
@@ -152,7 +152,7 @@ class _JsonReader(_LineReader):
 
 
 class _JsonArrayReader(_JsonReader):
-    """One JSON array of objects."""
+    """A reader of one JSON array of objects."""
 
     def _begin(self) -> None:
         self._array = JsonArray(self._stream)
@@ -172,7 +172,7 @@ class _JsonArrayReader(_JsonReader):
 
 
 class CellReader(_LineReader):
-    """CSV or TSV, with a header; a blank line is no row, unless there is one column only."""
+    """A reader of CSV or TSV with a header; blank lines are skipped, unless there is only one column."""
 
     texts_only = True
 
@@ -192,11 +192,11 @@ class CellReader(_LineReader):
 
     @property
     def header(self) -> list[str]:
-        """The names of the columns."""
+        """Return the names of the columns."""
         return self._delimited.header
 
     def _checked(self) -> Iterator[Any]:
-        """The records; at the end, an error if a line is in none."""
+        """Yield the records; raise an InputError at the end if a line belongs to no record."""
         yield from self._delimited.records()
         if (lost := self._delimited.line - self._delimited.accounted) != 0:
             raise InputError(
@@ -238,7 +238,7 @@ _READERS: dict[str, type[RowReader]] = {
 
 
 def header_of(source: Source) -> list[str]:
-    """The names of the columns of delimited text; none where there is no header."""
+    """Return the names of the columns of delimited text; an empty list if there is no header."""
     assert source.dialect is not None
     with open_raw(source.url) as raw:
         lines = lines_of(unpacked(raw, source.compression, source.encoding))
@@ -246,23 +246,24 @@ def header_of(source: Source) -> list[str]:
 
 
 def kept_types(source: Source, columns: Columns) -> list[Any] | None:
-    """The Arrow types of the columns that a file has to keep; None for files without types, which have text."""
+    """Return the Arrow types of a file's kept columns; None for formats without types, whose values are text."""
     with contextlib.closing(open_rows(source, columns)) as reader:
         return reader.kept_types() if isinstance(reader, TableReader) else None
 
 
 def check_columns(sources: Sequence[Source], columns: Columns, *, named: bool = False) -> None:
-    """Check at the first look, before anything is computed or written, that the columns are there.
+    """Check that the columns exist, before anything is computed or written.
 
-    A file with a header or a schema must have all of them. Of JSON, some of the first rows of all its files must.
+    A file with a header or a schema must have all columns. For JSON, each column must be in some of the first rows of
+    all JSON files together.
 
     Args:
-        sources: the input.
-        columns: what is read of it.
-        named: whether the column of the text was named by the user, which lines of text have none of.
+        sources: the input files.
+        columns: the columns to read.
+        named: whether the user named the column of the text; lines of text have no columns.
 
     Raises:
-        InputError: a column that no row, or a file, has.
+        InputError: a column is missing from a file, or from all rows of JSON.
         MissingExtraError: a package that a format needs is not installed.
     """
     for source in sources:
@@ -279,11 +280,11 @@ def check_columns(sources: Sequence[Source], columns: Columns, *, named: bool = 
 
 
 def _check_json(sources: Sequence[Source], columns: Columns) -> None:
-    """Check that each column is in one of the first rows at least."""
+    """Check that each column is in at least one of the first rows."""
     missing = list(columns.needed)
     names: dict[str, None] = {}
     rows = size = 0
-    cut = False  # whether there are rows that were not looked at
+    cut = False  # whether rows remain that were not examined
     for source in sources:
         missing = [name for name in missing if name not in dict(source.partitions)]
         if not missing:
@@ -301,7 +302,7 @@ def _check_json(sources: Sequence[Source], columns: Columns) -> None:
             size += reader.position()
         if cut := rows >= _LOOK_ROWS or size > _LOOK_BYTES:
             break
-    if names:  # else there is no row that could say
+    if names:  # otherwise there is no valid row to judge by
         where = sources[0].url if len(sources) == 1 else f"{sources[0].url} and the files after it"
         raise InputError(
             f"no row of {where} has {missing[0]!r}{known(names)}"
@@ -310,10 +311,10 @@ def _check_json(sources: Sequence[Source], columns: Columns) -> None:
 
 
 def decoded(line: bytes) -> str:
-    """A line as text.
+    """Decode a line to text.
 
     Raises:
-        BadRowError: it is not UTF-8.
+        BadRowError: the line is not UTF-8.
     """
     try:
         return line.decode()

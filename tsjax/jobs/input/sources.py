@@ -1,7 +1,7 @@
-"""Which files a job reads, what they are known by, and how their bytes are opened.
+"""Input files of a job: their discovery, their identity, and the opening of their bytes.
 
-Local files, or those of any store that fsspec knows (``gs://``, ``s3://``, …); plain or compressed.
-`tsjax.jobs.input.formats` says what the bytes are, and `tsjax.jobs.input.rows` reads them.
+Files are local, or in any store that fsspec supports (``gs://``, ``s3://``, …), and plain or compressed.
+`tsjax.jobs.input.formats` detects the format of the bytes, and `tsjax.jobs.input.rows` reads them.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
 
 _BUFFER = 1 << 20
 
-# What of the content is hashed before any work, so that an input is known by its bytes: about `_HASHED_BYTES` of all
-# files, and of each as large a part, but at least `_LEAST_HASHED_BYTES`. A file that has no more is hashed whole, a
-# larger one by `_SAMPLES` pieces of at most `_SAMPLE_BYTES`: hashing terabytes takes as long as reading them.
-# What samples do not see, the digests of the rows in the shards' records do.
+# Content is hashed before any work, so that an input is identified by its bytes. About `_HASHED_BYTES` of all files are
+# hashed, in equal shares, but at least `_LEAST_HASHED_BYTES` of each file. A file up to this size is hashed completely.
+# A larger file is hashed by `_SAMPLES` samples of at most `_SAMPLE_BYTES`, because hashing terabytes takes as long as
+# reading them. Changes between the samples are detected by the digests of rows in the records of shards.
 _HASHED_BYTES, _LEAST_HASHED_BYTES = 1 << 30, 1 << 16
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
-# Files that are hashed at a time, since a store takes its time to answer, and bytes of each.
+# Number of files that are hashed at once, since stores answer slowly, and bytes of each that are read at a time.
 _HASHING_THREADS, _HASHED_AT_ONCE = 8, 1 << 22
-# Of a .zst file at a time, all of which is unpacked at once: of repetitive text, much more.
+# Compressed bytes that are read at a time. All of them are decompressed at once, to much more for repetitive text.
 _PACKED_BUFFER = 1 << 15
-# The greatest window of zstd, that of --long=31; zstandard allows 128 MiB unless told.
+# The largest window of zstd, that of --long=31; the default limit of zstandard is 128 MiB.
 _MOST_WINDOW = 1 << 31
-# What Hive and Spark write for null in a path.
+# The name that Hive and Spark write for null in a path.
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -65,18 +65,18 @@ class Source:
     """One file of the input, as it was when the job was planned.
 
     Attributes:
-        name: what ids and rejections call it: its path below the folder that all inputs share.
-        url: where it is: a path, or a URL with a scheme.
-        format: how its rows are written.
-        compression: what its bytes are packed with.
-        size: in bytes.
-        version: what changes when its content may have changed: the time of its last change in nanoseconds, or a
-            store's own mark. It tells that a file changes while it is read, and does not identify it.
-        encoding: of its text, where it is not UTF-8.
-        dialect: how its cells are written; None where it is neither CSV nor TSV.
-        partitions: columns that its path has (``lang=en/``), of those that are needed, with their values.
-        digest: SHA-256 of its bytes as they are stored, or of samples of them.
-        hashed_whole: whether the digest is of all bytes.
+        name: name of the file in ids and rejections: its path below the folder that all inputs share.
+        url: location of the file: a path, or a URL with a scheme.
+        format: format of the rows.
+        compression: compression of the bytes; None for none.
+        size: size in bytes.
+        version: a value that changes when the content may have changed: the time of the last change in nanoseconds, or
+            the store's version mark. It reveals that a file changes while it is read, and does not identify the file.
+        encoding: encoding of the text; None for UTF-8.
+        dialect: dialect of CSV or TSV; None for other formats.
+        partitions: needed columns that the path has (``lang=en/``), with their values.
+        digest: SHA-256 of the stored bytes, or of samples of them.
+        hashed_whole: whether the digest covers all bytes.
     """
 
     name: str
@@ -92,7 +92,10 @@ class Source:
     hashed_whole: bool = True
 
     def identity(self) -> dict[str, Any]:
-        """What a manifest says of it: enough to see that it is another, wherever it lies, whenever it was written."""
+        """Return the file's entry in a manifest.
+
+        The entry distinguishes the file from others, independently of its location and the time of its last change.
+        """
         return {
             "name": self.name,
             "format": self.format,
@@ -103,34 +106,34 @@ class Source:
         }
 
     def check_unchanged(self) -> None:
-        """Raise an InputError if the file is no longer what it was when the job was planned."""
+        """Raise an InputError if the file has changed since the job was planned."""
         if _facts(self.url) != (self.size, self.version):
             raise InputError(f"{self.url} was changed while it was read; start again when it is at rest")
 
 
 def find_sources(
     patterns: Sequence[str],
-    reading: Reading | Mapping[str, Reading] = Reading(),  # noqa: B008  # which is frozen
+    reading: Reading | Mapping[str, Reading] = Reading(),  # noqa: B008  # Reading is frozen
     *,
     columns: Collection[str] = (),
     leave_out: Callable[[str, list[str]], list[str]] = lambda pattern, urls: urls,
 ) -> tuple[Source, ...]:
-    """The files that the patterns name: in the patterns' order, and sorted within each.
+    """Return the files that match the patterns, in the order of the patterns and sorted within each.
 
-    A file that is named twice, in whatever way, is there once.
+    A file that is named twice, even by different paths, is returned once.
 
     Args:
-        patterns: paths or URLs, with ``*``, ``?``, ``[…]`` and ``**`` where several are meant.
-        reading: how the user says that they are to be read; or of each file by its name (`Source.name`), where only
-            these files may be given.
-        columns: names of columns, for those that are in paths.
-        leave_out: told a pattern and what it matches, gives the files that are meant; see `OutputFilter`.
+        patterns: paths or URLs; ``*``, ``?``, ``[…]`` and ``**`` match several files.
+        reading: the user's options for reading, for all files or for each file by its name (`Source.name`). In the
+            second case exactly these files must be given.
+        columns: names of needed columns, to find those that are in paths.
+        leave_out: function that takes a pattern and its matches, and returns the files to read; see `OutputFilter`.
 
     Raises:
-        InputError: a pattern that no file matches, or one that is a folder; a file whose name is not UTF-8; two files
-            that would have one name; a file or a reading without the other; a file that is in no format that is read,
-            or whose format cannot be told; a dialect for files of which none is delimited text.
-        MissingExtraError: a URL without fsspec, or without the package of its store.
+        InputError: a pattern matches no file or is a folder; the name of a file is not UTF-8; two files would have the
+            same name; there is a file without options or options without a file; the format of a file is not supported
+            or cannot be detected; or a dialect is given and no file is delimited text.
+        MissingExtraError: fsspec, or the package of a URL's store, is not installed.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -164,13 +167,16 @@ def find_sources(
 
 
 def _identity(url: str) -> str:
-    """What is the same for every name of a file; of ``file://`` and ``local://``, the path."""
+    """Return a key that is the same for every name of a file; for ``file://`` and ``local://``, the path."""
     path = url.removeprefix("file://").removeprefix("local://")
     return path if is_url(path) else os.path.realpath(path)
 
 
 def _check_same_names(names: Collection[str], known: Collection[str]) -> None:
-    """Raise an InputError if files have other names than a job's, which go by the folder that all of them share."""
+    """Raise an InputError if the names of files differ from those of a job.
+
+    Names are relative to the folder that all files share.
+    """
     if others := [name for name in names if name not in known]:
         called = ", ".join(itertools.islice(known, 3)) + (", …" if len(known) > 3 else "")
         had = counted(len(known), "input")
@@ -191,19 +197,19 @@ def source_of(
     size: int = 0,
     version: str = "",
 ) -> Source:
-    """A file as a source.
+    """Return the source for a file.
 
     Args:
-        name: what it is called in ids and rejections.
-        url: where it is.
-        content: what it holds.
-        reading: how the user says that it is to be read.
-        columns: names of columns, for those that are in its path.
-        size: in bytes.
+        name: name of the file in ids and rejections.
+        url: location of the file.
+        content: format, compression and encoding of the file.
+        reading: the user's options for reading.
+        columns: names of needed columns, to find those that are in the path.
+        size: size in bytes.
         version: see `Source`.
 
     Raises:
-        InputError: the path gives a column two values, or one that is not UTF-8.
+        InputError: the path gives a column two values, or a value that is not UTF-8.
     """
     return Source(
         name,
@@ -219,7 +225,7 @@ def source_of(
 
 
 def check_dialect(reading: Reading, sources: Sequence[Source]) -> None:
-    """Raise an InputError if a dialect is given, and no file is delimited text."""
+    """Raise an InputError if a dialect is given and no file is delimited text."""
     if reading.has_dialect and sources and all(source.dialect is None for source in sources):
         raise InputError(
             f"a delimiter, quote or escape is given for delimited text (CSV, TSV), and {sources[0].url} is "
@@ -228,16 +234,16 @@ def check_dialect(reading: Reading, sources: Sequence[Source]) -> None:
 
 
 def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
-    """What a file holds, by its name and its first bytes; leaves the file at its start.
+    """Return the content type of a file, detected from its name and first bytes; leave the file at its start.
 
     Args:
-        name: its path or URL.
-        raw: it, at its start; it has to go back there.
-        reading: how the user says that it is to be read.
+        name: path or URL of the file.
+        raw: the open file, at its start; it must be able to return there.
+        reading: the user's options for reading.
 
     Raises:
-        InputError: it cannot be read; see `tsjax.jobs.input.formats.recognise`.
-        MissingExtraError: zstd without the package zstandard.
+        InputError: the file cannot be read; see `tsjax.jobs.input.formats.recognise`.
+        MissingExtraError: the file is compressed with zstd and the package zstandard is not installed.
     """
     with _reading(name):
         head = raw.read(HEAD)
@@ -250,17 +256,17 @@ def content_of(name: str, raw: BinaryIO, reading: Reading) -> Content:
 
 
 def _no_such_file(name: str) -> InputError:
-    """Return the error for an input that is not there.
+    """Return the error for an input that does not exist.
 
     Args:
-        name: a path, a URL or a pattern of them, as the user gave it.
+        name: a path, a URL or a pattern, as the user gave it.
     """
     return InputError(f"no file matches {name}" if glob.has_magic(name) else f"there is no file {name}")
 
 
 @contextlib.contextmanager
 def _reading(url: str) -> Iterator[None]:
-    """Turn what a file system or a store raises into an InputError that names the file."""
+    """Turn the errors of a file system or a store into an InputError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -272,21 +278,23 @@ def _reading(url: str) -> Iterator[None]:
     except Exception as error:
         if not is_url(url):
             raise
-        # The packages of stores have exceptions of their own, for credentials, networks and limits.
+        # The packages of stores have their own exceptions for credentials, networks and limits.
         raise InputError(f"cannot read {url}: {type(error).__name__}: {error}") from error
 
 
 def _beginning(url: str, size: int) -> BinaryIO:
-    """Open a file to look at its first bytes; of a store no more than about those are asked for."""
+    """Open a file to read its first bytes; from a store, little more than these is fetched."""
     return cast("BinaryIO", _Fetched(url, size)) if is_url(url) else open_raw(url)
 
 
 class _Fetched(io.RawIOBase):
-    """A file of a store from its start, in pieces that grow: the first is `HEAD`, and each as large as all before it.
+    """A file of a store, fetched from its start in growing pieces.
+
+    The first piece has `HEAD` bytes. Each further piece is as large as all pieces before it.
 
     Args:
-        url: where it is.
-        size: in bytes.
+        url: location of the file.
+        size: size in bytes.
     """
 
     def __init__(self, url: str, size: int) -> None:
@@ -318,21 +326,21 @@ class _Fetched(io.RawIOBase):
 
 
 def _head(stream: Any) -> bytes:
-    """The first bytes of compressed data, so far as they can be unpacked: whoever reads it finds the damage."""
-    read = getattr(stream, "read1", stream.read)  # one block, so that damage after it does not take it along
+    """Return the first bytes of compressed data that can be decompressed; damage is reported when rows are read."""
+    read = getattr(stream, "read1", stream.read)  # reads one block, which is not lost if the next one is damaged
     head = b""
     try:
         while len(head) < HEAD and (block := read(min(1 << 12, HEAD - len(head)))):
             head += block
-    except InputError:  # a store that does not answer is no damage
+    except InputError:  # from a store that does not answer, which is not damage
         raise
-    except Exception:  # zlib, lzma and zstandard each have their own kinds
+    except Exception:  # zlib, lzma and zstandard each have their own types
         return head
     return head
 
 
 def _partitions(url: str, columns: Collection[str]) -> tuple[tuple[str, str | None], ...]:
-    """The columns that a path has, as Hive and Spark write them: ``lang=en/``, percent-encoded."""
+    """Return the columns of a path as Hive and Spark write them: ``lang=en/``, percent-encoded."""
     found: dict[str, str | None] = {}
     for folder in absolute(url).split("/")[:-1] if columns else ():
         key, equals, value = folder.partition("=")
@@ -348,43 +356,43 @@ def _partitions(url: str, columns: Collection[str]) -> tuple[tuple[str, str | No
 
 
 def is_url(path: str) -> bool:
-    """Whether a name is for fsspec: it has a scheme."""
+    """Tell whether a name has a scheme and is therefore opened by fsspec."""
     return "://" in path
 
 
 def absolute(path: str) -> str:
-    """A path from the root, or a URL as it is."""
+    """Return the absolute path of a path, or a URL unchanged."""
     return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
 
 
 def open_raw(url: str) -> BinaryIO:
-    """The bytes of a file as they are stored, seekable.
+    """Open the stored bytes of a file as a seekable stream.
 
     Raises:
-        InputError: it cannot be opened.
-        MissingExtraError: a URL without fsspec, or without the package of its store.
+        InputError: the file cannot be opened.
+        MissingExtraError: fsspec, or the package of a URL's store, is not installed.
     """
     with _reading(url):
         return cast("BinaryIO", _file_system(url).open(url, "rb")) if is_url(url) else Path(url).open("rb")
 
 
 def unpacked(raw: BinaryIO, compression: Compression | None, encoding: str | None = None) -> BinaryIO:
-    """The bytes of a file as they were before it was packed, text as UTF-8.
+    """Return a stream of a file's decompressed bytes, with text as UTF-8.
 
     Raises:
-        MissingExtraError: zstd without the package zstandard.
+        MissingExtraError: the file is compressed with zstd and the package zstandard is not installed.
     """
     stream = _unpacking(raw, compression)
     if encoding is not None:
         stream = _AsUtf8(stream, encoding)
     if isinstance(stream, io.BufferedReader):
         return stream
-    # A store's file finds each line by itself, many times as slowly.
+    # The file objects of stores split lines themselves, many times more slowly.
     return cast("BinaryIO", io.BufferedReader(stream, _BUFFER))
 
 
 def _unpacking(raw: BinaryIO, compression: Compression | None) -> Any:
-    """The bytes of a file as they were before it was packed, unpacked as they are asked for; raises as `unpacked`."""
+    """Return a stream of a file's decompressed bytes, decompressed lazily; raise the errors of `unpacked`."""
     if compression == "gzip":
         return gzip.GzipFile(fileobj=raw)
     if compression == "bzip2":
@@ -398,7 +406,7 @@ def _unpacking(raw: BinaryIO, compression: Compression | None) -> Any:
 
 
 def lines_of(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """Give the lines of text, with their ends and without a byte order mark: none where there is nothing else."""
+    """Yield the lines of a text with their line ends, without a byte order mark; none if there is only the mark."""
     lines = iter(stream)
     if first := next(lines, b"").removeprefix(codecs.BOM_UTF8):
         yield first
@@ -406,7 +414,7 @@ def lines_of(stream: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _AsUtf8(io.RawIOBase):
-    """Text of another encoding as UTF-8. What cannot be decoded is a ValueError."""
+    """A stream that converts text of another encoding to UTF-8; undecodable bytes raise a ValueError."""
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._stream, self._decoder = stream, codecs.getincrementaldecoder(encoding)()
@@ -428,11 +436,11 @@ class _AsUtf8(io.RawIOBase):
 
 
 class Replayed(io.RawIOBase):
-    """A stream that is read once, and can go back to its start as long as it is looked at.
+    """A wrapper of a stream that can be read only once; it can return to its start until it is released.
 
     Args:
-        stream: such as a pipe, which is closed with it, or standard input, which is not.
-        closes: whether it is.
+        stream: the stream, such as a pipe or standard input.
+        closes: whether to close the stream together with this object: true for a pipe, false for standard input.
     """
 
     def __init__(self, stream: BinaryIO, *, closes: bool) -> None:
@@ -464,7 +472,7 @@ class Replayed(io.RawIOBase):
         return 0
 
     def tell(self) -> int:
-        """Nothing that is known."""
+        """Return 0, since the position is not known."""
         return 0
 
     def close(self) -> None:
@@ -473,19 +481,20 @@ class Replayed(io.RawIOBase):
         super().close()
 
     def release(self) -> BinaryIO:
-        """The stream from its start, which is kept no longer."""
+        """Return the stream from its start; the bytes are no longer kept for another return."""
         self._looking, self._place = False, 0
         return cast("BinaryIO", self)
 
 
 class _Frames(io.RawIOBase):
-    """The bytes of a compressed file, frame after frame: unlike the libraries' own streams, an error where it was cut.
+    """A stream of the decompressed bytes of a compressed file, frame after frame.
 
-    Nor do they say so where what follows a frame is none; these bytes may have been rows.
+    Unlike the streams of the compression libraries, it raises an error if the file was cut, and if other bytes than a
+    frame follow a frame, since these may have been rows.
 
     Args:
-        raw: the file.
-        begin: makes a decompressor for one frame.
+        raw: the compressed file.
+        begin: function that returns a decompressor for one frame.
         padding: bytes that may stand between frames.
     """
 
@@ -523,12 +532,12 @@ def _matches(pattern: str) -> list[str]:
         return _remote_matches(pattern)
     expanded = os.path.expanduser(pattern)
     if Path(expanded).is_file():
-        return [expanded]  # also where its name has a bracket in it
+        return [expanded]  # also if its name contains a bracket
     if Path(expanded).is_dir():
         raise InputError(f"{pattern} is a folder; name its files, such as '{pattern.rstrip('/')}/*.jsonl'")
     found = sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207
     files = [path for path in found if Path(path).is_file()]
-    # A pipe or the like is no input, and no mistake.
+    # Pipes and other special files are ignored without a warning.
     others = {path: Path(path).is_dir() for path in found if Path(path).is_dir() or not Path(path).exists()}
     _tell_others(pattern, files, others)
     return files
@@ -538,7 +547,7 @@ def _remote_matches(pattern: str) -> list[str]:
     system = _file_system(pattern)
     scheme = pattern.split("://", maxsplit=1)[0]
     with _reading(pattern):
-        # Also where its name has a bracket in it.
+        # A file is taken by its exact name, also if this contains a bracket.
         plain = not glob.has_magic(pattern) or _kind(system, pattern) == "file"
         found = [pattern] if plain else sorted(system.glob(pattern))
         kinds = {path: _kind(system, path) for path in found}
@@ -550,7 +559,10 @@ def _remote_matches(pattern: str) -> list[str]:
 
 
 def _kind(system: Any, path: str) -> str | None:
-    """What is there: "file", "directory", or None. fsspec's own `isfile` says no, too, where it could not look."""
+    """Return "file", "directory", or None if a path does not exist.
+
+    `isfile` of fsspec is not used, because it also returns False if the store could not be read.
+    """
     try:
         return cast("str", system.info(path)["type"])
     except FileNotFoundError:
@@ -562,17 +574,18 @@ def _with_scheme(path: str, scheme: str) -> str:
 
 
 def _tell_others(pattern: str, files: Sequence[str], others: Mapping[str, bool]) -> None:
-    """Warn of what else than files a pattern matches, unless the pattern matches files in it, too.
+    """Warn of matches of a pattern that are not files, unless the pattern also matches files in them.
 
-    Nor is it told of folders that only ``*`` matches, and whose names are none of files: they are not meant.
+    Folders that only ``*`` matches and whose names have no suffix of an input file cause no warning: the user does not
+    mean them.
 
     Args:
-        pattern: with or without wildcards.
-        files: those that it matches, sorted.
-        others: the others, with whether they are folders.
+        pattern: a pattern with or without wildcards.
+        files: the files that match, sorted.
+        others: the other matches, with true for folders.
 
     Raises:
-        InputError: it matches no files.
+        InputError: the pattern matches no files.
     """
     told = {path: folder for path, folder in others.items() if not files or _is_passed_over(pattern, path, files)}
     first = next(iter(told), None)
@@ -585,7 +598,7 @@ def _tell_others(pattern: str, files: Sequence[str], others: Mapping[str, bool])
 
 
 def _is_passed_over(pattern: str, path: str, files: Sequence[str]) -> bool:
-    """Whether nothing in a folder is read although it looks as if it was meant; also of what is no folder."""
+    """Tell whether a match that is no file looks like an intended input although nothing in it is read."""
     inside = f"{path.rstrip('/')}/"
     place = bisect.bisect(files, inside)
     if place < len(files) and files[place].startswith(inside):
@@ -594,7 +607,7 @@ def _is_passed_over(pattern: str, path: str, files: Sequence[str]) -> bool:
 
 
 def _facts(url: str) -> tuple[int, str]:
-    """Size and version of a file."""
+    """Return the size and the version of a file."""
     with _reading(url):
         if is_url(url):
             info = _file_system(url).info(url)
@@ -618,7 +631,7 @@ def _facts(url: str) -> tuple[int, str]:
 
 
 def _with_digests(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """The same files with digests of their content."""
+    """Return the same files with digests of their content."""
     most = max(_HASHED_BYTES // len(sources), _LEAST_HASHED_BYTES)
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         digests = pool.map(lambda source: _digest(source, most), sources)
@@ -629,7 +642,10 @@ def _with_digests(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def _digest(source: Source, most: int) -> str:
-    """SHA-256 of a file of up to so many bytes, or of pieces at even distances, its first and last bytes in them."""
+    """Return the SHA-256 of a file of at most ``most`` bytes, or of evenly spaced samples of a larger file.
+
+    The samples include the first and the last bytes of the file.
+    """
     if source.size <= most:
         ends = [*range(0, source.size, _HASHED_AT_ONCE), source.size]
         spans = list(itertools.pairwise(ends))
@@ -655,7 +671,7 @@ def _file_system(url: str) -> Any:
     fsspec = require_optional("fsspec", extra="batch", feature=url)
     try:
         system, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    except ImportError as error:  # says which package a store needs
+    except ImportError as error:  # the message names the package that the store needs
         raise MissingExtraError(f"{url}: {error}") from error
     except ValueError as error:
         raise InputError(f"{url}: {error}") from error
@@ -663,7 +679,7 @@ def _file_system(url: str) -> Any:
 
 
 def _names(urls: Sequence[str]) -> list[str]:
-    """What is left of each path when the folder that all share is taken off."""
+    """Return each path relative to the folder that all paths share."""
     whole = [url if is_url(url) else Path(absolute(url)).as_posix() for url in urls]
     parts = [path.split("/") for path in whole]
     common = os.path.commonprefix([path[:-1] for path in parts])  # noqa: RUF071  # of lists, which it compares by item

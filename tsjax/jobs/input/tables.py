@@ -1,4 +1,4 @@
-"""Rows of files that store them by column, with types: Parquet, and Arrow (Feather) as a file or a stream."""
+"""Readers of files that store rows by column, with types: Parquet, and Arrow (Feather) as a file or a stream."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.input.sources import Source
 
-# Rows that are read at a time.
+# Number of rows that are read at a time.
 _BATCH = 1024
-# Bytes of a column of Parquet that are read at a time.
+# Number of bytes of a Parquet column that are read at a time.
 _PARQUET_BUFFER = 1 << 20
-# What ends an Arrow stream.
+# Last bytes of a complete Arrow stream.
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class TableReader(RowReader):
-    """A file that stores rows by column."""
+    """A reader of a file that stores rows by column."""
 
     _format = ""
     schema: Any
 
     def _open(self) -> None:
-        """Check the columns of ``schema``, which must have been read."""
+        """Check the columns of ``schema``, which must be set before."""
         names = self.schema.names
         self._check_names(names)
         needed = names if self._columns is None else self._columns.needed
         self._read_names = [name for name in needed if name in names]
         for name in self._read_names if self._columns is not None else ():
-            # Python's times have microseconds, and the rest would be lost without a word.
+            # Python's times have microseconds, so nanoseconds would be lost silently.
             if "time64[ns]" in str(kind := self.schema.field(name).type):
                 raise InputError(
                     f"{self.source.url} has {name!r} as {kind}; nanoseconds of time64[ns] would be lost: cast the "
@@ -49,8 +49,8 @@ class TableReader(RowReader):
         return [] if self._columns is None else [name for name in self._columns.keep if name in self._read_names]
 
     def kept_types(self) -> list[Any]:
-        """The Arrow types of the columns that are kept."""
-        import pyarrow  # noqa: PLC0415  # an extra, which is there
+        """Return the Arrow types of the columns that are kept."""
+        import pyarrow  # noqa: PLC0415  # an optional dependency, installed where a table is read
 
         own = self._kept_names()
         keep = () if self._columns is None else self._columns.keep
@@ -60,9 +60,9 @@ class TableReader(RowReader):
         return value
 
     def _rows_of(self, batch: Any, start: int = 0) -> Iterator[Found]:
-        """The rows of a record batch, counted as they are given."""
+        """Yield the rows of a record batch and count each of them."""
         names = batch.schema.names
-        if not names:  # all columns that are needed are in the path
+        if not names:  # all needed columns are in the path
             for _ in range(start, batch.num_rows):
                 self.next_row += 1
                 yield {}
@@ -80,7 +80,7 @@ class TableReader(RowReader):
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Say which file is damaged; pyarrow raises OSError and its own kinds."""
+        """Turn errors of pyarrow into an InputError that names the file; pyarrow raises OSError and its own types."""
         try:
             yield
         except (InputError, MissingExtraError):
@@ -91,7 +91,7 @@ class TableReader(RowReader):
 
 
 class ParquetReader(TableReader):
-    """Parquet, a batch of rows at a time; row groups that are skipped are not read."""
+    """A reader of Parquet, a batch of rows at a time; row groups that are skipped are not read."""
 
     _format = "Parquet"
 
@@ -101,12 +101,13 @@ class ParquetReader(TableReader):
         if not raw.seekable():
             raise InputError("Parquet cannot be read from standard input or a pipe; give a file")
         with self._explaining():
-            # By pieces of a row group's columns; else Arrow reads all of a row group before it gives the first batch.
+            # The columns of a row group are read in pieces. Otherwise Arrow reads the complete row group before it
+            # returns the first batch.
             self._file = parquet.ParquetFile(raw, pre_buffer=False, buffer_size=_PARQUET_BUFFER)
             self.schema = self._file.schema_arrow
         self._open()
         self._rows = int(self._file.metadata.num_rows)
-        # The row group that is being read, up to the row before `_batch_end`, and the batch that ends there.
+        # The current row group, which is read up to the row before `_batch_end`, and the batch that ends there.
         self._batches: Iterator[Any] = iter(())
         self._group, self._group_end, self._batch_start, self._batch_end = -1, 0, 0, 0
         self._batch: Any = None
@@ -122,7 +123,10 @@ class ParquetReader(TableReader):
             yield from self._rows_of(batch, self.next_row - self._batch_start)
 
     def _batch_of_next_row(self) -> Any:
-        """The batch that has the next row: on in the row group where it is there, so that each is read only once."""
+        """Return the batch that has the next row.
+
+        If the row is in the current row group, reading continues there, so that each row group is read only once.
+        """
         while self._group_end <= self.next_row:
             self._group, self._batch_end = self._group + 1, self._group_end
             self._group_end += self._file.metadata.row_group(self._group).num_rows
@@ -144,7 +148,10 @@ class ParquetReader(TableReader):
 
 
 class ArrowReader(TableReader):
-    """Arrow, as a file (Feather) or as a stream (such as Hugging Face datasets write), a record batch at a time."""
+    """A reader of Arrow, one record batch at a time.
+
+    It reads files (Feather) and streams, such as those that Hugging Face datasets write.
+    """
 
     _format = "Arrow"
 
@@ -153,7 +160,8 @@ class ArrowReader(TableReader):
         arrow = require_optional("pyarrow", extra="batch", feature=f"{source.url}: Arrow")
         with self._explaining():
             local = raw.seekable() and not is_url(source.url)
-            # Mapped, so that a batch of any size costs the memory of what is taken of it.
+            # The file is mapped into memory, so that a batch of any size costs only the memory of the rows that are
+            # taken from it.
             self._handle = arrow.memory_map(source.url) if local else arrow.PythonFile(raw, "r")
             self._is_file = raw.seekable() and self._handle.read(6) == b"ARROW1"
             opener = arrow.ipc.open_file if self._is_file else arrow.ipc.open_stream
@@ -190,7 +198,7 @@ class ArrowReader(TableReader):
                     )
 
     def _next_batch(self) -> bool:
-        """Have the batch of the next row, if there is one."""
+        """Load the batch of the next row; return False if there is no further row."""
         while self._batch is None or self._batch_start + self._batch.num_rows <= self.next_row:
             if self._batch is not None:
                 self._batch_start += self._batch.num_rows
@@ -219,12 +227,13 @@ class ArrowReader(TableReader):
 
 
 def _values(column: Any, name: str, damaged: list[str]) -> list[Any]:
-    """A column's values; as errors those that Python has not, such as text that is not UTF-8, or the year 12345.
+    """Return a column's values, with errors in place of those that Python cannot represent.
 
-    Its name is added to ``damaged`` where there are such.
+    Such values are, for example, text that is not UTF-8 and the year 12345. If there are any, the name of the column is
+    added to ``damaged``.
     """
     if str(column.type) in ("float", "halffloat"):
-        # The shortest decimal that is this number, and not the digits that it has as a double.
+        # The shortest decimal that identifies the number is used, not the digits of its conversion to double.
         kind = np.float32 if str(column.type) == "float" else np.float16
         return [None if value is None else float(str(kind(value))) for value in column.to_pylist()]
     try:
@@ -239,5 +248,5 @@ def _value(value: Any, name: str) -> Any:
         return value.as_py()
     except UnicodeDecodeError as error:
         return BadRowError(f"{name!r} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
-    except (ValueError, OverflowError) as error:  # pyarrow's own kinds are ValueErrors
+    except (ValueError, OverflowError) as error:  # pyarrow's own types derive from ValueError
         return BadRowError(f"{name!r} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")

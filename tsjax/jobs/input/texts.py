@@ -1,4 +1,4 @@
-"""Texts from files, pipes or standard input, one at a time, by the readers of `tsjax.jobs.input.rows`."""
+"""Streams of texts from files, pipes or standard input, read by the readers of `tsjax.jobs.input.rows`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ DEFAULT_COLUMN = "text"
 
 
 def read_texts(file: str, column: str | None = None, reading: Reading | None = None) -> Iterator[str]:
-    """The texts in a file, in order, read as they are asked for.
+    """Yield the texts of a file in order, read lazily.
 
     Args:
         file: a path, or ``-`` for standard input.
-        column: the key, header or column that holds the text; None for ``text``, or for lines, which have none.
-        reading: how the user says that it is to be read; None goes by its name and its first bytes. One text a line
-            keeps empty lines, so that the nth vector is the nth line's.
+        column: the key, header or column that holds the text; None for ``text``, or for lines, which have no columns.
+        reading: the user's options for reading; None to detect the format from the name and the first bytes. With one
+            text per line, empty lines are kept, so that the nth vector belongs to the nth line.
 
     Raises:
-        InputError: the file cannot be read, has no such column, or something in it is not text; names file and line.
+        InputError: the file cannot be read, has no such column, or has a value that is not text. The message names the
+            file and the line.
         MissingExtraError: a package that the format needs is not installed.
     """
     with contextlib.closing(open_file(file, Columns(text=column or DEFAULT_COLUMN), reading, column)) as reader:
@@ -43,13 +44,13 @@ def read_texts(file: str, column: str | None = None, reading: Reading | None = N
 def open_file(
     file: str, columns: Columns | None, reading: Reading | None = None, named: str | None = None
 ) -> RowReader:
-    """A reader at the first row of a file, of a pipe, or of standard input.
+    """Open a reader at the first row of a file, a pipe or standard input.
 
     Args:
         file: a path, or ``-`` for standard input.
-        columns: what is read of it; None for all that there is.
-        reading: how the user says that it is to be read; None goes by its name and its first bytes.
-        named: the column of the text, if the user names one, which lines of text have not.
+        columns: the columns to read; None for all.
+        reading: the user's options for reading; None to detect the format from the name and the first bytes.
+        named: the column of the text, if the user names one; lines of text have no columns.
 
     Raises:
         InputError: the file cannot be read, or has no such column.
@@ -70,10 +71,10 @@ def open_file(
 
 
 def check_texts(files: list[str], column: str | None, reading: Reading) -> None:
-    """Check, before any work is done, that files can be read and have a column; a pipe is left for then.
+    """Check before any work that files can be read and have a column; pipes are checked when they are read.
 
     Raises:
-        InputError: a file cannot be read, or no row of it has the column.
+        InputError: a file cannot be read, or none of its rows has the column.
         MissingExtraError: a package that a format needs is not installed.
     """
     for file in files:
@@ -88,7 +89,7 @@ def check_texts(files: list[str], column: str | None, reading: Reading) -> None:
 
 
 def count_texts(file: str, reading: Reading | None = None, column: str | None = None) -> int | None:
-    """Return how many texts a file holds, for a progress bar; None where that cannot be known cheaply."""
+    """Return the number of texts in a file, for a progress bar; None if it cannot be determined cheaply."""
     if file == STDIN or _is_pipe(file):
         return None
     said = reading or Reading()
@@ -108,17 +109,17 @@ def count_texts(file: str, reading: Reading | None = None, column: str | None = 
 
 
 def _open(file: str) -> BinaryIO:
-    """A file, or what can go back to its start as long as it is looked at."""
+    """Open a file or standard input; a pipe is wrapped so that it can be read from its start again after detection."""
     if file == STDIN:
         if sys.stdin is None:
             raise InputError("standard input is closed")
-        return Replayed(sys.stdin.buffer, closes=False)  # type: ignore[return-value]  # a BinaryIO but for its methods that write
+        return Replayed(sys.stdin.buffer, closes=False)  # type: ignore[return-value]  # a BinaryIO for reading
     raw = open_raw(file)
     return Replayed(raw, closes=True) if _is_pipe(file) else raw  # type: ignore[return-value]
 
 
 def _is_pipe(file: str) -> bool:
-    """Whether reading a file once uses it up."""
+    """Tell whether a file can be read only once."""
     path = Path(file)
     return path.exists() and not path.is_file() and not path.is_dir()
 

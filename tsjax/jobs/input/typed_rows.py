@@ -1,4 +1,4 @@
-"""Rows of a file as typed values, for data that are more than texts: pairs with scores, labels, judgements."""
+"""Typed rows of a file, for data that are more than texts: pairs with scores, labels, judgements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TypedRow(NamedTuple):
     Attributes:
         place: the file and the row, for messages.
         cells: the values by the names of their columns.
-        texts_only: whether all values are text, numbers included.
+        texts_only: whether all values are stored as text, numbers included.
     """
 
     place: str
@@ -38,7 +38,7 @@ class TypedRow(NamedTuple):
             raise InputError(f"{self.place}: {error}") from error
 
     def name(self, column: str) -> str:
-        """Return an id or a label, text or a whole number, as text."""
+        """Return an id or a label as text; its value must be text or an integer."""
         value = self._value(column)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise InputError(f"{self.place}: {column!r} is {value!r:.40}, neither text nor a whole number")
@@ -61,14 +61,14 @@ class TypedRow(NamedTuple):
 
 
 def read_typed_rows(file: str | os.PathLike[str], reading: Reading | None = None) -> Iterator[TypedRow]:
-    """Read the rows of a file in any format, as they are asked for.
+    """Yield the rows of a file in any format, read lazily.
 
     Args:
         file: a path, or ``-`` for standard input.
-        reading: how the user says that it is to be read; None goes by its name and its first bytes.
+        reading: the user's options for reading; None to detect the format from the name and the first bytes.
 
     Raises:
-        InputError: the file, or a row of it, cannot be read.
+        InputError: the file or one of its rows cannot be read.
         MissingExtraError: a package that the format needs is not installed.
     """
     with contextlib.closing(open_file(str(file), None, reading)) as reader:
