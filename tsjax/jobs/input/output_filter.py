@@ -1,4 +1,4 @@
-"""Filter of input files that were written by a job and lie below the pattern that names the input."""
+"""Filter that excludes files written by a job from the input, although they may match the input's pattern."""
 
 from __future__ import annotations
 
