@@ -1,4 +1,4 @@
-"""A job's books: which shards there are, and the manifests that say so, whoever computes them, and where."""
+"""The accounting of a job: its shards and manifests, independent of the engine that computes the shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a worker's shards hold, those of earlier runs included."""
+    """The totals of a worker's shards, including those of earlier runs."""
 
     shards: int = 0
     input_rows: int = 0
@@ -32,7 +32,7 @@ class Summary:
     computed_shards: int = 0
 
     def plus(self, record: Record) -> Summary:
-        """With another shard."""
+        """Return the totals with another shard added."""
         return Summary(
             self.shards + 1,
             self.input_rows + record.input_rows,
@@ -47,12 +47,12 @@ class Summary:
 
 
 class Books:
-    """Which shards of a job an output has.
+    """The shards that an output has of a job.
 
     Args:
-        output: where they are.
-        plan: which there should be.
-        job: whose they should be.
+        output: the output directory.
+        plan: the plan of the expected shards.
+        job: the job that the shards must belong to.
     """
 
     def __init__(self, output: Output, plan: Plan, job: Job) -> None:
@@ -60,10 +60,10 @@ class Books:
         self._fingerprint = job.fingerprint
 
     def mine(self, part: Part) -> list[ShardKey]:
-        """The shards of a part that have a record that can be read, in order.
+        """Return the shards of a part that have a readable record, in order.
 
         Raises:
-            CheckpointError: the disk does not give a record.
+            CheckpointError: a record cannot be read from the disk.
         """
         return [key for key in self._recorded(part) if self.output.read_record(key) is not None]
 
@@ -71,24 +71,24 @@ class Books:
         return [key for key in self.output.record_keys() if self.plan.is_for(part, key)]
 
     def check_no_rejections(self, part: Part) -> None:
-        """Raise an InputError if an earlier run has rejected a row of a part."""
+        """Raise an InputError if an earlier run rejected a row of a part."""
         for rejection in self.output.rejections(self._recorded(part)):
             raise InputError(rejection.sentence)
 
     def whole(self, part: Part) -> dict[ShardKey, Made]:
-        """Those shards of a part whose files are what their records say, with what they were made of.
+        """Return the shards of a part whose files match their records, with the facts of their input rows.
 
         Raises:
-            InputError: a record is of another job.
+            InputError: a record belongs to another job.
         """
         found = ((key, self._whole(key)) for key in self._recorded(part))
         return {key: record.made for key, record in found if record is not None}
 
     def is_whole(self, key: ShardKey) -> bool:
-        """Whether a shard has a record, and its files are what that says.
+        """Return whether a shard has a record and its files match the record.
 
         Raises:
-            InputError: the record is of another job.
+            InputError: the record belongs to another job.
         """
         return self._whole(key) is not None
 
@@ -103,32 +103,35 @@ class Books:
         return record if self.output.is_whole(record) else None
 
     def groups_left(self, part: Part, done: Mapping[ShardKey, Made]) -> list[int]:
-        """The groups in which a part has shards that are not done, or may have, as their end is not known yet."""
+        """Return the groups in which a part has unfinished shards.
+
+        A group whose end is not known yet is included, because it may have unfinished shards.
+        """
         groups = self.plan.groups_for(part)
         last = self._last_shards(set(groups))
         rows = {key: done[key].rows for key in done}
         return [group for group in groups if group not in last or self._lacks(part, last[group], rows)]
 
     def _last_shards(self, groups: set[int]) -> dict[int, ShardKey]:
-        """The last shard of each group whose end is known."""
+        """Return the last shard of each group whose end is known."""
         records = (self.output.read_record(key) for key in self.output.record_keys() if key.group in groups)
         return {record.key.group: record.key for record in records if record is not None and record.last}
 
     def _lacks(self, part: Part, last: ShardKey, rows: Mapping[ShardKey, int]) -> bool:
-        """Whether shards of a part are missing in a group that ends with this one."""
+        """Return whether a part lacks shards in the group that ends with the shard ``last``."""
         group, most = last.group, self.plan.rows_per_shard
         indices = (index for index in range(last.index + 1) if self.plan.is_for(part, ShardKey(group, index)))
         return any(missing_shard(rows, group, index, most, last) is not None for index in indices)
 
 
 class Engine(Protocol):
-    """Who computes a job."""
+    """An engine that computes a job."""
 
     def join(self) -> Job:
-        """Make sure that the output is of this job, if it is of any; gives the job, with the ranges that it has."""
+        """Check that an existing output belongs to this job, and return the job with its ranges."""
 
     def compute(self, books: Books, partial: Path) -> int:
-        """Make every shard that is not there, by way of the folder ``partial``; gives how many those are."""
+        """Compute every missing shard and return their number. Files are first written in the folder ``partial``."""
 
 
 def run_job(
@@ -139,19 +142,22 @@ def run_job(
     worker: Worker = ALONE,
     joined: Callable[[Job], object] = lambda job: None,
 ) -> Summary:
-    """Have a job, or one worker's part of it, computed, and keep its manifest.
+    """Compute a job, or one worker's part of it, and write its manifest.
 
     Args:
-        engine: who computes.
-        output: where to.
-        plan: the inputs, cut.
-        started_with: what the manifest says of where inputs and model were found.
-        worker: which of several.
-        joined: told of the job before anything is computed; may refuse it.
+        engine: the engine that computes the shards.
+        output: the output directory.
+        plan: the plan that divides the inputs.
+        started_with: the locations of the inputs and the model, for the manifest.
+        worker: the worker that this process is.
+        joined: called with the job before anything is computed; may refuse the job.
+
+    Returns:
+        The totals of the worker's shards, including those of earlier runs.
 
     Raises:
-        InputError: the output is of another job.
-        OutputError: the output cannot be written, or another process is at it.
+        InputError: the output belongs to another job.
+        OutputError: the output cannot be written, or another process is writing to it.
     """
     with output.working(worker) as partial:
         job = engine.join()

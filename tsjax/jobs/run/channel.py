@@ -1,4 +1,4 @@
-"""A bounded queue between two threads, either of which may fail: the other then learns of it and stops too."""
+"""A bounded queue between two threads. If one of the threads fails, the other is notified and stops too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Item = TypeVar("Item")
 
 
 class StoppedError(Exception):
-    """Nobody takes any more."""
+    """An error that `Channel.put` raises after the consumer has stopped."""
 
 
 class Channel(Generic[Item]):
-    """A queue with an end.
+    """A bounded queue that can be closed.
 
     Args:
-        most: items that wait in it at a time.
+        most: the maximum number of items that wait in the queue.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,10 +31,10 @@ class Channel(Generic[Item]):
         self._error: BaseException | None = None
 
     def put(self, item: Item) -> None:
-        """Add an item, as soon as there is room.
+        """Add an item; wait until there is room.
 
         Raises:
-            StoppedError: nobody takes any more.
+            StoppedError: the consumer has stopped.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or len(self._items) < self._most)
@@ -44,21 +44,21 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
 
     def close(self, error: BaseException | None = None) -> None:
-        """Say that nothing more comes; an error is raised where the items are taken, after the last of them."""
+        """Close the queue for new items. The consumer receives ``error`` after the last item."""
         with self._changed:
             self._closed = True
             self._error = self._error or error
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Say that nothing more is taken."""
+        """Stop consuming: discard the waiting items and refuse new ones."""
         with self._changed:
             self._stopped = True
             self._items.clear()
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
-        """The items, as they come."""
+        """Yield the items as they arrive."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._closed or self._stopped)

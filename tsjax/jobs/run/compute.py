@@ -1,6 +1,6 @@
-"""Blocks of rows to blocks of vectors, without a pause between them: the device has the next block while one ends.
+"""Embedding of blocks of rows without a pause: the device receives the next block before the current one ends.
 
-What a block's vectors are depends on the block and on those before it in its shard, never on another shard.
+The vectors of a block depend on the block and on earlier blocks of the same shard, never on another shard.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Seen:
-    """The texts that a shard had so far, by their hash, and what came of each; lasts as long as the shard.
+    """The texts of a shard so far, by hash, with their results. An instance lasts as long as its shard.
 
     Attributes:
-        places: by hash, in the order of their first occurrence.
-        results: vectors of each, (chunks, D), with its spans; or why it is rejected.
+        places: the index of each text in ``results``, by the text's hash, in the order of first occurrence.
+        results: the vectors of each text, (chunks, D), with its spans, or the reason for its rejection.
     """
 
     places: dict[bytes, int] = field(default_factory=dict)
@@ -49,16 +49,16 @@ class _Result(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Some rows of a shard that follow each other.
+    """Consecutive rows of a shard.
 
     Attributes:
         key: the shard.
-        rows: those that can be embedded, and those that cannot, in order.
+        rows: rows that can be embedded and rows that cannot, in order.
         seen: the shard's texts so far.
-        final: whether the shard ends with it.
-        last: whether, if so, the group ends with the shard.
-        read: about how many bytes of the input it was read from.
-        left: about how many bytes of this worker's input come after it.
+        final: whether the block is the last of its shard.
+        last: whether a final block's shard is the last of its group.
+        read: approximate number of input bytes that the block was read from.
+        left: approximate number of bytes of this worker's input after the block.
     """
 
     key: ShardKey
@@ -71,18 +71,18 @@ class Block(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """A block, with its vectors.
+    """A block with its vectors.
 
     Attributes:
-        block: which.
+        block: the block.
         rows: the row of each vector.
         vectors: float32 (n, D).
-        spans: of each vector; None unless chunks have vectors of their own.
-        rejected: rows that have none, in order.
-        tokens: that were computed, padding not counted.
-        truncated: texts that lost their end.
-        chunked: texts of more than one chunk.
-        duplicates: rows that have another's vector.
+        spans: the span of each vector; None unless each chunk has its own vector.
+        rejected: the rows without a vector, in order.
+        tokens: number of computed tokens, without padding.
+        truncated: number of truncated texts.
+        chunked: number of texts with more than one chunk.
+        duplicates: number of rows that share the vector of another row.
     """
 
     block: Block
@@ -98,10 +98,10 @@ class Embedded(NamedTuple):
 
 @dataclass
 class _Piece:
-    """A block on its way: its sequences, and their outcomes as they come."""
+    """A block in progress: its sequences and the results so far."""
 
     block: Block
-    places: list[int]  # of each row that can be embedded, its text among the shard's; of none where all are alike
+    places: list[int]  # index of each embeddable row's text in the shard's results; empty if each row has one sequence
     sequences: Sequences
     offset: int = 0
     vectors: NDArray[np.float32] | None = None
@@ -110,14 +110,14 @@ class _Piece:
 
 
 class Computer:
-    """Embeds blocks.
+    """The embedding of blocks of rows.
 
     Args:
-        model: with what.
-        options: what becomes of long texts and of duplicates, and whether vectors are normalised.
+        model: the model.
+        options: the treatment of long texts and duplicates, and whether vectors are normalised.
 
     Raises:
-        InputError: chunks that the model cannot take; see `Cutter`.
+        InputError: the model cannot take chunks of this size; see `Cutter`.
     """
 
     def __init__(self, model: Model, options: Options) -> None:
@@ -128,18 +128,18 @@ class Computer:
 
     @property
     def block_characters(self) -> int:
-        """Characters that a block should have, about."""
+        """Return the approximate number of characters that a block should have."""
         return self._model.embedder.pipeline.block_characters
 
     def run(self, blocks: Iterable[Block], progress: Callable[[int], object] | None = None) -> Iterator[Embedded]:
-        """Embed block after block; each is tokenised while the device works on the ones before.
+        """Yield the blocks with their vectors. Each block is tokenised while the device works on earlier blocks.
 
         Args:
-            blocks: in the order of the input; those of a shard follow each other.
-            progress: told the number of sequences in each batch that is done.
+            blocks: blocks in the order of the input; the blocks of a shard are consecutive.
+            progress: called with the number of sequences in each finished batch.
 
         Raises:
-            InputError: vectors that are not finite.
+            InputError: vectors are not finite.
         """
         waiting: collections.deque[_Piece] = collections.deque()
         offset = 0
@@ -172,7 +172,7 @@ class Computer:
                 yield self._finish(waiting.popleft())
 
     def _prepare(self, block: Block) -> _Piece:
-        """The texts that are new to the shard, as sequences."""
+        """Return the block with the sequences of the texts that are new to the shard."""
         rows = [row for row in block.rows if isinstance(row, Row)]
         seen = block.seen
         if not self._options.deduplicate:
@@ -194,7 +194,7 @@ class Computer:
         return _Piece(block, places, self._cutter.sequences(new))
 
     def _take(self, batch: Computed, waiting: Iterable[_Piece]) -> None:
-        """Put a batch's vectors to their sequences; a batch is of one piece."""
+        """Assign a batch's vectors to their sequences. All sequences of a batch belong to one piece."""
         first = int(batch.indices[0])
         piece = next(piece for piece in waiting if piece.offset <= first < piece.offset + len(piece.sequences.windows))
         places = batch.indices - piece.offset
@@ -202,13 +202,13 @@ class Computer:
         piece.vectors[places] = batch.embeddings
         if batch.tokens is not None:
             for place, tokens in zip(places.tolist(), batch.tokens, strict=True):
-                # Only the sums are kept: a long text's token vectors would take much memory.
+                # Keep only the sums, because the token vectors of a long text would take much memory.
                 parts = piece.sequences.windows[place].parts
                 piece.sums[place] = np.stack([tokens[a:b].sum(axis=0) for _, a, b in parts]) if parts else None
         piece.left -= len(places)
 
     def _finish(self, piece: _Piece) -> Embedded:
-        """A block's rows with their vectors."""
+        """Return a block's rows with their vectors."""
         block, sequences, results = piece.block, piece.sequences, piece.block.seen.results
         rows = [row for row in block.rows if isinstance(row, Row)]
         if sequences.one_each and not self._options.deduplicate:
@@ -233,7 +233,7 @@ class Computer:
             if isinstance(row, Rejection) or id(row) in reasons
         ]
         if not self._options.deduplicate:
-            for place in piece.places:  # nobody asks for them again
+            for place in piece.places:  # free the results, which are not used again
                 results[place] = _TAKEN
         width = self._model.embedder.embedding_dimension
         return Embedded(
@@ -249,7 +249,10 @@ class Computer:
         )
 
     def _finished_alike(self, piece: _Piece, rows: list[Row]) -> Embedded:
-        """`_finish` where each row has one vector: most jobs, and there is no time for work on single rows."""
+        """Return a block's rows with their vectors, one for each row.
+
+        This is the fast path of `_finish`. It covers most jobs and does no work on single rows.
+        """
         assert piece.vectors is not None
         return Embedded(
             block=piece.block,
@@ -264,7 +267,7 @@ class Computer:
         )
 
     def _results(self, piece: _Piece, texts: int) -> Iterator[_Result]:
-        """What came of each of a block's new texts."""
+        """Yield the result of each of a block's new texts."""
         sequences, vectors = piece.sequences, piece.vectors
         assert vectors is not None
         of_text: list[list[int]] = [[] for _ in range(texts)]
@@ -285,7 +288,7 @@ class Computer:
                 yield _Result(self._ended(self._pooled(piece, places, len(spans)), unit=True), spans, None)
 
     def _pooled(self, piece: _Piece, places: list[int], chunks: int) -> NDArray[np.float32]:
-        """The mean of each chunk's token vectors: float32 (chunks, D)."""
+        """Return the mean of each chunk's token vectors, float32 (chunks, D)."""
         total = np.zeros((chunks, self._config.embedding_dimension), np.float32)
         count = np.zeros((chunks, 1), np.float32)
         for place in places:
@@ -297,7 +300,10 @@ class Computer:
         return total / count
 
     def _ended(self, vectors: NDArray[np.float32], *, unit: bool = False) -> NDArray[np.float32]:
-        """Vectors as they are wanted: of norm 1 again where a mean was taken, cut, and of norm 1 where asked."""
+        """Return the vectors, cut to the output dimension and normalised if the options say so.
+
+        With ``unit``, vectors that are means are first normalised again, if the model ends by normalising.
+        """
         if unit and any(head.kind == "normalize" for head in self._config.heads[-1:]):
             vectors = normalize(vectors)
         width = self._model.embedder.embedding_dimension

@@ -1,7 +1,7 @@
-"""Texts as the token sequences that the model is given: as they are, cut, in chunks, or in overlapping windows.
+"""Conversion of texts to token sequences for the model: unchanged, truncated, in chunks, or in overlapping windows.
 
-The model's own limit decides what is too long. Chunks are cut out of a text's tokens, each between the special tokens
-and behind the prompt, so that no text is tokenised twice. Late chunking: Günther et al., arXiv:2409.04701.
+A text is too long if it exceeds the model's own limit. Chunks are cut from a text's tokens. Each gets the prompt and
+the special tokens, so no text is tokenised twice. Late chunking: Günther et al., arXiv:2409.04701.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.job import Model, Options
 
-# Tokens that no text has.
+# Sentinel: no length limit.
 _NO_LIMIT = 2**31 - 1
 
-# Tokens that windows share where nobody says, as a part of a window.
+# The default overlap of two windows is a window's width divided by this number.
 _WINDOW_OVERLAP = 4
 
 
 class Span(NamedTuple):
-    """A chunk of a text: its place among the chunks, its characters from ``start`` to before ``end``, its tokens.
+    """A chunk of a text: its index, its characters from ``start`` to before ``end``, and its number of tokens.
 
-    The tokens are the text's own, special ones and the prompt not counted.
+    The number of tokens excludes special tokens and the prompt.
     """
 
     chunk: int
@@ -42,13 +42,13 @@ class Span(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A sequence that the model is given.
+    """A sequence for the model.
 
     Attributes:
-        text: which text of the block it is of.
-        parts: for late chunking, which tokens of the sequence go to which chunk: ``(chunk, start, end)``; empty where
-            the sequence's own vector is wanted.
-        weight: what its vector counts for in the mean of its text's.
+        text: the index of its text in the block.
+        parts: for late chunking, the tokens of the sequence that belong to each chunk, as ``(chunk, start, end)``;
+            empty if the sequence's own vector is used.
+        weight: the weight of its vector in the mean over the text's sequences.
     """
 
     text: int
@@ -57,15 +57,15 @@ class Window(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """A block of texts as sequences.
+    """The sequences of a block of texts.
 
     Attributes:
         tokenized: the sequences.
-        windows: what each is.
+        windows: the description of each sequence.
         spans: for late chunking, the chunks of each text; None otherwise.
-        rejected: why a text is not embedded, by its place.
-        truncated: texts that lost their end.
-        chunked: texts of more than one chunk.
+        rejected: the reason for each rejected text, by the text's index.
+        truncated: number of truncated texts.
+        chunked: number of texts with more than one chunk.
     """
 
     tokenized: Tokenized
@@ -77,16 +77,16 @@ class Sequences(NamedTuple):
 
     @property
     def one_each(self) -> bool:
-        """Whether every text is one sequence, whose own vector is wanted."""
+        """Return whether every text is one sequence whose own vector is used."""
         return self.spans is None and not self.rejected and not self.chunked
 
     def among(self, texts: int, places: Sequence[int], rejected: Mapping[int, str]) -> Sequences:
-        """Return the same, of texts that were some of a block's.
+        """Return the sequences of the complete block, given that these are the sequences of some of its texts.
 
         Args:
-            texts: how many the block has.
-            places: of each text in the block.
-            rejected: why the others are not embedded, by their places in the block.
+            texts: number of texts in the block.
+            places: the index in the block of each text that has sequences.
+            rejected: the reasons for which the other texts are rejected, by their index in the block.
         """
         spans: list[tuple[Span, ...]] | None = None
         if self.spans is not None:
@@ -100,14 +100,15 @@ class Sequences(NamedTuple):
 
 
 class Cutter:
-    """Makes sequences of texts. Safe to use from many threads.
+    """The conversion of texts to sequences. Safe to use from many threads.
 
     Args:
-        model: whose tokenizer, limit and prompt.
-        options: what becomes of long texts.
+        model: the model, with its tokenizer, length limit and prompt.
+        options: the treatment of long texts.
 
     Raises:
-        InputError: chunks that the model cannot take, or late chunking of a model that does not pool by the mean.
+        InputError: the model cannot take chunks of this size, or late chunking is used with a model that does not
+            pool by the mean.
     """
 
     def __init__(self, model: Model, options: Options) -> None:
@@ -130,7 +131,7 @@ class Cutter:
                 )
 
     def _measure(self) -> None:
-        """What stands before and after a chunk's tokens, and how many of these there are."""
+        """Compute the number of tokens before, in and after a chunk, and the overlap of chunks."""
         special = len(self._whole.encode([""]).ids[0])
         self._before = self._tokenizer.prompt_length(self._prompt)
         self._after = special - self._tokenizer.prompt_length("")
@@ -150,7 +151,7 @@ class Cutter:
             raise InputError(f"chunks or windows of {counted(self._width, 'token')} cannot share {self._overlap}")
 
     def sequences(self, texts: Sequence[str]) -> Sequences:
-        """What the model is given for these texts."""
+        """Return the sequences for these texts."""
         tokenized = self._whole.encode(texts, self._prompt)
         empty = without_tokens(tokenized, self._left_out)
         if not len(empty):
@@ -213,23 +214,29 @@ class Cutter:
         return Sequences(_gathered(tokenized, windows, places), windows, spans, {}, 0, chunked)
 
     def _windows(self, length: int) -> list[tuple[int, int]]:
-        """The first token of each window of a text of so many, and the one after its last."""
+        """Return the start and the end (exclusive) of each window of a text with ``length`` tokens."""
         starts = range(0, max(1, length - self._overlap), self._width - self._overlap)
         return [(start, min(start + self._width, length)) for start in starts]
 
     def _own(self, length: int) -> list[tuple[int, int]]:
-        """The tokens that each window gives: what two share is halved, so that each token has most of its context."""
+        """Return the token range that each window contributes.
+
+        The overlap of two windows is divided in the middle, so that each token has most of its context.
+        """
         windows = self._windows(length)
         borders = [(end + start) // 2 for (_, end), (start, _) in itertools.pairwise(windows)]
         return list(zip([0, *borders], [*borders, length], strict=True))
 
     def _between(self, whole: int, start: int, end: int) -> NDArray[np.intp]:
-        """Places of some of a text's own tokens, with the prompt and the special ones, in a text of so many tokens."""
+        """Return the positions of a text's tokens from ``start`` to ``end``, with the prompt and special tokens.
+
+        ``whole`` is the length of the text's sequence.
+        """
         own = np.arange(self._before + start, self._before + end)
         return np.concatenate([np.arange(self._before), own, np.arange(whole - self._after, whole)])
 
     def _spans(self, text: str, chunks: list[tuple[int, int]]) -> tuple[Span, ...]:
-        """Chunks of tokens as characters of the text."""
+        """Return the spans of chunks, with token ranges converted to characters of the text."""
         offsets = self._whole.offsets(self._prompt + text)[self._before :]
         shift = len(self._prompt)
         return tuple(
@@ -239,7 +246,7 @@ class Cutter:
 
 
 def _gathered(tokenized: Tokenized, windows: Sequence[Window], places: Sequence[NDArray[np.intp]]) -> Tokenized:
-    """The tokens of each window, by their places in its text."""
+    """Return the tokens of each window, selected by their positions in its text."""
     texts = [window.text for window in windows]
 
     def gathered(values: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:

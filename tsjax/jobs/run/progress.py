@@ -1,4 +1,4 @@
-"""How far a job is: a line that changes on a terminal, a line a minute elsewhere, or JSON."""
+"""Progress of a job: a line that is updated on a terminal, one line a minute elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LOG_SECONDS = 60.0
 
 
 class Reporter:
-    """Says how far a job is, and what became of it.
+    """A reporter of a job's progress and events.
 
     Args:
-        stream: where to.
-        as_json: one JSON object a line, for programs.
-        terminal: one line that is written over, for somebody who watches.
-        clock: seconds.
+        stream: the stream to write to.
+        as_json: write one JSON object a line, for programs.
+        terminal: update one line in place, for an interactive terminal.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class Reporter:
         self._width = 0
 
     def start(self, statistics: Callable[[], Statistics], share: float = 1.0) -> None:
-        """Count from here on.
+        """Start counting.
 
         Args:
-            statistics: what tells how many tokens are done.
-            share: the part of what is left to read that is this worker's to embed.
+            statistics: function that returns the statistics, with the number of tokens done.
+            share: the share of the remaining input that this worker embeds.
         """
         self._statistics, self._first, self._share = statistics, statistics(), share
         self._shown = self._start = self._clock()
 
     def tick(self, texts: int = 0) -> None:
-        """Say how far it is, if it is time to; to be called often."""
+        """Report the progress if the interval has passed. Call this often."""
         del texts
         now = self._clock()
         if now - self._shown >= self._every:
@@ -68,21 +68,21 @@ class Reporter:
             self._show(self.figures())
 
     def embedded(self, block: Embedded) -> None:
-        """Count a block that is done."""
+        """Count a finished block."""
         self._read += block.block.read
         self._left = block.block.left
         self._rejected += len(block.rejected)
 
     def shard_done(self) -> None:
-        """Count a shard that is in its place."""
+        """Count a published shard."""
         self._shards += 1
 
     def told(self, *, read: float, left: float, shards: int, rejected: int) -> None:
-        """Count what others have done so far, who tell of blocks and shards elsewhere."""
+        """Set the counts to those of other processes, whose blocks and shards are not counted here."""
         self._read, self._left, self._shards, self._rejected = read, left, shards, rejected
 
     def figures(self) -> dict[str, Any]:
-        """What there is to say."""
+        """Return the figures of the progress report."""
         seconds = max(self._clock() - self._start, 1e-9)
         figures: dict[str, Any] = {"seconds": round(seconds, 3), "shards": self._shards, "rejected": self._rejected}
         if self._statistics is not None and self._first is not None:
@@ -99,7 +99,7 @@ class Reporter:
         return figures
 
     def say(self, event: str, text: str, **facts: Any) -> None:
-        """Say something that is no figure."""
+        """Report an event."""
         if self._json:
             self._write(json.dumps({"event": event, "message": text, **facts}, ensure_ascii=False) + "\n")
         else:

@@ -1,4 +1,4 @@
-"""Which worker this process is, from what a scheduler put into its environment."""
+"""Detection of the worker that this process is, from the environment that a scheduler has set."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """A worker, and what told so."""
+    """A worker and the source that identified it."""
 
     worker: Worker
     by: str
 
 
 def find_worker(environment: Mapping[str, str] | None = None) -> Found | None:
-    """The worker that the surroundings say this process is; None where they say nothing.
+    """Return the worker that the environment says this process is; None if it says nothing.
 
-    In this order: `jax.distributed`, if it is initialised; a Slurm array, the tasks of a Slurm step, or an array of
-    such steps; a Kubernetes indexed job, which says how many there are in JOB_COMPLETIONS only if its manifest does;
-    the hosts of a TPU slice; RANK and WORLD_SIZE; OMPI_COMM_WORLD_RANK and _SIZE. A job of one is none.
+    The sources are tried in this order:
+
+    1. `jax.distributed`, if it is initialised;
+    2. a Slurm array, the tasks of a Slurm step, or an array of such steps;
+    3. a Kubernetes indexed job; JOB_COMPLETIONS is set only if the job's manifest sets it;
+    4. the hosts of a TPU slice;
+    5. RANK and WORLD_SIZE;
+    6. OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE.
+
+    A source that says there is only one worker is ignored.
 
     Raises:
-        InputError: what is found is contradictory, or says which worker but not of how many.
+        InputError: the environment is contradictory, or gives the worker's index but not the number of workers.
     """
     env = os.environ if environment is None else environment
     for find in (_jax_distributed, _slurm, _kubernetes, _tpu, _ranks):
@@ -40,7 +47,7 @@ def find_worker(environment: Mapping[str, str] | None = None) -> Found | None:
 
 def _jax_distributed(env: Mapping[str, str]) -> Found | None:
     del env
-    jax: Any = sys.modules.get("jax")  # who has initialised it has imported it
+    jax: Any = sys.modules.get("jax")  # initialised only if it has been imported
     if jax is None or not jax.distributed.is_initialized():
         return None
     return _found(jax.process_index(), jax.process_count(), "jax.distributed")
@@ -76,7 +83,7 @@ def _slurm_step(env: Mapping[str, str]) -> Found | None:
     index = _number(env, "SLURM_PROCID")
     if index is None:
         return None
-    # The step's, which srun sets; SLURM_NTASKS is the allocation's, of which a step may use a part.
+    # srun sets the number of the step's tasks. SLURM_NTASKS counts the allocation, of which a step may use a part.
     count = _number(env, "SLURM_STEP_NUM_TASKS") or _number(env, "SLURM_NTASKS")
     return None if count is None else _found(index, count, "SLURM_PROCID")
 

@@ -1,7 +1,7 @@
-"""A job from end to end: reading, tokenising, computing and writing at once, shard after shard, and again after a kill.
+"""The loop of a worker: it reads, tokenises, computes and writes at the same time, shard after shard.
 
-Rows are read in a thread, vectors written in another, and between them `tsjax.jobs.run.compute` keeps the device
-busy. Completed shards are skipped, so the same command ends with the same bytes however often it was stopped.
+One thread reads rows and another writes vectors. Between them, `tsjax.jobs.run.compute` keeps the device busy.
+Completed shards are skipped, so an interrupted job can be restarted with the same command and produces identical files.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 
 OnError: TypeAlias = Literal["reject", "fail"]
 
-# Blocks that wait to be embedded, and to be written.
+# Maximum number of blocks that wait to be embedded, and of those that wait to be written.
 _WAITING = 2
 
-# About how many bytes a block may have beside its texts, and a row has at least.
+# Approximate number of bytes: the maximum of a block without its texts, and the minimum of a row.
 _MOST_BESIDE = 1 << 24
 _ROW_WEIGHT = 256
 
 
 class JobRunner:
-    """Runs a job, or one worker's part of it.
+    """A run of a job, or of one worker's part of it.
 
     Args:
-        model: what embeds.
-        options: how.
-        plan: the inputs, cut.
-        output: where to.
-        worker: which of several.
+        model: the model.
+        options: the options of the job.
+        plan: the plan that divides the inputs.
+        output: the output directory.
+        worker: the worker that this process is.
         on_error: ``reject`` lists rows that cannot be embedded; ``fail`` stops at the first.
-        reporter: who is told how far it is.
-        model_source: what the model was loaded from, for whoever reads the manifest and loads it again: keywords of
-            `tsjax.load`, as JSON values.
+        reporter: the reporter of the progress.
+        model_source: the source of the model: keywords of `tsjax.load`, as JSON values. Readers of the manifest use
+            them to load the model again.
     """
 
     def __init__(
@@ -79,27 +79,29 @@ class JobRunner:
         self._layout = Layout.of(self._job, options.columns, plan.sources)
 
     def run(self) -> Summary:
-        """Run to the end.
+        """Run the job to its end and return the totals.
 
         Raises:
-            InputError: the output is of another job, naming the difference; an input that cannot be read, or changes
-                meanwhile; with ``on_error="fail"``, a row that cannot be embedded.
-            OutputError: the output cannot be written, or another process is at it.
+            InputError: the output belongs to another job (the message names the difference); an input cannot be read,
+                or changes during the run; with ``on_error="fail"``, a row cannot be embedded.
+            OutputError: the output cannot be written, or another process is writing to it.
         """
         return run_job(self, self._output, self._plan, self._started_with, self._worker)
 
     def join(self) -> Job:
-        """Make sure that the output is of this job, if it is of any; gives the job, with the ranges that it has.
+        """Check that an existing output belongs to this job, and return the job with its ranges.
 
         Raises:
-            InputError: the output is of another job, naming the difference; too few rows to take ranges from.
+            InputError: the output belongs to another job (the message names the difference), or there are too few rows
+                to take ranges from.
         """
         recorded = self._output.recorded_job()
         self._check_same(recorded)
         ranges = None if recorded is None else recorded.ranges
         if self._options.precision in CALIBRATED and ranges is None:
             ranges = self._calibrated()
-        # Another process may have come first meanwhile, with other options or, by other devices, other ranges.
+        # Another process may have claimed the output in the meantime, with other options or, computed on other
+        # devices, other ranges.
         settled = self._output.settle(self._job.with_ranges(ranges))
         self._check_same(settled)
         self._job = self._job.with_ranges(settled.ranges)
@@ -113,17 +115,17 @@ class JobRunner:
             )
 
     def join_as(self, job: Job) -> None:
-        """Take a job that another process has joined.
+        """Use a job that another process has joined.
 
         Raises:
-            InputError: this process would make other vectors, naming the difference.
+            InputError: this process would make other vectors (the message names the difference).
         """
         if difference := job.difference(self._job):
             raise InputError(f"this process would make other vectors than the job's: {difference}")
         self._job = self._job.with_ranges(job.ranges)
 
     def compute(self, books: Books, partial: Path) -> int:
-        """Make every shard of this worker that is not there; gives how many those are."""
+        """Compute every missing shard of this worker and return their number."""
         if self._on_error == "fail":
             books.check_no_rejections(self._worker)
         done = books.whole(self._worker)
@@ -133,7 +135,7 @@ class JobRunner:
         return len(books.mine(self._worker)) - len(done)
 
     def _calibrated(self) -> list[list[float]]:
-        """The ranges of the dimensions, from the first rows of the input."""
+        """Return the ranges of the dimensions, computed from the first rows of the input."""
         rows: list[Row] = []
         for sources in self._plan.groups:
             reader = GroupReader(sources, self._options.columns)
@@ -153,7 +155,7 @@ class JobRunner:
     # -- the work -----------------------------------------------------------------------------------------------------
 
     def make(self, books: Books, part: Part, done: Mapping[ShardKey, Made], partial: Path) -> None:
-        """Compute and write every shard of a part that is not done."""
+        """Compute and write every unfinished shard of a part."""
         blocks: Channel[Block] = Channel(_WAITING)
         finished: Channel[Embedded] = Channel(_WAITING)
         failed: list[BaseException] = []
@@ -165,14 +167,14 @@ class JobRunner:
                     blocks.put(block)
             except StoppedError:
                 pass
-            except BaseException as raised:  # raised where the blocks are taken
+            except BaseException as raised:  # raised again where the blocks are consumed
                 error = raised
             blocks.close(error)
 
         def write() -> None:
             try:
                 self._write(finished, books, partial)
-            except BaseException as raised:  # raised by the main thread
+            except BaseException as raised:  # raised again by the main thread
                 failed.append(raised)
                 finished.stop()
 
@@ -200,7 +202,7 @@ class JobRunner:
             raise failed[0]
 
     def _blocks(self, books: Books, part: Part, done: Mapping[ShardKey, Made]) -> Iterator[Block]:
-        """Every row of every shard of a part that is not done."""
+        """Yield all rows of the unfinished shards of a part, in blocks."""
         groups = books.groups_left(part, done)
         left = sum(source.size for group in groups for source in self._plan.groups[group])
         for group in groups:
@@ -228,10 +230,10 @@ class JobRunner:
     def _cut(
         self, rows: Iterator[Row | Rejection], reader: GroupReader
     ) -> Iterator[tuple[list[Row | Rejection], bool, int]]:
-        """A shard's rows in blocks of about as many characters: the rows, whether they are the last, the bytes read.
+        """Yield a shard's rows in blocks of about as many characters each.
 
-        What else there is of a row ends a block only where it is very much, so that it is the texts that decide which
-        are computed together.
+        Each item has the rows, whether they are the last, and the number of bytes read. Data other than texts ends a
+        block only if it is very large, so that the texts decide which rows are computed together.
         """
         most = self._computer.block_characters
         block: list[Row | Rejection] = []
@@ -254,7 +256,7 @@ class JobRunner:
             raise InputError(rejection.sentence)
 
     def _write(self, finished: Iterable[Embedded], books: Books, partial: Path) -> None:
-        """Write shard after shard, each as its blocks come."""
+        """Write the shards one after another, each as its blocks arrive."""
         iterator = iter(finished)
         for first in iterator:
             key = first.block.key
@@ -270,7 +272,7 @@ class JobRunner:
                 else:
                     raise OutputError(f"shard {key} has no end")
             if books.is_whole(key):
-                # Somebody else made the same shard meanwhile, such as a node that was given up for dead and lives.
+                # Another process has made the same shard in the meantime, e.g. a node that was presumed dead.
                 discard_shard(self._layout, key, partial)
             else:
                 files = publish_shard(self._layout, key, partial, self._output.vectors)
@@ -279,7 +281,7 @@ class JobRunner:
 
 
 def _weight(kept: Any) -> int:
-    """About how many bytes a kept value has."""
+    """Return the approximate number of bytes of a kept value."""
     if isinstance(kept, str | bytes):
         return len(kept)
     if isinstance(kept, dict):
@@ -290,7 +292,7 @@ def _weight(kept: Any) -> int:
 
 
 class _Tally:
-    """Counts a shard's blocks, for its record."""
+    """A tally of a shard's blocks, for its record."""
 
     def __init__(self) -> None:
         self._input: list[tuple[str, int]] = []
@@ -315,8 +317,8 @@ class _Tally:
             self._counts[name] += getattr(embedded, name)
 
     def record(self, job: Job, files: tuple[ShardFile, ...]) -> Record:
-        """What there is to record."""
-        assert self._block is not None  # a shard has one at least
+        """Return the shard's record."""
+        assert self._block is not None  # a shard has at least one block
         return Record(
             shard=str(self._block.key),
             job=job.fingerprint,
