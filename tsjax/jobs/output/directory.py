@@ -1,10 +1,10 @@
-"""What a job leaves on disk: where each file is, and the records by which a killed job knows what it has.
+"""The output directory of a job: the paths of its files, and the records by which a killed job finds its shards.
 
 out/vectors/shard-GGGGG-SSSSS.parquet   a shard
-out/records/shard-GGGGG-SSSSS.json      says that the shard is whole: written after it
-out/manifest.json                       the job, and every shard; with several workers, one for each
-out/rejected.jsonl                      the rows that could not be embedded; likewise
-out/.tsjax/                             the job that came first, locks, and files that are being written
+out/records/shard-GGGGG-SSSSS.json      the shard's record: written after the shard, to mark it as complete
+out/manifest.json                       the job and all its shards; with several workers, one file for each
+out/rejected.jsonl                      the rows that could not be embedded; with several workers, one file for each
+out/.tsjax/                             the job that claimed the output, locks, and files that are being written
 """
 
 from __future__ import annotations
@@ -38,37 +38,38 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.input.columns import Rejection
 
-# 2: inputs are known by digests of their content, and shards by that of their rows, since they may be cut by bytes.
+# Format 2 identifies inputs by digests of their content, and shards by the digest of their rows, because shards may be
+# limited by bytes.
 FORMAT = 2
 
-# The files beside the folders.
+# The files next to the folders.
 _OWN_FILES = re.compile(r"(manifest(-\d+-of-\d+)?\.json)|(rejected(-\d+-of-\d+)?\.jsonl)")
 
-# After so many seconds without a change, a folder for files that are being written is thought to be nobody's.
+# A temporary folder untouched for this many seconds is considered abandoned.
 _ABANDONED = 3600
 
 T = TypeVar("T")
 
-# Seconds to wait for a lock, which somebody who asks whether it is held has for a moment.
+# Seconds to wait for a lock: a process that checks whether the lock is held takes it for a moment.
 _LOOK = 2.0
 
 
 class StartedWith(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a worker found the inputs and the model, which may differ between workers: paths or URLs, and options."""
+    """The locations of a worker's inputs and model, which may differ between workers: paths or URLs, and options."""
 
     inputs: tuple[str, ...]
     model: dict[str, Any]
 
 
 class _FirstJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Says whose an output is before there is any manifest."""
+    """The job that an output belongs to, recorded before there is any manifest."""
 
     format: int
     job: dict[str, Any]
 
 
 class Manifest(_FirstJob, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A worker's manifest: which worker of how many, whether it came to the end, the job, and its shards."""
+    """A worker's manifest: its index and the number of workers, whether it has finished, the job, and its shards."""
 
     worker: tuple[int, int]
     complete: bool
@@ -78,7 +79,7 @@ class Manifest(_FirstJob, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Output:
-    """A job's directory."""
+    """The output directory of a job."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = expanded(path)
@@ -88,13 +89,13 @@ class Output:
         self._job_file = self._hidden / "job.json"
 
     def exists(self) -> bool:
-        """Whether a job has begun to write here."""
+        """Return whether a job has begun to write here."""
         return (
             self.vectors.is_dir() and self.records.is_dir() and (self._hidden.is_dir() or bool(self.manifest_files()))
         )
 
     def owns(self, path: Path) -> bool:
-        """Whether a path is that of a file or folder that a job writes here; both from the root."""
+        """Return whether a job writes the file or folder ``path`` here. Both paths are absolute."""
         if not path.is_relative_to(self.path):
             return False
         first, *rest = path.relative_to(self.path).parts or ("",)
@@ -102,26 +103,27 @@ class Output:
         return first in own or (not rest and _OWN_FILES.fullmatch(first) is not None)
 
     def manifest_file(self, worker: Worker) -> Path:
-        """Where a worker's manifest is."""
+        """Return the path of a worker's manifest."""
         return self.path / ("manifest.json" if worker.count == 1 else f"manifest-{worker}.json")
 
     def rejected_file(self, worker: Worker) -> Path:
-        """Where a worker's rejected rows are."""
+        """Return the path of the list of a worker's rejected rows."""
         return self.path / ("rejected.jsonl" if worker.count == 1 else f"rejected-{worker}.jsonl")
 
     def manifest_files(self) -> list[Path]:
-        """All manifests that there are."""
+        """Return the paths of all existing manifests."""
         return sorted(self.path.glob("manifest*.json"))
 
     @contextlib.contextmanager
     def working(self, worker: Worker) -> Iterator[Path]:
-        """Have the directory to oneself as this worker; gives a folder for files that are being written.
+        """Lock the directory for this worker, and yield a folder for files that are being written.
 
-        What killed predecessors left is removed. Where the file system has no locks, or each of its clients grants them
-        by itself, a second process does the same work for nothing, and harms nothing.
+        Folders that killed predecessors left are removed. If the file system has no locks, or each of its clients
+        grants them by itself, a second process may do the same work. This wastes time, but does no harm.
 
         Raises:
-            OutputError: another process is at it, the directory cannot be written, or its name is not UTF-8.
+            OutputError: another process is writing to the directory as this worker, the directory cannot be written,
+                or its name is not UTF-8.
         """
         from filelock import Timeout  # noqa: PLC0415
 
@@ -139,7 +141,7 @@ class Output:
             raise OutputError(f"{who} is writing to {self.path}") from error
         except (OSError, NotImplementedError):
             locked = False
-        # A name that nobody else has, since a lock may not exclude: such as on gcsfuse, or NFS with local locks.
+        # The name is unique, because a lock may not exclude other processes, e.g. on gcsfuse or NFS with local locks.
         partial = self._hidden / f"{worker}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
         try:
             if locked:
@@ -156,13 +158,14 @@ class Output:
     def _lock(self, worker: Worker, timeout: float) -> BaseFileLock:
         from filelock import FileLock  # noqa: PLC0415
 
-        # Without locks, newer versions would fall back to a file that a killed process leaves, which locks out others.
+        # On file systems without locks, newer versions of filelock would fall back to a lock file. A killed process
+        # leaves that file, which locks out others.
         known = signature(FileLock.__init__).parameters
         hard: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in known else {}
         return FileLock(self._hidden / f"{worker}.lock", timeout=timeout, **hard)
 
     def is_locked(self, index: int, count: int) -> bool | None:
-        """Whether a process is at work as this worker; None where that cannot be known."""
+        """Return whether a process is running as this worker; None if that cannot be known."""
         from filelock import Timeout  # noqa: PLC0415
 
         lock = self._lock(Worker(index, count), 0)
@@ -175,10 +178,10 @@ class Output:
             return None
 
     def read_manifests(self) -> dict[Path, Manifest]:
-        """The manifests that there are.
+        """Return the existing manifests by path.
 
         Raises:
-            CheckpointError: one of them is damaged, or of another format.
+            CheckpointError: a manifest is damaged, or has another format.
         """
         manifests = {}
         for file in self.manifest_files():
@@ -188,11 +191,11 @@ class Output:
         return manifests
 
     def job(self) -> Job:
-        """The job whose output this is.
+        """Return the job that this output belongs to, as the manifests say.
 
         Raises:
-            InputError: there is none.
-            CheckpointError: its manifests are damaged, or of different jobs.
+            InputError: there is no manifest.
+            CheckpointError: the manifests are damaged, or of different jobs.
         """
         jobs = {file: Job.recorded(manifest.job, file) for file, manifest in self.read_manifests().items()}
         if not jobs:
@@ -210,23 +213,23 @@ class Output:
         return next((job for job in jobs.values() if job.ranges is not None), first)
 
     def recorded_job(self) -> Job | None:
-        """The job whose output this is, or is to be; None where there is none yet.
+        """Return the job that this output belongs to, or that has claimed it; None if there is no job yet.
 
         Raises:
-            CheckpointError: what says so is damaged, or manifests are of different jobs.
+            CheckpointError: the file that records the job is damaged, or the manifests are of different jobs.
         """
         if self.manifest_files():
             return self.job()
         return self._first_job() if self._job_file.exists() else None
 
     def settle(self, job: Job) -> Job:
-        """Make the output this job's, unless another process has made it another's; gives whose it is.
+        """Claim the output for a job, unless another process has claimed it; return the job that it belongs to.
 
-        Of several that start at once, one comes first, before there is any manifest.
+        If several processes start at once, before there is any manifest, one of them claims the output.
 
         Raises:
-            OutputError: it cannot be written.
-            CheckpointError: what another process wrote is damaged.
+            OutputError: the output cannot be written.
+            CheckpointError: the file that another process wrote is damaged.
         """
         try:
             with replacing(self._job_file) as temporary:
@@ -240,14 +243,14 @@ class Output:
         return Job.recorded(_read(self._job_file, _FirstJob).job, self._job_file)
 
     def record_file(self, key: ShardKey) -> Path:
-        """Where a shard's record is."""
+        """Return the path of a shard's record."""
         return self.records / f"shard-{key}.json"
 
     def read_record(self, key: ShardKey) -> Record | None:
-        """A shard's record; None where there is none, or a damaged one.
+        """Return a shard's record; None if it is missing or damaged.
 
         Raises:
-            CheckpointError: the disk does not give what it has.
+            CheckpointError: an existing record cannot be read from the disk.
         """
         file = self.record_file(key)
         try:
@@ -258,7 +261,7 @@ class Output:
             return None
 
     def record_keys(self) -> list[ShardKey]:
-        """The shards that have a record, in order."""
+        """Return the keys of the shards that have a record, in order."""
         keys = []
         for file in self.records.glob("shard-*.json"):
             with contextlib.suppress(ValueError):
@@ -266,11 +269,11 @@ class Output:
         return sorted(keys)
 
     def is_whole(self, record: Record) -> bool:
-        """Whether a shard's files are those of its record."""
+        """Return whether a shard's files have the sizes and checksums of its record."""
         return all(file_facts(self.vectors / file.name) == file for file in record.files)
 
     def has_files(self, record: Record) -> bool:
-        """Whether a shard's files are there, and as large as its record says; nothing of them is read."""
+        """Return whether a shard's files exist and have the sizes of its record. Their content is not read."""
         for file in record.files:
             try:
                 size = (self.vectors / file.name).stat().st_size
@@ -281,13 +284,13 @@ class Output:
         return True
 
     def rejections(self, keys: Iterable[ShardKey]) -> Iterator[Rejection]:
-        """The rejected rows of some shards, in the order of the input."""
+        """Yield the rejected rows of some shards, in the order of the input."""
         for key in keys:
             record = self.read_record(key)
             yield from record.rejected if record is not None else ()
 
     def rejected_lines(self, keys: Iterable[ShardKey]) -> Iterator[str]:
-        """The lines that list these rows, a JSON object each."""
+        """Yield the lines that list the rejected rows of some shards, one JSON object a line."""
         return (json.dumps(rejection.to_json(), ensure_ascii=False) + "\n" for rejection in self.rejections(keys))
 
     def write_manifest(
@@ -300,9 +303,9 @@ class Output:
         complete: bool,
         started_with: StartedWith,
     ) -> None:
-        """Write a worker's manifest, with those of these shards that have a record.
+        """Write a worker's manifest with those of the given shards that have a record.
 
-        Each record is read on its own, so that memory is flat.
+        The records are read one at a time, so the memory does not grow with their number.
         """
         head = {
             "format": FORMAT,
@@ -328,16 +331,17 @@ class Output:
             stream.writelines(self.rejected_lines(keys))
 
     def write_record(self, record: Record, partial: Path) -> None:
-        """Say that a shard is whole."""
+        """Write the record that marks a shard as complete."""
         with publishing_text(self.record_file(record.key), partial) as stream:
             stream.write(json.dumps(record_json(record), ensure_ascii=False) + "\n")
 
 
 def _is_abandoned(folder: Path, here: str) -> bool:
-    """Whether a folder for files that are being written is a dead process's.
+    """Return whether a folder for files that are being written belongs to a dead process.
 
-    ``here`` is how the names of this host's begin: of those the process can be asked for. Of another host's, or where
-    another process has the number by now, as each first one of a container has, the age decides.
+    ``here`` is the prefix of the folders of this host, whose processes can be looked up. The age decides for a folder
+    of another host, or if another process has the same process id by now. For example, the first process of each
+    container has the same id.
     """
     if folder.name.startswith(here):
         number = folder.name.removeprefix(here).partition("-")[0]
@@ -346,16 +350,16 @@ def _is_abandoned(folder: Path, here: str) -> bool:
         except ProcessLookupError:
             return True
         except (OSError, ValueError, OverflowError):
-            pass  # somebody else's, or not named by us
+            pass  # the process belongs to another user, or the folder's name has another pattern
     try:
         newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
-    except OSError:  # changes at this moment
+    except OSError:  # the folder is changing at this moment
         return False
     return time.time() - newest > _ABANDONED
 
 
 def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
-    """A file's size and checksum; None where it is not there."""
+    """Return a file's size and checksum; None if the file does not exist."""
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -365,10 +369,10 @@ def file_facts(path: Path, name: str | None = None) -> ShardFile | None:
 
 
 def _read(file: Path, kind: type[T]) -> T:
-    """Return a manifest, or what says which job came first.
+    """Return a manifest, or the record of the job that claimed the output.
 
     Raises:
-        CheckpointError: it is damaged, or of another version's format.
+        CheckpointError: the file is damaged, or has the format of another version.
     """
     data = read_object(file)
     if not isinstance(job := data.get("job"), dict):

@@ -1,4 +1,4 @@
-"""A shard's record: what is known of a shard that is whole, strictly read back from JSON that may have been changed."""
+"""The record of a complete shard, with strict reading from JSON, because the file may have been changed."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class ShardFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ShardFacts(Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A shard that is whole: as its record has it, or as a manifest lists it.
+    """The facts of a complete shard, as in its record or in a manifest.
 
     Attributes:
-        shard: which.
+        shard: the shard's key as text.
         job: the job's fingerprint.
-        last: whether it is the last of its group.
-        first_row, last_row: its first and last row of the input, ``[file, row]``; None for no rows.
-        input_rows: rows of the input, rejected ones included.
-        input_digest: of these rows, 32 hexadecimal digits; see `tsjax.jobs.input.row_digests.RowsDigest`.
-        rows: vectors.
-        tokens: that were embedded, special ones included; of duplicates once.
-        truncated: texts that lost their end.
-        chunked: texts of more than one chunk.
-        duplicates: rows that have another's vector.
-        rejected: rows that could not be embedded; in a manifest their number.
+        last: whether the shard is the last of its group.
+        first_row, last_row: the shard's first and last row of the input, ``[file, row]``; None if it has no rows.
+        input_rows: number of input rows, including rejected ones.
+        input_digest: digest of these rows, 32 hexadecimal digits; see `tsjax.jobs.input.row_digests.RowsDigest`.
+        rows: number of vectors.
+        tokens: number of embedded tokens, including special tokens; duplicates count once.
+        truncated: number of truncated texts.
+        chunked: number of texts with more than one chunk.
+        duplicates: number of rows that share the vector of another row.
+        rejected: the rows that could not be embedded; in a manifest, their number.
         files: the shard's files.
     """
 
@@ -55,16 +55,16 @@ class ShardFacts(Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_f
     files: tuple[ShardFile, ...]
 
     def __post_init__(self) -> None:
-        self.key  # noqa: B018  # a ValueError where it cannot be read
+        self.key  # noqa: B018  # raises a ValueError if the key cannot be parsed
 
     @property
     def key(self) -> ShardKey:
-        """Which shard."""
+        """Return the shard's key."""
         return ShardKey.parse(self.shard)
 
     @property
     def made(self) -> Made:
-        """What is known of the rows that the shard was made of."""
+        """Return the number and the digest of the input rows that the shard was made of."""
         return Made(self.input_rows, self.input_digest)
 
 
@@ -78,5 +78,5 @@ def record_json(record: Record) -> dict[str, Any]:
 
 
 def summary_json(record: Record) -> dict[str, Any]:
-    """Return what a manifest says of a record."""
+    """Return a record as a manifest lists it."""
     return {**to_builtins(record), "rejected": len(record.rejected)}

@@ -1,7 +1,7 @@
-"""Shards of vectors: written block by block, whole or not at all, and read back the same way.
+"""Writing and reading of shards, block by block. A shard is published only when it is complete.
 
-The bytes follow from the rows and vectors alone: no time, no name of a machine. (Another version of pyarrow may pack
-the same rows into other bytes.)
+The bytes depend on the rows and vectors alone. They contain no time and no name of a machine. (Another version of
+pyarrow may compress the same rows to other bytes.)
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ SPAN_COLUMNS = ("chunk", "start", "end", "tokens")
 
 @dataclass(frozen=True)
 class Layout:
-    """What every shard of a job looks like.
+    """The layout of a job's shards.
 
     Attributes:
-        file_format: Parquet, or .npy beside JSON lines.
-        precision: of the numbers.
-        dimension: of the vectors.
-        keep: the columns beside id and vector.
-        kept_types: their Arrow types; None for text.
-        spans: whether each vector is of a chunk, with its span.
+        file_format: Parquet, or .npy with JSON lines.
+        precision: precision of the stored numbers.
+        dimension: dimension of the vectors.
+        keep: the columns in addition to id and vector.
+        kept_types: the Arrow types of these columns; None for text.
+        spans: whether each vector belongs to a chunk and has a span.
     """
 
     file_format: FileFormat
@@ -67,10 +67,10 @@ class Layout:
 
     @classmethod
     def of(cls, job: Job, columns: Columns, sources: Sequence[Source]) -> Layout:
-        """The layout of a job's shards.
+        """Return the layout of a job's shards.
 
         Raises:
-            InputError: a column to keep is of different types in different inputs.
+            InputError: a column to keep has different types in different inputs.
         """
         layout = cls.recorded(job)
         types = _agreed_types(columns, sources) if columns.keep and layout.file_format == "parquet" else None
@@ -78,7 +78,7 @@ class Layout:
 
     @classmethod
     def recorded(cls, job: Job) -> Layout:
-        """The layout of shards that are only read, which tell the types of their kept columns themselves."""
+        """Return the layout for reading shards. The types of kept columns are left out: the files contain them."""
         options = job.facts["options"]
         return cls(
             options["format"],
@@ -89,14 +89,14 @@ class Layout:
         )
 
     def files(self, key: ShardKey) -> tuple[str, ...]:
-        """The names of a shard's files."""
+        """Return the names of a shard's files."""
         if self.file_format == "parquet":
             return (f"shard-{key}.parquet",)
         return (f"shard-{key}.npy", f"shard-{key}.jsonl")
 
 
 def _agreed_types(columns: Columns, sources: Sequence[Source]) -> tuple[Any, ...] | None:
-    """The types of the kept columns: those of the first input, which all others must have."""
+    """Return the types of the kept columns in the first input. All other inputs must have the same types."""
     kinds = {source.format in TABLES for source in sources}
     if kinds == {True, False}:
         raise InputError("columns cannot be kept of Parquet or Arrow files and of others at once: their types differ")
@@ -111,7 +111,7 @@ def _agreed_types(columns: Columns, sources: Sequence[Source]) -> tuple[Any, ...
 
 
 class ShardWriter(Protocol):
-    """Takes a shard's blocks, in order."""
+    """A writer of a shard's blocks, in order."""
 
     def write(self, block: Embedded) -> None:
         """Append a block."""
@@ -119,7 +119,7 @@ class ShardWriter(Protocol):
 
 @contextlib.contextmanager
 def open_shard(layout: Layout, job: Job, key: ShardKey, partial: Path) -> Iterator[ShardWriter]:
-    """A writer of a shard's files, in the folder for files that are being written."""
+    """Yield a writer of a shard's files in ``partial``, the folder for files that are being written."""
     writers: dict[str, _Opener] = {"parquet": _parquet, "npy": _npy}
     paths = [partial / name for name in layout.files(key)]
     try:
@@ -132,7 +132,7 @@ def open_shard(layout: Layout, job: Job, key: ShardKey, partial: Path) -> Iterat
 
 
 def publish_shard(layout: Layout, key: ShardKey, partial: Path, vectors: Path) -> tuple[ShardFile, ...]:
-    """Put a shard's files in their place; gives what its record says of them."""
+    """Move a shard's files to the folder ``vectors`` and return their facts for the shard's record."""
     facts = []
     for name in layout.files(key):
         with publishing(vectors / name, partial) as temporary:
@@ -143,7 +143,7 @@ def publish_shard(layout: Layout, key: ShardKey, partial: Path, vectors: Path) -
 
 
 def discard_shard(layout: Layout, key: ShardKey, partial: Path) -> None:
-    """Remove a shard's files that were written aside and are not wanted."""
+    """Remove a shard's files that were written in ``partial`` and are not needed."""
     for name in layout.files(key):
         (partial / name).unlink(missing_ok=True)
 
@@ -176,9 +176,9 @@ def _parquet(layout: Layout, job: Job, paths: Sequence[Path]) -> Iterator[_Parqu
     parquet = require_optional("pyarrow.parquet", extra="batch", feature="the output: Parquet")
     schema = _schema(layout, job)
     dtype = stored_dtype(layout.precision)
-    # Bytes of like significance together: packs float32 better, and what bfloat16 leaves empty to nothing.
+    # Grouping bytes of the same significance compresses float32 better, and the zero bytes of bfloat16 to nothing.
     split = {"embedding.list.element": "BYTE_STREAM_SPLIT"} if dtype == np.float32 else None
-    # Parquet has no whole numbers of 8 bits; as places in a dictionary of 256 they take no more than that.
+    # Parquet has no 8-bit integers. As indices into a dictionary of 256 values they take no more than 8 bits.
     coded = [*layout.keep, *(["embedding.list.element"] if dtype.itemsize == 1 else [])]
     with (
         paths[0].open("wb") as file,
@@ -233,13 +233,13 @@ def _npy(layout: Layout, job: Job, paths: Sequence[Path]) -> Iterator[_Npy]:
 
 
 class StoredRows(NamedTuple):
-    """Some rows of a shard.
+    """Consecutive rows of a shard.
 
     Attributes:
-        ids: of each vector.
-        chunks: the chunk that each vector is of; None where vectors are of whole texts.
-        vectors: as they are stored, (n, numbers).
-        rest: the other columns of each row, where they were asked for.
+        ids: the id of each vector.
+        chunks: the chunk index of each vector; None if vectors represent complete texts.
+        vectors: the vectors in the stored precision, (n, numbers).
+        rest: the other columns of each row, if they were requested.
     """
 
     ids: list[str]
@@ -249,16 +249,16 @@ class StoredRows(NamedTuple):
 
 
 def read_shard(layout: Layout, folder: Path, key: ShardKey, *, rest: bool = False) -> Iterator[StoredRows]:
-    """A shard's rows, some at a time.
+    """Yield a shard's rows in blocks.
 
     Args:
-        layout: what it looks like.
-        folder: where its files are.
-        key: which.
-        rest: whether to give the other columns too.
+        layout: the layout of the shard.
+        folder: the folder of the shard's files.
+        key: the shard.
+        rest: whether to return the other columns too.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the shard is damaged.
     """
     paths = [folder / name for name in layout.files(key)]
     read = _read_parquet if layout.file_format == "parquet" else _read_npy
@@ -275,7 +275,7 @@ def _read_parquet(layout: Layout, paths: Sequence[Path], *, rest: bool) -> Itera
                 vectors = batch.column("embedding")
                 if vectors.null_count or vectors.type.list_size != width:
                     raise CheckpointError(f"{paths[0]} has vectors of another size, or none in some rows")
-                # `flatten`, unlike `values`, minds a slice.
+                # `flatten`, unlike `values`, respects the offset of a slice.
                 numbers = vectors.flatten().to_numpy(zero_copy_only=False)
                 yield StoredRows(
                     batch.column("id").to_pylist(),
@@ -285,7 +285,7 @@ def _read_parquet(layout: Layout, paths: Sequence[Path], *, rest: bool) -> Itera
                 )
     except (CheckpointError, GeneratorExit):
         raise
-    except Exception as error:  # pyarrow raises OSError, KeyError and its own kinds
+    except Exception as error:  # pyarrow raises OSError, KeyError and its own exceptions
         raise CheckpointError(f"{paths[0]} cannot be read: {str(error).splitlines()[0]}") from error
 
 

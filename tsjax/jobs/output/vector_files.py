@@ -1,6 +1,6 @@
-"""Vectors to a file, block by block, in constant memory: .npy, .npz, .jsonl, .parquet, or JSONL on standard output.
+"""Writing of vectors, block by block in constant memory: .npy, .npz, .jsonl, .parquet, or JSONL on standard output.
 
-A file appears whole or not at all.
+A file appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STDOUT = "-"
 
 
 class VectorWriter(Protocol):
-    """Takes blocks of texts and their vectors, in order."""
+    """A writer of blocks of texts and their vectors, in order."""
 
     def write(self, texts: Sequence[str], vectors: NDArray[Any]) -> None:
         """Append a block."""
@@ -34,16 +34,16 @@ class VectorWriter(Protocol):
 
 @contextlib.contextmanager
 def open_vectors(output: str, dimension: int, dtype: np.dtype[Any], *, overwrite: bool) -> Iterator[VectorWriter]:
-    """A writer for the kind of file that the suffix names.
+    """Yield a writer for the file format of the path's suffix.
 
     Args:
         output: a path, or ``-`` for JSONL on standard output.
-        dimension: columns of the vectors.
-        dtype: their kind of number.
-        overwrite: whether a file that exists may be replaced.
+        dimension: dimension of the vectors.
+        dtype: dtype of the vectors.
+        overwrite: whether to overwrite an existing file.
 
     Raises:
-        InputError: the suffix names no kind of file that can be written.
+        InputError: the suffix is not that of a supported format.
         OutputError: the file exists, or cannot be written.
         MissingExtraError: Parquet without pyarrow.
     """
@@ -63,7 +63,7 @@ def open_vectors(output: str, dimension: int, dtype: np.dtype[Any], *, overwrite
 
 
 def check_output(output: str) -> None:
-    """Raise if an output is of a kind that cannot be written, before any work is done."""
+    """Raise an error if the format of an output cannot be written, before any work is done."""
     suffix = Path(output).suffix
     if output != STDOUT and suffix not in _WRITERS:
         raise InputError(
@@ -74,7 +74,7 @@ def check_output(output: str) -> None:
 
 
 class NpyWriter:
-    """A .npy file whose row count is filled in at the end."""
+    """A writer of a .npy file whose row count is filled in at the end."""
 
     def __init__(self, file: BinaryIO, dimension: int, dtype: np.dtype[Any]) -> None:
         self._file, self._dimension, self._dtype, self._rows = file, dimension, dtype, 0
@@ -89,7 +89,7 @@ class NpyWriter:
         self._write_header()
 
     def _write_header(self) -> None:
-        # numpy pads the header so that the first axis can grow in place.
+        # NumPy pads the header, so that the first axis can grow in place.
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows, self._dimension)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
@@ -104,7 +104,10 @@ def _npy(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorWri
 
 @contextlib.contextmanager
 def _npz(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorWriter]:
-    """The array ``embeddings``; packed from a .npy file beside it, since a zip's member cannot be rewound."""
+    """Yield a writer of the array ``embeddings``.
+
+    The array is first written to a .npy file next to the archive, because a member of a zip file cannot be rewound.
+    """
     unpacked = path.with_suffix(".npy")
     with _npy(unpacked, dimension, dtype) as writer:
         yield writer
@@ -114,14 +117,14 @@ def _npz(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorWri
 
 
 class _Jsonl:
-    """One object a line: ``text`` and ``embedding``."""
+    """A writer of one JSON object a line, with ``text`` and ``embedding``."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, texts: Sequence[str], vectors: NDArray[Any]) -> None:
         for text, vector in zip(texts, vectors, strict=True):
-            # Nine digits give every float32 back, and are written four times as fast as the shortest that do.
+            # Nine digits represent every float32 exactly, and are written four times as fast as the shortest ones.
             numbers = [f"{number:.9g}" for number in vector.tolist()]
             text_json = json.dumps(text, ensure_ascii=False)
             self._file.write(f'{{"text": {text_json}, "embedding": [{", ".join(numbers)}]}}\n')
@@ -135,7 +138,7 @@ def _jsonl(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorW
 
 
 class _Parquet:
-    """Columns ``text`` and ``embedding``, a list of fixed size."""
+    """A writer of the columns ``text`` and ``embedding``, a list of fixed size."""
 
     def __init__(self, writer: Any, schema: Any, dimension: int) -> None:
         self._writer, self._schema, self._dimension = writer, schema, dimension
