@@ -1,4 +1,4 @@
-"""Whether every line of a job's input is in a row: the lines are read once more, by no parser at all."""
+"""A check that every line of a job's input is in a row. The lines are read once more, without any parser."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MOST_LOST = 100
 
 
 class LineAudit:
-    """Follows the rows of some files, and finds the lines that are in none, nor blank, nor the header's.
+    """A search for lost lines: lines of some files that are in no row, not blank and not in the header.
 
-    A row has the line that it begins on and those that the line breaks in its cells make, whether or not it is rejected
-    for what they hold.
+    A row covers the line that it begins on and the lines that the line breaks in its cells add. This holds for
+    rejected rows too.
 
     Args:
         sources: the files, in order.
-        verdict: told of such lines.
+        verdict: the verdict that the lost lines are added to.
     """
 
     def __init__(self, sources: Sequence[Source], verdict: Verdict) -> None:
@@ -37,7 +37,11 @@ class LineAudit:
         self._current: _FileAudit | None = None
 
     def see(self, row: Row | Rejection) -> None:
-        """Count the lines of the next row; a ValueError where its file is none of those, or one that came before."""
+        """Count the lines of the next row.
+
+        Raises:
+            ValueError: the row's file is not among the files, or came before.
+        """
         while self._current is None or self._current.name != row.file:
             if not self._waiting:
                 raise ValueError(f"a row of {row.file}, which is not among the files that are left")
@@ -46,12 +50,12 @@ class LineAudit:
             self._current.cover(row.line, row.lines)
 
     def finish(self) -> None:
-        """Say which lines are left, after the last row."""
+        """Add the lines that are left after the last row to the verdict."""
         while self._waiting or self._current is not None:
             self._next_file()
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the open file."""
         if self._current is not None:
             self._current.close()
             self._current = None
@@ -67,7 +71,7 @@ class LineAudit:
 
 
 class _FileAudit:
-    """The lines of one file, with those that no row has."""
+    """The lines of one file, with those that are in no row."""
 
     def __init__(self, source: Source) -> None:
         self.name = source.name
@@ -92,7 +96,7 @@ class _FileAudit:
         self._take(line + lines - 1, lost=False)
 
     def finish(self) -> Iterator[tuple[int, int]]:
-        """The first and the last of lines that follow each other and are in no row."""
+        """Return the first and the last line of each run of consecutive lines that are in no row."""
         self._take(None, lost=True)
         return ((first, last) for first, last in self._lost)
 
@@ -100,7 +104,7 @@ class _FileAudit:
         self._raw.close()
 
     def _take(self, last: int | None, *, lost: bool) -> None:
-        """Take the lines up to this one, or all that are left; those that are lost are noted."""
+        """Read the lines up to ``last``, or all remaining lines; record those that are lost."""
         for number, line in itertools.islice(self._lines, None if last is None else max(0, last - self._taken)):
             self._taken = number
             if not lost or is_blank(line, self._format, self._width):

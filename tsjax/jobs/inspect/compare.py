@@ -1,4 +1,4 @@
-"""A job's ids and rows beside the input's, and beside each other: streams, in memory that does not grow with them."""
+"""Comparison of a job's ids and rows with the input and with each other, as streams in bounded memory."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from tsjax.jobs.output.shard_record import Record
     from tsjax.jobs.plan import Plan, ShardKey, Slice
 
-# Files that hashes of ids are sorted into: with 64 of a thousand million ids, one takes 250 MB.
+# Number of files that hashes of ids are sorted into. With 64 files and a billion ids, a file takes 250 MB.
 _BUCKETS = 64
 
 
 class Expected:
-    """The ids that a group's shards should have, in order.
+    """The expected ids of a group's shards, in order.
 
     Args:
-        plan: of the job.
-        group: which.
-        columns: what is read.
-        verdict: told of lines that are in no row.
+        plan: the plan of the job.
+        group: the number of the group.
+        columns: the columns to read.
+        verdict: the verdict that lines in no row are added to.
     """
 
     def __init__(self, plan: Plan, group: int, columns: Columns, verdict: Verdict) -> None:
@@ -48,7 +48,7 @@ class Expected:
         self._next: Slice | None = None
 
     def of(self, key: ShardKey) -> Iterator[Row | Rejection]:
-        """The rows of a shard; those of missing ones before it are passed over."""
+        """Yield the rows of a shard. The rows of missing shards before it are skipped."""
         while (shard := self._next or next(self._slices, None)) is not None and shard.key <= key:
             self._next = None
             for row in shard.rows:
@@ -60,7 +60,7 @@ class Expected:
         self._next = shard
 
     def finish(self, verdict: Verdict) -> None:
-        """Whether the input ends where the shards do, and each of its lines is in a row."""
+        """Check that the input ends where the shards end, and that each of its lines is in a row."""
         if not self._reader.at_end():
             verdict.add(f"{self._label} has more rows than the shards cover")
         else:
@@ -72,11 +72,11 @@ class Expected:
 
 
 class InputRows:
-    """A shard's rows of the input, and what they say about its record once they are read.
+    """The input rows of a shard, which are compared with the shard's record once they have been read.
 
     Args:
-        rows: of the input.
-        rejected: file and row of those that the record says are rejected.
+        rows: the rows of the input.
+        rejected: file and row of each row that the record lists as rejected.
         excused: those of them that may be rejected although they can be read.
     """
 
@@ -88,7 +88,7 @@ class InputRows:
         self._digest = RowsDigest()
         self._first: tuple[str, int] | None = None
         self._last: tuple[str, int] | None = None
-        # Of rows whose state is not what the record says, the first: there may be many.
+        # Only the first row of each kind of difference from the record is kept, because there may be many.
         self._forgotten: tuple[str, int] | None = None
         self._accused: tuple[str, int] | None = None
         self._found = 0
@@ -111,14 +111,14 @@ class InputRows:
         return row
 
     def compare(self, name: str, record: Record, verdict: Verdict, *, may_reject: bool) -> None:
-        """Say how the record differs from the rows, which have all been read."""
+        """Add the differences between the record and the rows to the verdict, after all rows have been read."""
         for field_, given in (("input_rows", self._count), ("first_row", self._first), ("last_row", self._last)):
             if (said := getattr(record, field_)) != given:
                 verdict.add(
                     f"{name}: the record says {field_} {json.dumps(said, ensure_ascii=False)}, and the input gives "
                     f"{json.dumps(given, ensure_ascii=False)}"
                 )
-        # Whether they are the same ones: more than their ids, and more than what their rejection changes.
+        # The digest covers more than the ids, and more than what a rejection changes.
         same = (record.input_rows, record.first_row, record.last_row) == (self._count, self._first, self._last)
         if same and self._forgotten is None and record.input_digest != self._digest.hexdigest():
             verdict.add(f"{name} was made of other texts, ids or kept values than the input has")
@@ -136,7 +136,7 @@ class InputRows:
 
 
 class Ids:
-    """Follows a shard's ids beside the input's."""
+    """A comparison of a shard's ids with those of the input."""
 
     def __init__(self, name: str, expected: InputRows | None, rejected: set[tuple[str, int]]) -> None:
         self._name, self._expected, self._rejected = name, expected, rejected
@@ -144,7 +144,7 @@ class Ids:
         self._broken = False
 
     def check(self, ids: list[str], chunks: list[int] | None, verdict: Verdict) -> list[str]:
-        """Compare a block's ids; gives them without those of further chunks."""
+        """Compare a block's ids, and return them with one occurrence for the chunks of a text."""
         fresh = []
         for place, name in enumerate(ids):
             chunk = 0 if chunks is None else chunks[place]
@@ -163,13 +163,13 @@ class Ids:
         return fresh
 
     def finish(self, verdict: Verdict) -> None:
-        """After the last block."""
+        """Check that no id is missing after the last block."""
         if self._expected is not None and not self._broken and (row := self._next()) is not None:
             verdict.add(f"{self._name} lacks the id {row.id!r} (row {row.row} of {row.file})")
         self.drain()
 
     def drain(self) -> None:
-        """Have the input stand at the next shard."""
+        """Read the input up to the next shard."""
         if self._expected is not None:
             for _ in self._expected:
                 pass
@@ -183,15 +183,15 @@ class Ids:
 
 
 class Unique:
-    """Finds ids that come twice, in memory that does not grow with their number.
+    """A search for duplicate ids, in memory that does not grow with their number.
 
     Args:
-        folder: where hashes of the ids are kept meanwhile, 16 bytes each, in files without a name: beside the vectors
-            there is room for them, and in a machine's folder for temporary files, which may be in memory, often not.
-            Where nothing can be written there, as in an output that is mounted to be read, they do go to the latter.
+        folder: folder for the hashes of the ids, 16 bytes each, in temporary files without a name. Next to the vectors
+            there is room for them. The machine's folder for temporary files may be in memory, and often has no room.
+            It is used only if ``folder`` cannot be written, e.g. in an output that is mounted read-only.
 
     Raises:
-        OutputError: they cannot be written.
+        OutputError: the hashes cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -210,20 +210,20 @@ class Unique:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # What could not be written has been told by then.
+        # Write errors have been reported before this.
         for file in self._files:
             with contextlib.suppress(OSError):
                 file.close()
 
     def add(self, ids: list[str]) -> None:
-        """Count some ids."""
+        """Add the hashes of some ids."""
         with explaining(self._folder):
             for name in ids:
                 digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
                 self._files[digest[0] % _BUCKETS].write(digest)
 
     def report(self, verdict: Verdict) -> None:
-        """Say how many come more than once."""
+        """Add the number of duplicate ids to the verdict."""
         twice = 0
         for file in self._files:
             with explaining(self._folder):

@@ -1,4 +1,4 @@
-"""Exact search over a job's shards: every vector is compared with the query, a block at a time."""
+"""Exact search over a job's shards. Every vector is compared with the query, one block at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Hit(NamedTuple):
-    """A row that was found: how alike it is, its id, and its other columns."""
+    """A row that was found: its similarity, its id, and its other columns."""
 
     score: float
     id: str
@@ -35,20 +35,20 @@ def search(
     *,
     partial: bool = False,
 ) -> list[Hit]:
-    """Find the rows whose vectors are most like a query's, the best first; of equals, the one that came first.
+    """Find the rows whose vectors are most similar to a query, the best first. Ties keep the order of the rows.
 
     Args:
-        output: the job's.
+        output: the output of the job.
         query: float32 (D,).
-        count: how many.
-        name: the similarity function; see `tsjax.encoders.similarity`. Quantised vectors are as near as their steps
-            allow.
-        partial: search the shards that are there of an output that is not finished, instead of refusing it.
+        count: number of rows to return.
+        name: the similarity function; see `tsjax.encoders.similarity`. Quantised vectors are as accurate as their
+            steps allow.
+        partial: search the existing shards of an unfinished output, instead of raising an error.
 
     Raises:
-        InputError: there is no job, or the query has other dimensions.
-        CheckpointError: the output is not finished, without ``partial``; a shard is not what its record says, or cannot
-            be read.
+        InputError: there is no job, or the query has another dimension.
+        CheckpointError: the output is not finished and ``partial`` is not set; a shard differs from its record, or
+            cannot be read.
     """
     if not partial and (missing := status(output, ask_locks=False).missing):
         raise CheckpointError(f"{output.path} is not finished, so it cannot be searched as a whole: {missing[0]}")
@@ -71,8 +71,8 @@ def search(
             if not len(vectors):
                 continue
             scores = similarity(query[None], vectors, name)[0]
-            assert block.rest is not None  # asked for
-            # What was found before came first, so it goes first.
+            assert block.rest is not None  # requested by rest=True
+            # Earlier hits go first, so that ties keep the order of the rows.
             rows = top_indices(scores, wanted).tolist()
             found = [*best, *(Hit(float(scores[row]), block.ids[row], block.rest[row]) for row in rows)]
             best = [found[place] for place in top_indices(np.array([hit.score for hit in found]), wanted)]

@@ -1,4 +1,4 @@
-"""How far a job is, from what it has left on disk; reads no vector and disturbs no worker."""
+"""The status of a job, from its files on disk. No vector is read and no worker is disturbed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from tsjax.jobs.output.directory import Output
 
-# Sentences about what is missing that are kept.
+# Maximum number of sentences about missing parts.
 _MOST_MISSING = 100
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker: its number, whether it has finished, and whether it holds its lock now; None where that is unknown."""
+    """A worker: its name, whether it has finished, and whether it is running, i.e. holds its lock; None if unknown."""
 
     name: str
     complete: bool
@@ -31,19 +31,19 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a job is.
+    """The status of a job.
 
     Attributes:
-        path: its output.
-        shards: that are recorded and whose files are there, as large as their records say.
-        rows: vectors in them.
-        input_rows: rows of the input that they cover.
-        rejected: of these, rows that could not be embedded.
-        finished_share: the part of the input's bytes that lies in groups of files of which every shard is there.
-        idle_seconds: since the last shard; None without any.
-        workers: those that have started.
-        missing: what there is to do or to repair, a sentence each; the first hundred.
-        finished: whether nothing is missing: every shard is there, and one worker, or all of several, came to the end.
+        path: the path of the output.
+        shards: number of shards that have a record, and files with the sizes of the record.
+        rows: number of vectors in these shards.
+        input_rows: number of input rows that the shards cover.
+        rejected: number of these rows that could not be embedded.
+        finished_share: share of the input's bytes in groups of files that have all their shards.
+        idle_seconds: seconds since the last shard; None if there is no shard.
+        workers: the workers that have started.
+        missing: what is left to do or to repair, one sentence each; the first hundred.
+        finished: whether nothing is missing: every shard exists, and one worker, or all of several, have finished.
     """
 
     path: str
@@ -58,11 +58,11 @@ class Status:
     finished: bool
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the status as plain JSON values."""
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the status as lines of text for people."""
         lines = [
             f"{self.path}: {'finished' if self.finished else 'not finished'}; {counted(self.shards, 'shard')} of "
             f"{counted(self.input_rows, 'row')} of the input so far: {counted(self.rows, 'vector')}, "
@@ -79,7 +79,7 @@ class Status:
 
     @property
     def advice(self) -> str:
-        """What to do about a job that has not finished; empty where it has, or a worker is running."""
+        """Return advice for a job that has not finished; empty if it has finished or a worker is running."""
         if self.finished or any(worker.running for worker in self.workers):
             return ""
         again = "give the same command again, and it goes on where it stopped"
@@ -88,22 +88,25 @@ class Status:
         return f"the job has stopped (no worker is running): {again}"
 
     def _files_done(self) -> str:
-        """How much of the input is done as whole files: how much of a file its rows are is known at its end."""
+        """Describe the share of the input in finished files.
+
+        Only complete files count: a row's share of its file is known only at the end of the file.
+        """
         if not self.finished_share and not self.finished:
             return "no file of the input is done to its end yet (small files are done several at a time)"
         return f"files that are done to their end make up {self.finished_share:.1%} of the input's bytes"
 
 
 def status(output: Output, *, ask_locks: bool = True) -> Status:
-    """How far the job of an output is.
+    """Return the status of the job of an output.
 
     Args:
-        output: which.
-        ask_locks: whether to find out which workers are running, for which each one's lock is held for a moment.
+        output: the output.
+        ask_locks: whether to find out which workers are running. This takes each worker's lock for a moment.
 
     Raises:
-        InputError: there is none.
-        CheckpointError: its manifests are damaged.
+        InputError: there is no job.
+        CheckpointError: the manifests are damaged.
     """
     job, manifests = output.job(), output.read_manifests()
     rows = input_rows = rejected = 0
@@ -135,7 +138,7 @@ def status(output: Output, *, ask_locks: bool = True) -> Status:
     complete: dict[int, list[bool]] = {}
     for manifest in manifests.values():
         complete.setdefault(manifest.worker[1], []).append(manifest.complete)
-    # One that did all, such as what merged the others' manifests, or all of several.
+    # The job is complete with one worker that did everything, e.g. after a merge of manifests, or with all of several.
     if not any(len(ended) == count and all(ended) for count, ended in complete.items()):
         missing += [f"worker {worker.name} has not finished" for worker in workers if not worker.complete]
         missing += [
@@ -161,13 +164,13 @@ def status(output: Output, *, ask_locks: bool = True) -> Status:
 def missing_shards(
     rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: Sequence[Sequence[str]], rows_per_shard: int
 ) -> list[str]:
-    """What is not there of a job's shards, a sentence each.
+    """Describe the missing shards of a job, one sentence per gap.
 
     Args:
-        rows: of the input, in each shard that is there.
+        rows: number of input rows in each existing shard.
         last: the last shard of each group whose end is known.
-        groups: the names of the files of each.
-        rows_per_shard: rows of a range that is whole.
+        groups: the names of the files of each group.
+        rows_per_shard: number of rows of a complete range.
     """
     return [sentence for _, sentences in _gaps(rows, last, groups, rows_per_shard) for sentence in sentences]
 
@@ -175,7 +178,7 @@ def missing_shards(
 def _gaps(
     rows: Mapping[ShardKey, int], last: Mapping[int, ShardKey], groups: Sequence[Sequence[str]], rows_per_shard: int
 ) -> Iterator[tuple[int, list[str]]]:
-    """What is missing of each group that is not whole."""
+    """Yield each incomplete group with the descriptions of its missing shards."""
     highest: dict[int, ShardKey] = {}
     for key in rows:
         highest[key.group] = max(key, highest.get(key.group, key))
@@ -186,7 +189,7 @@ def _gaps(
         end = last.get(group, highest.get(group))
         for index in range(end.index + 1 if end is not None else 0):
             gap = missing_shard(rows, group, index, rows_per_shard, last.get(group))
-            # Of a group whose end is missing, so is that of its last range.
+            # If the end of a group is missing, the end of its last range is missing too.
             if gap is not None and (group in last or gap < highest[group]):
                 sentences.append(f"shard {gap} is missing")
         if sentences:

@@ -1,4 +1,4 @@
-"""What the verification of an output found."""
+"""The result of the verification of an output."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _MOST_PROBLEMS = 100
 
 @dataclass
 class Verdict:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
-        path: the output.
-        problems: what is wrong, one sentence each; the first hundred.
-        shards, rows, rejected: what was looked at.
-        input_rows: rows of the input that the shards are made of, rejected ones included.
-        compared: whether the ids were compared with the input's.
-        advice: how to go on with a job that has not finished; empty where it has.
+        path: the path of the output.
+        problems: the problems, one sentence each; the first hundred.
+        shards, rows, rejected: number of shards, vectors and rejected rows that were checked.
+        input_rows: number of input rows that the shards are made of, including rejected ones.
+        compared: whether the ids were compared with those of the input.
+        advice: advice for a job that has not finished; empty if it has finished.
     """
 
     path: str
@@ -34,11 +34,11 @@ class Verdict:
     advice: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the result as plain JSON values."""
         return dataclasses.asdict(self)
 
     def sentence(self) -> str:
-        """That all is well."""
+        """Return a sentence that says that the output is correct."""
         some = f"the {counted(self.input_rows - self.rejected, 'row')} of the input not rejected"
         ids = (
             f"every id of {some if self.rejected else 'the input'} exactly once, every line of the input in a row"
@@ -51,6 +51,6 @@ class Verdict:
         )
 
     def add(self, problem: str) -> None:
-        """Count a problem."""
+        """Add a problem."""
         if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(problem)

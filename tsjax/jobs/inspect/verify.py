@@ -1,8 +1,8 @@
-"""Whether an output is whole and sound: checksums, counts, every id of the input exactly once, no line lost, no NaN.
+"""Verification of an output: checksums, counts, every id of the input exactly once, no line lost, no NaN.
 
-Counts of tokens are compared between records and manifests only: to count them again takes the model.
-Everything is read as a stream. Ids are compared with those of the input row by row, since both have the same order;
-that no id comes twice is seen from their hashes, which are sorted into files and looked at a file at a time.
+Counts of tokens are compared only between records and manifests, because counting them again requires the model.
+Everything is read as a stream. Ids are compared with those of the input row by row, because both have the same order.
+Duplicate ids are found by their hashes, which are sorted into files and checked one file at a time.
 """
 
 from __future__ import annotations
@@ -40,24 +40,25 @@ if TYPE_CHECKING:
     from tsjax.jobs.output.directory import Manifest, Output
     from tsjax.jobs.output.shard_record import Record
 
-# How far from 1 a norm may be, by what the numbers were rounded to.
+# Maximum difference of a norm from 1, by the precision that the numbers were rounded to.
 _NORM_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
 
 
 def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool = True) -> Verdict:
-    """Check an output; where all is well, merge what several workers have written.
+    """Check an output. If it has no problems, merge the manifests of several workers.
 
     Args:
-        output: which.
-        inputs: the job's input files, if they are no longer where the manifest says.
+        output: the output.
+        inputs: the job's input files, if they are no longer at the locations in the manifest.
         compare_inputs: whether to read the inputs again.
 
     Returns:
-        what is wrong, as sentences; nothing where all is well. ``manifest.json`` and ``rejected.jsonl`` are then whole.
+        The verdict, with the problems as sentences. If there are none, ``manifest.json`` and ``rejected.jsonl`` are
+        complete.
 
     Raises:
         InputError: there is no job.
-        CheckpointError: manifests that cannot be read, or are of different jobs.
+        CheckpointError: the manifests cannot be read, or are of different jobs.
         OutputError: there is no room for the hashes of the ids.
     """
     job, verdict = output.job(), Verdict(str(output.path))
@@ -91,7 +92,7 @@ def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool =
 
 
 def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Record]:
-    """The job's records, in order, after a comparison with its manifests."""
+    """Return the job's records in order, after comparing them with its manifests."""
     records, summaries = {}, {}
     for key in output.record_keys():
         record = output.read_record(key)
@@ -100,7 +101,7 @@ def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Recor
         elif record.job != job.fingerprint:
             verdict.add(f"shard {key} is of another job")
         else:
-            records[key] = replace(record, rejected=())  # which would be many; they are read again
+            records[key] = replace(record, rejected=())  # there may be many rejections; they are read again later
             verdict.rejected += len(record.rejected)
             verdict.input_rows += record.input_rows
             summaries[key] = summary_json(record)
@@ -110,16 +111,16 @@ def _records(output: Output, job: Job, verdict: Verdict) -> dict[ShardKey, Recor
 
 
 def _check_names(output: Output, records: Iterable[Record], verdict: Verdict) -> None:
-    """Whoever reads the shards takes every file of the folder for one."""
+    """Report files in the shard folder that belong to no recorded shard, because readers take every file as a shard."""
     known = {facts.name for record in records for facts in record.files}
     for path in sorted(output.vectors.iterdir()) if output.vectors.is_dir() else ():
-        # Hidden ones are no readers' business: what a file system keeps there of removed files, and the like.
+        # Readers ignore hidden files, e.g. those that a file system keeps for removed files.
         if path.name not in known and not path.name.startswith("."):
             verdict.add(f"{path.name} is of no shard that is recorded, and would be read with the others")
 
 
 def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], verdict: Verdict) -> None:
-    """What a manifest lists has to be there, as it says."""
+    """Check that the shards listed in each manifest have records with the same facts."""
     for file, manifest in output.read_manifests().items():
         for listed in manifest.shards:
             key, values = listed.key, to_builtins(listed)
@@ -131,7 +132,7 @@ def _check_manifests(output: Output, summaries: dict[ShardKey, dict[str, Any]], 
 
 
 def _check_rejected(output: Output, keys: list[ShardKey], verdict: Verdict) -> None:
-    """Compare the lists of rejected rows with the records; one that is missing is written again in the end."""
+    """Compare the lists of rejected rows with the records. A missing list is written again at the end."""
     for manifest in output.read_manifests().values():
         worker = Worker(*manifest.worker)
         listed = [shard.key for shard in manifest.shards]
@@ -146,7 +147,7 @@ def _check_rejected(output: Output, keys: list[ShardKey], verdict: Verdict) -> N
 
 
 def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> Plan | None:
-    """The inputs again, as they were; None where they cannot be found so."""
+    """Return the plan of the unchanged inputs; None if they cannot be found or have changed."""
     urls = list(inputs) or next(iter(output.read_manifests().values())).started_with.inputs
     recorded = job.facts["inputs"]
     columns = Columns.from_json(job.facts["options"]["columns"])
@@ -157,7 +158,7 @@ def _plan(output: Output, job: Job, inputs: Sequence[str], verdict: Verdict) -> 
         verdict.add(f"{error}; --no-inputs leaves the comparison with the input out")
         return None
     by_name = {source.name: source for source in found}
-    sources = [by_name[facts["name"]] for facts in recorded]  # in the job's order, whatever the order they are given in
+    sources = [by_name[facts["name"]] for facts in recorded]  # in the order of the job
     for source, facts in zip(sources, recorded, strict=True):
         if source.identity() != facts:
             verdict.add(f"the input {facts['name']} is no longer what was embedded")
@@ -189,7 +190,7 @@ def _check_shard(
     stored = output.read_record(record.key)
     listed = stored.rejected if stored is not None else ()
     rejected = {(rejection.file, rejection.row) for rejection in listed}
-    # Whether a readable text has tokens cannot be seen without the model.
+    # Without the model it is unknown whether a readable text has tokens.
     excused = {(rejection.file, rejection.row) for rejection in listed if rejection.reason == NO_TOKENS}
     name, input_rows = f"shard {record.key}", None
     if expected is not None:
@@ -210,14 +211,14 @@ def _check_shard(
         if rows != record.rows:
             verdict.add(f"{name} has {counted(rows, 'row')}, and its record says {record.rows:,}")
     if input_rows is not None:
-        # Of rows that can be read, a job rejects those without tokens, and where it was told to, those too long.
+        # A job rejects readable rows that have no tokens and, depending on its options, rows that are too long.
         by_length = job.facts["options"]["long_texts"] == "reject"
         input_rows.compare(name, record, verdict, may_reject=by_length)
 
 
 def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any], verdict: Verdict) -> None:
     if stored.dtype.kind != "f":
-        return  # whole numbers are always numbers, and have lost their norm
+        return  # integers are always finite, and their norm is lost
     vectors = to_float(stored, layout.precision, layout.dimension, job.ranges)
     if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
         verdict.add(f"shard {key} has {counted(bad, 'vector')} not finite")
@@ -228,7 +229,7 @@ def _check_vectors(layout: Layout, job: Job, key: ShardKey, stored: NDArray[Any]
 
 
 def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
-    """One manifest, and one list of rejected rows, of several workers', and of a job that was stopped at its end."""
+    """Write one manifest and one list of rejected rows, for several workers or a job that was stopped at its end."""
     manifests = output.read_manifests()
     if _is_merged(output, job, keys, manifests.get(output.manifest_file(ALONE))):
         return
@@ -243,11 +244,11 @@ def _merge(output: Output, job: Job, keys: list[ShardKey]) -> None:
 
 
 def _is_merged(output: Output, job: Job, keys: list[ShardKey], manifest: Manifest | None) -> bool:
-    """Whether manifest and rejected rows are what they would be if they were written now."""
+    """Return whether the manifest and the list of rejected rows are the same as if they were written now."""
     if manifest is None or not manifest.complete or manifest.fingerprint != job.fingerprint:
         return False
     if [listed.key for listed in manifest.shards] != keys:
-        return False  # what it says of each was compared with the records
+        return False  # the facts of each shard have been compared with the records
     return _lists_rejected(output, output.rejected_file(ALONE), keys)
 
 

@@ -1,1 +1,1 @@
-"""A job's shards into a database: what a database has to offer (`sink`), how it is loaded (`loading`), one each."""
+"""Loading of a job's shards into a database: the interface (`sink`), the loading (`loading`), a module per database."""

@@ -1,7 +1,7 @@
-"""A job's shards in a table of LanceDB: ``lancedb://DIR/TABLE``.
+"""The sink of a LanceDB table: ``lancedb://DIR/TABLE``.
 
-The table has the shards' columns, and `LABEL`. Each change is a commit of Lance: all of it or nothing, also for whoever
-reads meanwhile, and several workers' commits queue up behind each other.
+The table has the shards' columns and `LABEL`. Each change is an atomic commit of Lance, also for concurrent readers.
+The commits of several workers are queued one after another.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-# The column that says which shard a row is from.
+# The column with the label of a row's shard.
 LABEL = "tsjax_shard"
 
-# What LanceDB compares as numbers, and what it compares bit by bit, packed into uint8.
+# The precisions that LanceDB compares as numbers, and ubinary, which it compares bit by bit as uint8.
 _PRECISIONS = ("float32", "float16", "bfloat16", "ubinary")
 
 _BATCH_ROWS = 8192
 
-# Lance tries a commit again by itself; so do we, should very many workers still get in each other's way.
+# Lance retries a commit by itself. We retry too, because very many workers may still conflict.
 _ATTEMPTS = 8
 _CONTENTION = ("conflict", "contention", "too many concurrent")
 
 
 def open_sink(address: str, job: Job) -> LanceSink:
-    """The table at ``DIR/TABLE``; made with the first rows, if there is none.
+    """Return the sink of the table at ``DIR/TABLE``. A missing table is created with the first rows.
 
     Raises:
-        InputError: the address lacks one of the two, the table holds something else, or the job has vectors or columns
-            that LanceDB cannot take.
+        InputError: the address lacks the folder or the table, the table holds other data, or LanceDB cannot take the
+            job's vectors or columns.
         MissingExtraError: LanceDB is not installed.
         OutputError: the table cannot be opened.
     """
@@ -72,7 +72,7 @@ class LanceSink:
         self._table = self._opened()
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are of each label."""
+        """Return the number of rows with each label."""
         import pyarrow.compute as pc  # noqa: PLC0415  # LanceDB brings it
 
         table = self._table
@@ -104,17 +104,17 @@ class LanceSink:
         if self._table is None:
             self._table = self._made(schema)
         table = self._table
-        # A new reader for each attempt, since one can be read once.
+        # Each attempt needs a new reader, because a reader can be read only once.
         _explained(
             self._address, lambda: table.add(pa.RecordBatchReader.from_batches(schema, _batches(shards, schema)))
         )
 
     def _opened(self) -> Any:
-        """The table, if there is one, and if it is of this job."""
+        """Return the table; None if there is none. Raise an InputError if it belongs to another job."""
         try:
             table = self._database.open_table(self._name)
         except Exception as error:
-            if "not found" in str(error):  # LanceDB has no kind of error for it
+            if "not found" in str(error):  # LanceDB has no exception class for it
                 return None
             raise _error(self._address, error) from error
         stamp = (table.schema.metadata or {}).get(b"tsjax")
@@ -128,17 +128,17 @@ class LanceSink:
         return table
 
     def _made(self, schema: Any) -> Any:
-        """The table, made by us or by another worker in the same moment."""
+        """Create the table, unless another worker creates it at the same moment, and return it."""
         try:
             _explained(self._address, lambda: self._database.create_table(self._name, schema=schema, exist_ok=True))
         except OutputError:
-            if self._opened() is None:  # which says it better if another job has made it
+            if self._opened() is None:  # raises a clearer error if another job has created it
                 raise
         return self._opened()
 
 
 def _schema(shard: StoredShard) -> Any:
-    """The columns of a shard's file and the label; what the file says of its job goes with them."""
+    """Return the columns of a shard's file and the label. The file's metadata, which names the job, is kept."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -157,13 +157,13 @@ def _batches(shards: Sequence[StoredShard], schema: Any) -> Iterator[Any]:
 
 
 def _explained(address: str, work: Callable[[], _Result]) -> _Result:
-    """Do something to the database, again where others were in the way; its errors as ours."""
+    """Run an operation of the database. Retry it after conflicts, and convert errors to an OutputError."""
     for attempt in range(_ATTEMPTS):
         try:
             return work()
         except TsjaxError:
             raise
-        except Exception as error:  # LanceDB raises RuntimeError, ValueError, OSError and kinds of its own
+        except Exception as error:  # LanceDB raises RuntimeError, ValueError, OSError and its own exceptions
             contended = any(word in str(error).lower() for word in _CONTENTION)
             if not contended or attempt == _ATTEMPTS - 1:
                 raise _error(address, error) from error

@@ -1,8 +1,11 @@
-"""Shards that are on disk into a sink: each row once, however often it was stopped, or by however many at once.
+"""Loading of shards from disk into a sink: each row exactly once, despite interruptions and concurrent processes.
 
-The shards stay the truth. What a sink lacks, or has otherwise, is found by counting its rows by label: so a job that is
-killed between two steps goes on with the next, a finished output can be loaded without embedding anything, and what a
-second process added by mistake is put right.
+The shards on disk are the source of truth. Missing and wrong rows of a sink are found by counting its rows by label.
+This has three consequences:
+
+- A job that is killed between two steps continues with the next step.
+- A finished output can be loaded without embedding anything.
+- Rows that a second process added by mistake are corrected.
 """
 
 from __future__ import annotations
@@ -22,15 +25,15 @@ if TYPE_CHECKING:
     from tsjax.jobs.output.shard_record import Record
     from tsjax.jobs.sinks.sink import Sink
 
-# Rows that are added at a time: fewer steps make fewer and larger pieces in the database, and a kill costs one step.
+# Rows that are added at a time. Fewer steps make fewer and larger fragments in the database; a kill costs one step.
 ROWS_A_STEP = 1 << 18
 
-# How often what others did meanwhile is put right before it is a fault.
+# Number of rounds that correct concurrent changes of other processes before an error is raised.
 _ROUNDS = 5
 
 
 class Loaded(NamedTuple):
-    """What a sink has of some shards, and how many of them were loaded just now."""
+    """The number of shards and rows that a sink holds, and the number of shards that were added by this call."""
 
     shards: int
     rows: int
@@ -38,17 +41,17 @@ class Loaded(NamedTuple):
 
 
 def load(output: Output, keys: Iterable[ShardKey], sink: Sink, rows_a_step: int = ROWS_A_STEP) -> Loaded:
-    """Have a sink hold every row of these shards exactly once.
+    """Load every row of these shards into a sink exactly once.
 
     Args:
-        output: where the shards are.
-        keys: which.
-        sink: where to.
-        rows_a_step: rows that are added at a time, about; a whole shard at least.
+        output: the output with the shards.
+        keys: the shards to load.
+        sink: the sink.
+        rows_a_step: approximate number of rows that are added at a time; at least one complete shard.
 
     Raises:
-        OutputError: the sink cannot be written, or does not come to hold them.
-        CheckpointError: a shard that is not what its record says, or cannot be read.
+        OutputError: the sink cannot be written, or still lacks shards after all attempts.
+        CheckpointError: a shard differs from its record, or cannot be read.
     """
     shards = list(_stored(output, keys))
     added: set[ShardKey] = set()
@@ -80,17 +83,17 @@ def _stored(output: Output, keys: Iterable[ShardKey]) -> Iterator[StoredShard]:
 
 
 def label(record: Record) -> str:
-    """What the rows of a shard are labelled with: its key, and a digest of its bytes."""
+    """Return the label of a shard's rows: the shard's key and a digest of its bytes."""
     digest = hashlib.sha256("".join(file.sha256 for file in record.files).encode()).hexdigest()
     return f"{record.key}/{digest[:16]}"
 
 
 def _compare(shards: Sequence[StoredShard], counts: dict[str, int]) -> tuple[set[ShardKey], list[StoredShard]]:
-    """The keys of which a sink has other rows than it should, and the shards that it needs."""
+    """Return the keys of the shards whose rows in a sink are wrong, and the shards that must be added."""
     wanted = {shard.key: shard for shard in shards}
     wrong = set()
     for found, count in counts.items():
-        with contextlib.suppress(ValueError):  # a label that nobody here has given
+        with contextlib.suppress(ValueError):  # a label that tsjax has not written
             shard = wanted.get(ShardKey.parse(found.partition("/")[0]))
             if shard is not None and (found, count) != (shard.label, shard.rows):
                 wrong.add(shard.key)
@@ -99,7 +102,7 @@ def _compare(shards: Sequence[StoredShard], counts: dict[str, int]) -> tuple[set
 
 
 def _steps(shards: Sequence[StoredShard], rows: int) -> Iterator[list[StoredShard]]:
-    """Shards together up to so many rows."""
+    """Yield groups of shards with at most ``rows`` rows together, or a single larger shard."""
     step: list[StoredShard] = []
     for shard in shards:
         if step and sum(other.rows for other in step) + shard.rows > rows:

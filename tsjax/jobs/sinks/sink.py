@@ -1,6 +1,6 @@
-"""What a database has to offer for a job's shards to be loaded into it, and which databases there are.
+"""The interface of a database that a job's shards can be loaded into, and the list of supported databases.
 
-Another one is a module with `Sink` and `open_sink`, and a line in `_MODULES`.
+To add a database, write a module with a `Sink` and `open_sink`, and add a line to `_MODULES`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from tsjax.jobs.job import Job
     from tsjax.jobs.plan import ShardKey
 
-# By the scheme of a URL: the module that has `open_sink`, imported where it is asked for.
+# The module with `open_sink` for each URL scheme. It is imported only when it is needed.
 _MODULES = {"lancedb": "tsjax.jobs.sinks.lance"}
 
 
 class StoredShard(NamedTuple):
-    """A shard as a sink takes it.
+    """A shard to load into a sink.
 
     Attributes:
-        key: which.
-        label: its key and a digest of its bytes; every row that a sink takes from it is labelled so.
-        rows: of it, each a vector.
-        path: its Parquet file.
+        key: the shard's key.
+        label: the key and a digest of the shard's bytes; the sink stores it with every row of the shard.
+        rows: number of rows, each with one vector.
+        path: the shard's Parquet file.
     """
 
     key: ShardKey
@@ -40,28 +40,28 @@ class StoredShard(NamedTuple):
 class Sink(Protocol):
     """A table, collection or index that holds rows of shards, each with its shard's label.
 
-    The database itself says what it holds, so nothing that is written elsewhere can disagree with it after a kill.
-    Neither `add` nor `remove` has to be atomic, as long as rows and labels come and go together.
+    The database itself is the only record of its rows, so no other record can disagree with it after a kill.
+    Neither `add` nor `remove` has to be atomic, as long as a row and its label are written and removed together.
     """
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are of each label, those of other workers included."""
+        """Return the number of rows with each label, including those of other workers."""
 
     def remove(self, keys: Collection[ShardKey]) -> None:
-        """Remove all rows of some shards, whatever the digest in their label."""
+        """Remove all rows of some shards, regardless of the digest in their label."""
 
     def add(self, shards: Sequence[StoredShard]) -> None:
-        """Add all rows of some shards, of which there is none."""
+        """Add all rows of some shards, none of which the sink holds yet."""
 
 
 def open_sink(url: str, job: Job) -> Sink:
-    """The sink of a URL, for this job's rows only.
+    """Return the sink of a URL, for this job's rows only.
 
     Raises:
-        InputError: no such kind of database, an address that says too little, vectors that it cannot hold, or a table
-            that holds something else.
+        InputError: the database is not supported, the address is incomplete, the database cannot hold the vectors, or
+            the table holds other data.
         MissingExtraError: the database's package is not installed.
-        OutputError: it cannot be opened.
+        OutputError: the sink cannot be opened.
     """
     scheme, separator, address = url.partition("://")
     if not separator or scheme not in _MODULES:
