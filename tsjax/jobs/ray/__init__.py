@@ -1,6 +1,6 @@
-"""Ray: a job's shards made by actors on a cluster, and a callable class for pipelines of Ray Data of one's own.
+"""The Ray integration: computing a job's shards with actors on a cluster, and a callable class for Ray Data pipelines.
 
-`embed.Embed` is for ``map_batches``; `running.RayRunner` is the engine of ``tsjax batch --engine ray``. Ray carries
+`Embed` is for ``map_batches``. `driver.RayRunner` is the engine of ``tsjax batch --engine ray``. Ray transfers only
 descriptions of pieces of work, never texts or vectors: the actors read the inputs and write the shards themselves.
 """
 

@@ -1,7 +1,7 @@
-"""What runs on the cluster's nodes: the process that settles a job, and the actors that make its shards.
+"""The code that runs on the cluster's nodes: the process that joins a job's output, and the actors that make its shards.
 
-Both load the model themselves. An error that is a user's comes back as a result, so that Ray neither tries again what
-cannot succeed nor wraps a sentence in tracebacks.
+Both load the model themselves. A user error is returned as a result. Ray therefore does not retry work that cannot
+succeed, and does not wrap the message in tracebacks.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """How each process gets the job's model for itself.
+    """The source from which each process loads the job's model.
 
     Attributes:
         model: a name or a directory; None for the default model.
         options: other keywords of `tsjax.load`.
-        task: what the texts are for.
+        task: the role of the texts.
         prompt_name, prompt: see `Model.of`.
-        compile_cache: whether to keep compiled programs on the node.
-        folder: what a relative path of a model is relative to.
+        compile_cache: whether to cache compiled programs on the node.
+        folder: the folder that a relative path of a model is relative to.
     """
 
     model: str | None = None
@@ -60,18 +60,18 @@ class ModelSource:
     folder: str = "."
 
     def load(self) -> Model:
-        """The model, on this process's devices.
+        """Load the model on this process's devices.
 
         Raises:
-            TsjaxError: as `tsjax.load`.
+            TsjaxError: see `tsjax.load`.
         """
-        from tsjax.api import load_embedder  # noqa: PLC0415  # JAX, before which the process is settled
+        from tsjax.api import load_embedder  # noqa: PLC0415  # imports JAX, which must follow settle_process
         from tsjax.storage.compile_cache import enable_compile_cache  # noqa: PLC0415
 
         if self.compile_cache:
-            with contextlib.suppress(TsjaxError):  # it is a convenience, and a node may have no place for it
+            with contextlib.suppress(TsjaxError):  # the cache is optional, and a node may have no place for it
                 enable_compile_cache()
-        # A model's path as it was given is part of what a manifest knows it by.
+        # A manifest identifies a model by its path as it was given, among other facts. Keep the path relative.
         with contextlib.chdir(self.folder) if Path(self.folder).is_dir() else contextlib.nullcontext():
             model = load_embedder(self.model, **self.options)
         return Model.of(model, self.task, self.prompt_name, self.prompt)
@@ -79,15 +79,15 @@ class ModelSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """All that a node is told of a job.
+    """The description of a job that is sent to a node.
 
     Attributes:
-        source: the model.
-        options: what is made of the texts.
-        plan: the inputs, with absolute paths.
-        output: the output's absolute path.
+        source: the source of the model.
+        options: the options of the job.
+        plan: the plan of the inputs, with absolute paths.
+        output: the absolute path of the output.
         on_error: see `JobRunner`.
-        resources: what the process has of its node.
+        resources: the resources of the node that the process may use.
     """
 
     source: ModelSource
@@ -98,31 +98,31 @@ class Work:
     resources: Mapping[str, float]
 
     def runner(self, teller: Teller | None = None) -> JobRunner:
-        """What computes, with the model loaded."""
+        """Load the model and return a runner of the job."""
         model = self.source.load()
         return JobRunner(model, self.options, self.plan, Output(self.output), on_error=self.on_error, reporter=teller)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error of the user's, on its way to the driver."""
+    """A user error, in a form that can be sent to the driver."""
 
     kind: str
     sentence: str
 
     @classmethod
     def of(cls, error: TsjaxError) -> Failure:
-        """An error, with the node that it comes from."""
+        """Convert an error and add the name of its node."""
         return cls(type(error).__name__, f"{error} (on the node {os.uname().nodename})")
 
     def error(self) -> TsjaxError:
-        """The error again."""
+        """Return the error as an exception."""
         kind: type[TsjaxError] = getattr(errors, self.kind, TsjaxError)
         return kind(self.sentence)
 
 
 def settle(work: Work) -> Facts | Failure:
-    """Join the output, as `JobRunner.join` does: the job's facts, with ranges, or why there can be no such job."""
+    """Join the output with `JobRunner.join`; return the job's facts with ranges, or the error that prevents the job."""
     settle_process(work.resources)
     try:
         _check_shared(work.output, Path(work.output) / "vectors")
@@ -132,13 +132,13 @@ def settle(work: Work) -> Facts | Failure:
 
 
 class ShardMaker:
-    """Makes the shards of a piece; for ``map_batches``.
+    """A maker of the shards of a piece, for ``map_batches``.
 
     Args:
-        work: the job.
-        facts: of the job, as it was settled.
+        work: the description of the job.
+        facts: the facts of the job, as returned by `settle`.
         partial: the driver's folder for files that are being written.
-        board: who is told how far it is.
+        board: the board that receives the progress.
     """
 
     def __init__(self, work: Work, facts: Facts, partial: str, board: Any) -> None:
@@ -149,14 +149,14 @@ class ShardMaker:
         self._runner: JobRunner | None = None
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Make what is not there yet of a piece.
+        """Compute the missing shards of a piece.
 
         Args:
-            batch: of one piece: its ``number``, and ``group``, ``index`` and ``count``.
+            batch: a batch of one piece: its ``number``, ``group``, ``index`` and ``count``.
 
         Returns:
-            of it: ``number``; ``shards``, how many it has; ``damaged``, how many of them were recorded and are not
-            what their records said; ``error`` and ``sentence``, both empty if there is none.
+            The ``number`` of the piece; ``shards``, the number of its shards; ``damaged``, the number of recorded
+            shards that differed from their records; ``error`` and ``sentence``, both empty if there was no error.
         """
         (number,) = batch["number"].tolist()
         piece = Piece(*(batch[name].tolist()[0] for name in ("group", "index", "count")))
@@ -178,7 +178,7 @@ class ShardMaker:
         self._teller.begin(number)
         recorded, done = self._books.mine(piece), self._books.whole(piece)
         if self._books.groups_left(piece, done):
-            # A name that nobody else has, not even whoever had this piece before and may not be quite dead.
+            # The name is unique, because an earlier process with the same piece may still be alive.
             folder = self._partial / f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
             try:
                 with explaining(folder):
@@ -190,7 +190,7 @@ class ShardMaker:
         return len(recorded) - len(done)
 
     def _loaded(self) -> JobRunner:
-        """The model, loaded for the first piece that needs it, and checked to be the job's."""
+        """Return the runner. Its model is loaded for the first piece that needs it, and checked against the job."""
         if self._runner is None:
             runner = self._work.runner(self._teller)
             runner.join_as(self._job)
@@ -199,7 +199,7 @@ class ShardMaker:
 
 
 def _check_shared(output: str, folder: Path) -> None:
-    """Raise if a folder that the driver has made is not there."""
+    """Raise an InputError if a folder that the driver has created does not exist here."""
     if not folder.is_dir():
         raise InputError(
             f"{output} is not here as it is at the driver; a job on Ray needs inputs and output on storage that every "

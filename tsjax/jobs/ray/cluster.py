@@ -1,4 +1,4 @@
-"""A Ray cluster: reaching it, and what of its nodes an actor is given. Nothing here knows of texts."""
+"""Connection to a Ray cluster, and the resources of its actors. This module does not depend on texts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from tsjax.validation.numbers import finite_number
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-# What Ray takes by names of its own; everything else is in its ``resources``.
+# Resources that Ray takes as separate keywords. All others go into its ``resources``.
 _OWN_NAMES = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
-# Seconds that a cluster may take to answer.
+# Maximum number of seconds to wait for a cluster's answer.
 _PATIENCE = 20.0
 
-# How the chips of a whole TPU host lie, as the TPU's runtime wants to know.
+# The layout of the chips of a complete TPU host by their number, for the TPU runtime.
 _CHIP_BOUNDS = {4: "2,2,1", 8: "2,4,1"}
 
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster: this process's own connection, if it has one, or else one that lasts for the block.
+    """Yield the module `ray`, connected to a cluster.
+
+    An existing connection of this process is used. Otherwise a new connection lasts for the block.
 
     Args:
-        address: ``host:port``, ``auto``, or None for what RAY_ADDRESS says, the cluster of this machine, or a new one
-            on this machine alone.
+        address: ``host:port``, ``auto``, or None for the address in RAY_ADDRESS, the cluster of this machine, or a new
+            cluster on this machine alone.
 
     Raises:
-        InputError: no cluster is there, or this process is connected and an address is given.
+        InputError: no cluster can be reached, or an address is given although this process is already connected.
         MissingExtraError: Ray is not installed.
     """
     require_optional("ray.data", extra="ray", feature="the engine ray")
@@ -46,10 +48,10 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
-    # Only of a cluster that is started here: nothing is sent to anybody unless a user wants it.
+    # This affects only a cluster that is started here. No usage data is sent unless the user asks for it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        # What actors print stays in Ray's logs; errors come back as results.
+        # The output of actors stays in Ray's logs. Errors are returned as results.
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "" if address is None else f" at {address}"
@@ -62,10 +64,10 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise at once if nobody listens where a cluster should be; Ray itself would try for minutes."""
+    """Raise an InputError at once if the address does not answer. Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # such as auto, or a plug-in's own kind of address
+        return  # e.g. auto, or the address format of a plug-in
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
     except (OSError, OverflowError) as error:
@@ -73,10 +75,10 @@ def _check_answers(address: str) -> None:
 
 
 def parse_resources(text: str) -> dict[str, float]:
-    """An actor's resources, from JSON such as ``{"TPU": 4}``.
+    """Parse an actor's resources from JSON such as ``{"TPU": 4}``.
 
     Raises:
-        InputError: it is no object of names and numbers.
+        InputError: the text is not a JSON object of names and numbers.
     """
     try:
         resources = json.loads(text)
@@ -86,10 +88,10 @@ def parse_resources(text: str) -> dict[str, float]:
 
 
 def check_resources(resources: object) -> dict[str, float]:
-    """Resources, if they are names with numbers of at least 0, of which one is more.
+    """Check that resources are names with numbers >= 0, at least one of them > 0, and return them.
 
     Raises:
-        InputError: they are not.
+        InputError: the resources are invalid.
     """
     if not isinstance(resources, dict) or not resources:
         raise InputError(f"""resources are names with numbers, such as {{"TPU": 4}}, not {resources!r:.60}""")
@@ -103,15 +105,15 @@ def check_resources(resources: object) -> dict[str, float]:
 
 
 def remote_arguments(resources: Mapping[str, float]) -> dict[str, Any]:
-    """Resources as Ray's own keywords."""
+    """Convert resources to Ray's keywords."""
     own = {_OWN_NAMES[name]: number for name, number in resources.items() if name in _OWN_NAMES}
-    # Ray counts whole CPUs only, and one for each actor that asks for nothing; one that has a device asks for none.
+    # Ray counts only integer CPUs, and one for each actor that requests nothing. An actor with a device requests none.
     others = {name: number for name, number in resources.items() if name not in _OWN_NAMES}
     return {"num_cpus": 0, **own, **({"resources": others} if others else {})}
 
 
 def usual_resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What an actor should have where nobody says: a GPU, or a host's TPU chips, or the CPUs of a node.
+    """Return the default resources of an actor: one GPU, or a host's TPU chips, or the CPUs of a node.
 
     Args:
         nodes: the resources of each node.
@@ -125,23 +127,24 @@ def usual_resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def fitting(resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many actors with these resources the nodes have room for."""
+    """Return the number of actors with these resources that fit on the nodes."""
     needs = {name: number for name, number in resources.items() if number}
     return sum(int(min(node.get(name, 0) // number for name, number in needs.items())) for node in nodes)
 
 
 def settle_process(resources: Mapping[str, float]) -> None:
-    """Keep this process, an actor's, to its share of the node; to be called before JAX looks for devices."""
+    """Limit this process, which runs an actor, to its share of the node. Call this before JAX looks for devices."""
     cpus, gpus, chips = (resources.get(name, 0) for name in ("CPU", "GPU", "TPU"))
     if set(resources) == {"CPU"}:
-        # What JAX and the tokenizers size their threads by, and no vector's bits; Ray tells only OpenMP.
+        # JAX and the tokenizers size their thread pools by these variables, which do not change the bits of a vector.
+        # Ray sets only the variable of OpenMP.
         for name in ("NPROC", "RAYON_NUM_THREADS"):
             os.environ.setdefault(name, str(max(1, int(cpus))))
     if 0 < gpus < 1:
-        # JAX takes three quarters of a GPU's memory at once, whoever shares it.
+        # By default JAX reserves three quarters of a GPU's memory at once, even if other processes share the GPU.
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.75 * gpus:.3f}")
     if chips in _CHIP_BOUNDS:
-        # The host is a slice of its own to the TPU's runtime, which would otherwise wait for all hosts of the slice.
+        # Present the host to the TPU runtime as a separate slice. Otherwise it would wait for all hosts of the slice.
         os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "CLOUD_TPU_TASK_ID": "0"}
         os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")
         os.environ.setdefault("TPU_CHIPS_PER_PROCESS_BOUNDS", _CHIP_BOUNDS[int(chips)])

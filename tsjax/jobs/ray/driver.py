@@ -1,7 +1,7 @@
-"""The driver of a job on Ray: it keeps the books, deals the pieces out by Ray Data, and loads no model itself.
+"""The driver of a job on Ray. It does the accounting, distributes the pieces with Ray Data, and loads no model.
 
-Shards are those of one machine, to the byte, and so is the manifest: either engine goes on with the other's output.
-A piece whose actor or node dies is given to another actor by Ray, which passes over the shards that are there.
+Shards and manifest are byte-identical to those of a single machine, so either engine can continue the other's output.
+If an actor or node dies, Ray gives its piece to another actor, which skips the existing shards.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from tsjax.jobs.plan import Plan
     from tsjax.jobs.run.worker_loop import OnError
 
-# Pieces for each actor, at least: few enough that a large file is not read over many times, and so many that the last
-# ones end at about the same time.
+# Minimum number of pieces for each actor: few enough that a large file is not read many times, and enough that the last
+# pieces end at about the same time.
 _PIECES_AN_ACTOR = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The actors that are wanted.
+    """The pool of actors to start.
 
     Attributes:
-        address: of the cluster; see `tsjax.jobs.ray.cluster.connected`.
-        resources: of each actor, by Ray's names; None for a GPU, or a TPU host's chips, or a node's CPUs.
-        concurrency: how many; None for as many as the cluster has room for.
+        address: the address of the cluster; see `tsjax.jobs.ray.cluster.connected`.
+        resources: the resources of each actor, by Ray's names; None for a GPU, or a TPU host's chips, or a node's CPUs.
+        concurrency: the number of actors; None for as many as fit on the cluster.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value is invalid.
     """
 
     address: str | None = None
@@ -64,16 +64,16 @@ class Pool:
 
 
 class RayRunner:
-    """Runs a job on a Ray cluster.
+    """A run of a job on a Ray cluster.
 
     Args:
-        source: the model, which every actor loads.
-        options: how.
-        plan: the inputs, cut; on storage that every node has.
-        output: where to; likewise.
-        pool: on what.
+        source: the source of the model, which every actor loads.
+        options: the options of the job.
+        plan: the plan that divides the inputs, which must be on storage that every node has.
+        output: the output directory, which must be on storage that every node has.
+        pool: the pool of actors.
         on_error: ``reject`` lists rows that cannot be embedded; ``fail`` stops at one of them.
-        reporter: who is told how far it is.
+        reporter: the reporter of the progress.
         model_source: see `tsjax.jobs.run.worker_loop.JobRunner`.
     """
 
@@ -102,15 +102,15 @@ class RayRunner:
         self._work: Work | None = None
 
     def run(self, joined: Callable[[Job], object] = lambda job: None) -> Summary:
-        """Run to the end.
+        """Run the job to its end and return the totals.
 
         Args:
-            joined: told of the job before anything is computed; may refuse it.
+            joined: called with the job before anything is computed; may refuse the job.
 
         Raises:
-            InputError: no cluster is to be had; the nodes do not see the output or the inputs, or have another model
-                than each other; otherwise as `JobRunner.run`.
-            OutputError: the output cannot be written, or another process is at it.
+            InputError: no cluster can be reached; the nodes do not see the output or the inputs, or have different
+                models; for other cases see `JobRunner.run`.
+            OutputError: the output cannot be written, or another process is writing to it.
             MissingExtraError: Ray is not installed.
         """
         with connected(self._pool.address) as self._ray:
@@ -137,14 +137,14 @@ class RayRunner:
             return run_job(self, self._output, self._plan, self._started_with, joined=joined)
 
     def join(self) -> Job:
-        """Have a process with a device like the actors' settle what the job is."""
+        """Join the output in a process with the same kind of device as the actors, and return the job."""
         assert self._work is not None  # run has made it
         arguments = remote_arguments(self._work.resources)
         try:
-            # A process of its own, which leaves the device to the actors when it ends.
+            # A separate process, which releases the device for the actors when it ends.
             settled = self._ray.remote(max_calls=1, **arguments)(settle).remote(self._work)
         except ValueError as error:
-            reason = "".join(map(str, error.args))  # Ray breaks its sentences in two
+            reason = "".join(map(str, error.args))  # Ray splits its messages into two arguments
             raise InputError(f"Ray cannot give an actor {dict(self._work.resources)}: {reason}") from error
         found = self._ray.get(settled)
         if isinstance(found, Failure):
@@ -152,7 +152,7 @@ class RayRunner:
         return Job(found)
 
     def compute(self, books: Books, partial: Path) -> int:
-        """Have the actors make every shard that is not there; gives how many those are."""
+        """Compute every missing shard with the actors, and return their number."""
         assert self._work is not None  # run has made it
         if self._on_error == "fail":
             books.check_no_rejections(ALONE)
@@ -167,8 +167,8 @@ class RayRunner:
         damaged = 0
         with _quiet(ray), watching(ray, board, self._reporter):
             results = (
-                # A block each, which is what Ray Data deals out, and no second one to an actor that has one: another
-                # might be idle.
+                # One block for each piece, because Ray Data distributes blocks. An actor gets no second block while it
+                # works on one, because another actor might be idle.
                 ray.data.from_items(rows, override_num_blocks=len(rows))
                 .map_batches(
                     ShardMaker,
@@ -194,7 +194,7 @@ class RayRunner:
 
 
 def _board(ray: Any, sizes: list[float]) -> Any:
-    """A board on the driver's node, with which alone it dies."""
+    """Create a board on the driver's node, so that it is lost only together with that node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # an extra
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -203,10 +203,10 @@ def _board(ray: Any, sizes: list[float]) -> Any:
 
 @contextlib.contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Ray Data without progress bars and log lines on standard error, where our own line is."""
+    """Disable the progress bars and log lines of Ray Data on standard error, where tsjax writes its own line."""
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
-    # Of the progress bars it warns that there are none.
+    # Ray Data warns that the progress bars are disabled.
     levels = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = {logger: logger.level for logger in loggers}

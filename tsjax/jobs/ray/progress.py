@@ -1,4 +1,4 @@
-"""How far the actors of a job are: told to a board, read by the driver, and shown in Ray's dashboard as metrics."""
+"""Progress of a job's actors: sent to a board, read by the driver, and shown in Ray's dashboard as metrics."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 _COUNTED = ("texts", "tokens", "computed_tokens", "shards", "rejected")
 
-# Seconds between two looks at the board, and before a look is given up.
+# Seconds between two reads of the board, and the timeout of a read.
 _EVERY, _PATIENCE = 0.5, 10.0
 
 
 class Told(NamedTuple):
-    """What an actor has done of a piece so far: counts, bytes of the input that it read, and that are left of it."""
+    """The progress of an actor on a piece: counts, bytes of the input that were read, and bytes that are left."""
 
     texts: int = 0
     tokens: int = 0
@@ -33,10 +33,10 @@ class Told(NamedTuple):
 
 
 class Board:
-    """Where the actors tell how far they are; one for a job, an actor itself.
+    """A board that collects the progress of the actors. Each job has one, which is itself an actor.
 
     Args:
-        sizes: about how many bytes of the input each piece has.
+        sizes: approximate number of input bytes of each piece.
     """
 
     def __init__(self, sizes: list[float]) -> None:
@@ -44,21 +44,21 @@ class Board:
         self._told: dict[str, Told] = {}
 
     def tell(self, piece: int, attempt: str, told: Told) -> None:
-        """Take what one attempt at a piece has done; its last word counts."""
+        """Record the progress of one attempt at a piece. The latest report of an attempt replaces earlier ones."""
         self._told[attempt] = told
         self._left[piece] = told.left
 
     def read(self) -> Told:
-        """What all have done together."""
+        """Return the total progress of all attempts."""
         sums = [sum(numbers) for numbers in zip(*self._told.values(), strict=True)] or Told()
         return Told(*sums)._replace(left=sum(self._left))
 
 
 class Teller(Reporter):
-    """Tells a board what a `JobRunner` tells a reporter, twice a second, and counts it for Ray's metrics.
+    """A reporter that sends the progress of a `JobRunner` to a board twice a second, and counts it for Ray's metrics.
 
     Args:
-        board: the actor.
+        board: the actor of the board.
     """
 
     def __init__(self, board: Any) -> None:
@@ -70,18 +70,18 @@ class Teller(Reporter):
         self._piece, self._attempt, self._shown_last = 0, "", Told()
 
     def begin(self, piece: int) -> None:
-        """Count from here on for a piece."""
+        """Start counting for a piece."""
         self._piece, self._attempt, self._shown_last = piece, uuid.uuid4().hex, Told()
         self._statistics = self._first = None
         self.told(read=0, left=0, shards=0, rejected=0)
 
     def end(self) -> None:
-        """Say that nothing is left of the piece."""
+        """Report that the piece is finished."""
         self._left = 0
         self._show(self.figures())
 
     def say(self, event: str, text: str, **facts: Any) -> None:
-        """Nobody listens to an actor."""
+        """Ignore the event: events of an actor are not displayed."""
 
     def _show(self, figures: dict[str, Any]) -> None:
         now, first = Statistics(), Statistics()
@@ -105,13 +105,13 @@ class Teller(Reporter):
 
 @contextlib.contextmanager
 def watching(ray: Any, board: Any, reporter: Reporter) -> Iterator[None]:
-    """Have a reporter say what the board knows, as long as the block lasts."""
+    """Report the progress on the board with a reporter, for the duration of the block."""
     latest = Told()
     stop = threading.Event()
 
     def look() -> None:
         nonlocal latest
-        # A board that was lost with its node is missed by nobody: the shards are what counts.
+        # The board may be lost with its node. Only the shards matter, so the error is ignored.
         with contextlib.suppress(ray.exceptions.RayError):
             latest = Told(*ray.get(board.read.remote(), timeout=_PATIENCE))
         reporter.told(read=latest.read, left=latest.left, shards=latest.shards, rejected=latest.rejected)
