@@ -1,1 +1,1 @@
-"""Reading an output: status, verification, search."""
+"""Inspection of an output: status, verification, search."""

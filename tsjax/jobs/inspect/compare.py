@@ -144,7 +144,7 @@ class Ids:
         self._broken = False
 
     def check(self, ids: list[str], chunks: list[int] | None, verdict: Verdict) -> list[str]:
-        """Compare a block's ids, and return them with one occurrence for the chunks of a text."""
+        """Compare a block's ids, and return them without the repeated ids of a text's further chunks."""
         fresh = []
         for place, name in enumerate(ids):
             chunk = 0 if chunks is None else chunks[place]

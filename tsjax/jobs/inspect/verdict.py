@@ -38,7 +38,7 @@ class Verdict:
         return dataclasses.asdict(self)
 
     def sentence(self) -> str:
-        """Return a sentence that says that the output is correct."""
+        """Return a sentence that says that the output is complete and correct."""
         some = f"the {counted(self.input_rows - self.rejected, 'row')} of the input not rejected"
         ids = (
             f"every id of {some if self.rejected else 'the input'} exactly once, every line of the input in a row"

@@ -45,7 +45,7 @@ _NORM_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
 
 
 def verify(output: Output, inputs: Sequence[str] = (), *, compare_inputs: bool = True) -> Verdict:
-    """Check an output. If it has no problems, merge the manifests of several workers.
+    """Check an output. If it has no problems, merge the manifests and rejected rows of several workers.
 
     Args:
         output: the output.

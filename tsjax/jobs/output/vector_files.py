@@ -124,7 +124,8 @@ class _Jsonl:
 
     def write(self, texts: Sequence[str], vectors: NDArray[Any]) -> None:
         for text, vector in zip(texts, vectors, strict=True):
-            # Nine digits represent every float32 exactly, and are written four times as fast as the shortest ones.
+            # Nine digits suffice to recover every float32. They are written four times as fast as the shortest digits
+            # that suffice.
             numbers = [f"{number:.9g}" for number in vector.tolist()]
             text_json = json.dumps(text, ensure_ascii=False)
             self._file.write(f'{{"text": {text_json}, "embedding": [{", ".join(numbers)}]}}\n')
@@ -132,7 +133,7 @@ class _Jsonl:
 
 @contextlib.contextmanager
 def _jsonl(path: Path, dimension: int, dtype: np.dtype[Any]) -> Iterator[VectorWriter]:
-    del dimension, dtype  # JSON has lists of any length and one kind of number
+    del dimension, dtype  # JSON has lists of any length and one number type
     with path.open("w", encoding="utf-8", newline="\n") as file:
         yield _Jsonl(file)
 

@@ -1,4 +1,4 @@
-"""The code that runs on the cluster's nodes: the process that joins a job's output, and the actors that make its shards.
+"""The code that runs on the cluster's nodes: the process that joins a job's output, and the actors that make shards.
 
 Both load the model themselves. A user error is returned as a result. Ray therefore does not retry work that cannot
 succeed, and does not wrap the message in tracebacks.
@@ -71,7 +71,7 @@ class ModelSource:
         if self.compile_cache:
             with contextlib.suppress(TsjaxError):  # the cache is optional, and a node may have no place for it
                 enable_compile_cache()
-        # A manifest identifies a model by its path as it was given, among other facts. Keep the path relative.
+        # A model's path, as it was given, is part of its identity in a manifest. A relative path is therefore kept.
         with contextlib.chdir(self.folder) if Path(self.folder).is_dir() else contextlib.nullcontext():
             model = load_embedder(self.model, **self.options)
         return Model.of(model, self.task, self.prompt_name, self.prompt)

@@ -138,7 +138,7 @@ class RayRunner:
 
     def join(self) -> Job:
         """Join the output in a process with the same kind of device as the actors, and return the job."""
-        assert self._work is not None  # run has made it
+        assert self._work is not None  # set by `run`
         arguments = remote_arguments(self._work.resources)
         try:
             # A separate process, which releases the device for the actors when it ends.
@@ -153,7 +153,7 @@ class RayRunner:
 
     def compute(self, books: Books, partial: Path) -> int:
         """Compute every missing shard with the actors, and return their number."""
-        assert self._work is not None  # run has made it
+        assert self._work is not None  # set by `run`
         if self._on_error == "fail":
             books.check_no_rejections(ALONE)
         ray = self._ray

@@ -1,1 +1,1 @@
-"""A worker's loop from rows to shards."""
+"""The loop of a worker, which converts input rows to shards."""

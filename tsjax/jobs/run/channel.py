@@ -44,7 +44,7 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
 
     def close(self, error: BaseException | None = None) -> None:
-        """Close the queue for new items. The consumer receives ``error`` after the last item."""
+        """Close the queue: no more items follow. ``error`` is raised in the consumer after the last item."""
         with self._changed:
             self._closed = True
             self._error = self._error or error

@@ -38,7 +38,7 @@ OnError: TypeAlias = Literal["reject", "fail"]
 # Maximum number of blocks that wait to be embedded, and of those that wait to be written.
 _WAITING = 2
 
-# Approximate number of bytes: the maximum of a block without its texts, and the minimum of a row.
+# Approximate number of bytes: the maximum of a block's data other than texts, and the minimum that a row adds to it.
 _MOST_BESIDE = 1 << 24
 _ROW_WEIGHT = 256
 
@@ -152,8 +152,6 @@ class JobRunner:
             raise InputError(f"{self._options.precision} needs two rows at least, to take the dimensions' ranges from")
         return ranges_of(vectors)
 
-    # -- the work -----------------------------------------------------------------------------------------------------
-
     def make(self, books: Books, part: Part, done: Mapping[ShardKey, Made], partial: Path) -> None:
         """Compute and write every unfinished shard of a part."""
         blocks: Channel[Block] = Channel(_WAITING)
@@ -230,7 +228,7 @@ class JobRunner:
     def _cut(
         self, rows: Iterator[Row | Rejection], reader: GroupReader
     ) -> Iterator[tuple[list[Row | Rejection], bool, int]]:
-        """Yield a shard's rows in blocks of about as many characters each.
+        """Yield a shard's rows in blocks with about the same number of characters.
 
         Each item has the rows, whether they are the last, and the number of bytes read. Data other than texts ends a
         block only if it is very large, so that the texts decide which rows are computed together.
@@ -272,7 +270,7 @@ class JobRunner:
                 else:
                     raise OutputError(f"shard {key} has no end")
             if books.is_whole(key):
-                # Another process has made the same shard in the meantime, e.g. a node that was presumed dead.
+                # Another process has made the same shard in the meantime, e.g. a node that was wrongly presumed dead.
                 discard_shard(self._layout, key, partial)
             else:
                 files = publish_shard(self._layout, key, partial, self._output.vectors)

@@ -38,7 +38,7 @@ _CONTENTION = ("conflict", "contention", "too many concurrent")
 
 
 def open_sink(address: str, job: Job) -> LanceSink:
-    """Return the sink of the table at ``DIR/TABLE``. A missing table is created with the first rows.
+    """Return the sink of the table at ``DIR/TABLE``. A missing table is created when the first rows are added.
 
     Raises:
         InputError: the address lacks the folder or the table, the table holds other data, or LanceDB cannot take the
@@ -73,7 +73,7 @@ class LanceSink:
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows with each label."""
-        import pyarrow.compute as pc  # noqa: PLC0415  # LanceDB brings it
+        import pyarrow.compute as pc  # noqa: PLC0415  # a dependency of LanceDB
 
         table = self._table
         if table is None:
@@ -98,7 +98,7 @@ class LanceSink:
 
     def add(self, shards: Sequence[StoredShard]) -> None:
         """Add all rows of some shards, in one commit."""
-        import pyarrow as pa  # noqa: PLC0415  # LanceDB brings it
+        import pyarrow as pa  # noqa: PLC0415  # a dependency of LanceDB
 
         schema = _explained(self._address, lambda: _schema(shards[0]))
         if self._table is None:
@@ -110,7 +110,12 @@ class LanceSink:
         )
 
     def _opened(self) -> Any:
-        """Return the table; None if there is none. Raise an InputError if it belongs to another job."""
+        """Return the table, or None if it does not exist.
+
+        Raises:
+            InputError: the table was not made by tsjax, or belongs to another job.
+            OutputError: the table cannot be opened.
+        """
         try:
             table = self._database.open_table(self._name)
         except Exception as error:

@@ -33,7 +33,7 @@ _ROUNDS = 5
 
 
 class Loaded(NamedTuple):
-    """The number of shards and rows that a sink holds, and the number of shards that were added by this call."""
+    """The number of the given shards and rows that a sink holds, and of the shards that this call added."""
 
     shards: int
     rows: int
