@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tsjax._version import __version__ as __version__
-from tsjax.engine import forks as forks  # sees every fork from here on
+from tsjax.engine import forks as forks  # imported first: it must see every later fork
 
 if TYPE_CHECKING:
     from tsjax.api import embed, load

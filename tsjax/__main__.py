@@ -1,4 +1,4 @@
-"""``python -m tsjax``, the same as the command ``tsjax``."""
+"""Entry point of ``python -m tsjax``, which is the same as the command ``tsjax``."""
 
 from tsjax.cli.main import run
 

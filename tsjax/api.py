@@ -1,4 +1,4 @@
-"""From a model's name to an `Embedder`, and from texts to vectors in one call."""
+"""Loading a model by name as an `Embedder`, and embedding texts in one call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _ARGUMENTS_OF_OTHERS = {
     **dict.fromkeys(AnyEncodeOptions.__annotations__, "it is an argument of encode"),
     "task": "it is an argument of encode; adapter= chooses among a checkpoint's task adapters",
-    # Those of sentence-transformers' classes.
+    # Keywords of sentence-transformers' classes.
     "model_name_or_path": "give the model first, or as model=",
     "modules": "tsjax reads them from the checkpoint",
     "trust_remote_code": "tsjax runs no code of a checkpoint, so leave it out",
@@ -67,54 +67,54 @@ def load(
 ) -> Embedder | RoutedEmbedder | CrossEncoder:
     """Load a model.
 
-    The result is an `Embedder`; a `RoutedEmbedder` for a model with a Router, of several encoders; or for a sequence
-    classification model without pooling, such as a reranker, a `CrossEncoder`. With ``kind`` it is of that class, or
-    there is an error.
+    The result is an `Embedder`, a `RoutedEmbedder` (a model with a Router, which has several encoders) or a
+    `CrossEncoder` (a sequence classification model without pooling, such as a reranker). With ``kind`` it is of that
+    class, or an error is raised.
 
     Args:
         model: a directory (a converted checkpoint, or one of Hugging Face or sentence-transformers, which is converted
             once and cached) or the name of a repository on the Hugging Face hub; None for all-MiniLM-L6-v2.
-        kind: ``embedder`` uses the encoder of a classifier, too, and averages its tokens where nothing says how to
-            pool; ``cross_encoder`` uses its head.
-        options: by name, all of them optional:
+        kind: ``embedder`` uses the encoder of a classifier too, and averages its token vectors if the checkpoint does
+            not define pooling; ``cross_encoder`` uses its classification head.
+        options: all optional, by name:
 
             - revision: branch, tag or commit on the hub.
             - local_files_only: never use the network.
-            - token: of a user of the hub, as huggingface_hub takes it.
-            - cache_folder: directory for what is downloaded from the hub; None for the hub's own cache.
+            - token: access token of a user of the hub, as huggingface_hub takes it.
+            - cache_folder: directory for downloads from the hub; None for the hub's own cache.
             - ignore_config_fields: names of fields in config.json or tokenizer_config.json to accept although tsjax
-              does not know them; ``chat_template`` embeds texts as they are where there is one.
-            - adapter: which of a checkpoint's task adapters to merge, such as jina-embeddings-v3's
-              ``retrieval.query``; None for none.
+              does not know them; ``chat_template`` embeds texts as they are although the model has a template.
+            - adapter: name of the task adapter to merge, such as jina-embeddings-v3's ``retrieval.query``; None for
+              none.
             - position_stride: rows of the position table from one token to the next, in texts that are short enough;
-              None for what the model is known for, usually 1.
-            - ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``: for a checkpoint that
-              has more than its encoder. Heads of transformers' own classes are left out of an embedder anyway.
-            - temperature: τ of the attention softmax; None for the one saved with the model, usually 1.
-            - dtype: what the encoder computes in: float32 (the default), bfloat16 or float16, as JAX takes dtypes
-              (``"bfloat16"``, ``jnp.bfloat16``). Vectors are float32 in any case.
-            - max_seq_length: tokens at which texts are cut; None for the model's own.
-            - prompts: more prompts, or others, by name.
-            - default_prompt_name: the prompt used where a call names none.
+              None for the model's known value, usually 1.
+            - ignore_weights: patterns of names of weights to leave out, such as ``classifier.*``, for a checkpoint that
+              has more than its encoder. Heads of transformers' own classes are always left out of an embedder.
+            - temperature: τ of the attention softmax; None for the value saved with the model, usually 1.
+            - dtype: compute dtype of the encoder: float32 (the default), bfloat16 or float16, as JAX takes dtypes
+              (``"bfloat16"``, ``jnp.bfloat16``). Vectors are always float32.
+            - max_seq_length: maximum length in tokens; longer texts are truncated; None for the model's own.
+            - prompts: prompts by name; they are added to the model's, or replace them.
+            - default_prompt_name: name of the prompt used when a call names none.
             - truncate_dim: the number of leading dimensions to keep.
             - similarity_fn_name: cosine, dot, euclidean or manhattan.
-            - token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None
-              for what suits the device.
-            - devices: what to compute on: JAX's devices, or how many; None for all that this process has.
-            - device: what that has to be, by sentence-transformers' names (``cpu``, ``cuda``, ``tpu``); any other is an
-              error.
-            - shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
+            - token_budget: maximum tokens of a batch on each device, padding included, unless one text has more; None
+              for a default that suits the device.
+            - devices: JAX devices to compute on, or their number; None for all devices of this process.
+            - device: the expected kind of device, by sentence-transformers' names (``cpu``, ``cuda``, ``tpu``); any
+              other kind is an error.
+            - shard_parameters: shard the parameters over the devices, for a model that does not fit on one.
 
     Raises:
-        ModelNotFoundError: the name leads to nothing.
-        ConversionError, CheckpointError: what it leads to cannot be used.
-        InputError: an option that cannot be used, or ``kind="embedder"`` for a model of several encoders.
-        KeywordError: an option that does not exist; the message says the nearest one.
+        ModelNotFoundError: no checkpoint has this name.
+        ConversionError, CheckpointError: the checkpoint cannot be used.
+        InputError: an option cannot be used, or ``kind="embedder"`` is given for a model of several encoders.
+        KeywordError: an option does not exist; the message suggests the nearest one.
         OutputError: the cache directory cannot be written.
         LifecycleError: JAX was in use when this process was forked.
 
     Warns:
-        AssumptionWarning: files could not be looked at, so that something about the model is a guess.
+        AssumptionWarning: files were not available, so that something about the model is a guess.
     """
     loaded = _load(model, kind, options)
     if kind == "embedder" and isinstance(loaded, RoutedEmbedder):
@@ -132,7 +132,7 @@ def load_embedder(
 ) -> Embedder | RoutedEmbedder:
     """Load a model that embeds texts, of one encoder or several; the arguments and errors are those of `load`."""
     loaded = _load(model, "embedder", options)
-    assert not isinstance(loaded, CrossEncoder)  # or the model could not be resolved
+    assert not isinstance(loaded, CrossEncoder)  # otherwise resolving the model would have failed
     return loaded
 
 
@@ -204,20 +204,20 @@ def embed(
     model: str | os.PathLike[str] | None = None,
     **options: Unpack[AnyEncodeOptions],
 ) -> Encoded:
-    """Embed texts: the short way.
+    """Embed texts with a model that stays loaded for the next call.
 
-    The model stays loaded for the next call. Hold an `Embedder` (see `load`) for everything else.
+    For everything else, hold an `Embedder` (see `load`).
 
     Args:
         texts: one text or several.
         model: as for `load`.
-        options: as for `Embedder.encode`, by name, such as ``temperature``.
+        options: those of `Embedder.encode`, by name, such as ``temperature``.
 
     Returns:
-        float32 (n, D) for several texts, (D,) for one; or as `Embedder.encode` for its options.
+        float32 (n, D) for several texts, (D,) for one; for other options, see `Embedder.encode`.
 
     Raises:
-        KeywordError: an option that does not exist, or that belongs to `load`.
+        KeywordError: an option does not exist, or belongs to `load`.
         LifecycleError: JAX was in use when this process was forked.
         Other errors as for `load` and `Embedder.encode`.
     """
@@ -229,7 +229,7 @@ def embed(
 
 
 class _Kept:
-    """A model that `embed` keeps loaded; two first calls at once load it once, and hold up no other model."""
+    """Cached model of `embed`; two concurrent first calls load it once and do not block other models."""
 
     def __init__(self, name: str | None) -> None:
         self._name = name
@@ -245,5 +245,5 @@ class _Kept:
 
 @functools.lru_cache(maxsize=2)
 def _kept(name: str | None, process: int) -> _Kept:
-    # A process that was forked while another thread held the lock of its parent's gets a lock of its own.
+    # A process that was forked while another thread held the parent's lock gets a lock of its own.
     return _Kept(name)

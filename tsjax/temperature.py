@@ -1,10 +1,10 @@
-"""The temperature of an attention softmax: what it is, what it may be, and the laws by which it varies.
+"""Temperatures of an attention softmax: their values, their checks, and temperature schedules by text length.
 
 Attention weights are ``softmax(logits / τ)``. τ < 1 sharpens them, which counteracts the collapse of long texts'
 embeddings into a narrow region; τ = 1 is the model as published. Source: TempScale, "Length-Induced Embedding
 Collapse in Transformer-based Models", arXiv:2410.24200.
 
-This file knows numbers only: no network, no JAX.
+This module handles numbers only: no network, no JAX.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     TemperatureLike: TypeAlias = "float | Sequence[float] | Sequence[Sequence[float]] | NDArray[Any] | Temperature"
 
-# The most tokens that a law may name.
+# Maximum number of tokens that a temperature schedule may name.
 _LONGEST = 2**31 - 1
 
 _Nested: TypeAlias = "float | tuple[float, ...] | tuple[tuple[float, ...], ...]"
@@ -36,18 +36,18 @@ _Nested: TypeAlias = "float | tuple[float, ...] | tuple[tuple[float, ...], ...]"
 
 @dataclass(frozen=True)
 class LogLength:
-    """The log-n law: τ(n) = value · log n₀ / log n, for a text of n tokens.
+    """Log-n schedule: τ(n) = value · log n₀ / log n, for a text of n tokens.
 
-    Longer texts get sharper attention, shorter ones softer, and a text of n₀ tokens gets ``value``. With it the logits
-    grow with log n, as the entropy of attention over n tokens does. It is the log-n scaling of attention logits
+    Longer texts get sharper attention, shorter ones softer, and a text of n₀ tokens gets ``value``. The logits then
+    grow with log n, as the entropy of attention over n tokens does. This is the log-n scaling of attention logits
     (Chiang and Cholak, "Overcoming a Theoretical Limitation of Self-Attention", arXiv:2202.12172), written as a
-    temperature; with a value for each head it is what SSMax learns (arXiv:2501.19399).
+    temperature. With a value for each head it is the scaling that SSMax learns (arXiv:2501.19399).
 
     Attributes:
         reference_length: n₀ in tokens, special ones included; at least 2.
 
     Raises:
-        InputError: it is no such number.
+        InputError: ``reference_length`` is not such a number.
     """
 
     reference_length: int
@@ -56,8 +56,8 @@ class LogLength:
         check_whole_fields(self, "reference_length", at_least=2, at_most=_LONGEST, unit="tokens")
 
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
-        """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
-        n = np.maximum(np.asarray(lengths), 2)  # a text of one token attends to itself whatever τ is
+        """Return the factors that multiply τ for texts of these lengths in tokens: float32 of the same shape."""
+        n = np.maximum(np.asarray(lengths), 2)  # a text of one token attends only to itself, for every τ
         return (np.log(self.reference_length) / np.log(n)).astype(np.float32)
 
     def __str__(self) -> str:
@@ -66,10 +66,10 @@ class LogLength:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """A law in pieces: τ(n) = value up to ``start`` tokens, value · factor from ``end`` on, and between them a line.
+    """Piecewise schedule: τ(n) = value up to ``start`` tokens, value · factor from ``end`` on, and a line between them.
 
-    The line is straight over log n. Short texts, which do not collapse, keep what they have, and only long ones get
-    another temperature. The law is tsjax's own; TempScale has one τ for all lengths.
+    The line is straight over log n. Short texts, which do not collapse, keep their temperature; only long texts get
+    another one. The schedule is tsjax's own; TempScale has one τ for all lengths.
 
     Attributes:
         start: the longest text that has ``value``, in tokens.
@@ -77,7 +77,7 @@ class Piecewise:
         factor: finite and > 0 in float32; below 1, long texts get sharper attention.
 
     Raises:
-        InputError: values that are not such.
+        InputError: a value is not valid.
     """
 
     start: int
@@ -95,16 +95,16 @@ class Piecewise:
         object.__setattr__(self, "factor", _as_nested(factor))
 
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
-        """What τ is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
+        """Return the factors that multiply τ for texts of these lengths in tokens: float32 of the same shape."""
         along = self._along(lengths)
         return ((1 - along) + self.factor * along).astype(np.float32)
 
     def along(self, lengths: ArrayLike) -> NDArray[np.float32]:
-        """How far texts of these lengths are from ``start`` (0) to ``end`` (1): float32 of the same shape."""
+        """Return the position of these lengths between ``start`` (0) and ``end`` (1): float32 of the same shape."""
         return self._along(lengths).astype(np.float32)
 
     def _along(self, lengths: ArrayLike) -> NDArray[np.float64]:
-        # In float64, so that factors of 1 stay 1, and small ones do not drown beside it.
+        # Computed in float64, so that factors of 1 stay 1 and small factors keep their precision.
         n = np.clip(np.asarray(lengths), self.start, self.end)
         return np.asarray(np.log(n / self.start) / math.log(self.end / self.start))
 
@@ -119,18 +119,19 @@ _LAWS: dict[str, type[Law]] = {"log": LogLength, "piecewise": Piecewise}
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature for every layer, head and text.
+    """Temperature for every layer, head and text.
 
     Attributes:
-        value: one τ for the whole model, or L of them (one a layer), or L × N (one a layer and head).
-            Each is finite and > 0 in float32.
-        by_length: how τ follows the text's length, a `LogLength` or a `Piecewise`; None: the same for every length.
-        query: the temperature of texts that are embedded as queries (`Embedder.encode_query`), where it is another
-            than that of documents and of all other texts; anything that `of` takes. None: the same.
+        value: one τ for the model, L of them (one per layer), or L × N (one per layer and head). Each is finite and > 0
+            in float32.
+        by_length: temperature schedule by text length, a `LogLength` or a `Piecewise`; None for the same τ at every
+            length.
+        query: temperature of texts that are embedded as queries (`Embedder.encode_query`), if it differs from that of
+            documents and all other texts; any value that `of` takes. None: the same.
 
     Raises:
-        InputError: a value that is not finite, not > 0, not a number, or not of one of the three shapes; a law that
-            is none; a query's temperature that again has one for queries.
+        InputError: a value is not finite, not > 0, not a number, or not of one of the three shapes; the schedule is not
+            one of the two classes; or a query's temperature itself has a temperature for queries.
     """
 
     value: _Nested = 1.0
@@ -149,26 +150,26 @@ class Temperature:
 
     @classmethod
     def of(cls, temperature: TemperatureLike | None) -> Temperature:
-        """Whatever a user may pass, as a Temperature; None means τ = 1."""
+        """Return any value that a user may pass as a Temperature; None means τ = 1."""
         if isinstance(temperature, Temperature):
             return temperature
         return cls() if temperature is None else cls(temperature)  # type: ignore[arg-type]  # __post_init__ checks it
 
     def for_task(self, task: str | None) -> Temperature:
-        """The temperature of texts of a task: that of queries for ``query``, else the one for everything else."""
+        """Return the temperature for texts of a task: that of queries for ``query``, otherwise the general one."""
         if self.query is None:
             return self
         return self.query if task == "query" else dataclasses.replace(self, query=None)
 
     def check(self, num_layers: int, num_heads: int) -> Temperature:
-        """Itself, if it fits a model of so many layers and heads, queries included; else an InputError."""
+        """Return this temperature if it fits a model of this size, queries included; otherwise raise an InputError."""
         for temperature in (self, self.query):
             if temperature is not None:
                 temperature.per_head(num_layers, num_heads)
         return self
 
     def per_head(self, num_layers: int, num_heads: int) -> NDArray[np.float32]:
-        """``value`` spread over layers and heads: float32 (L, N).
+        """Return ``value`` broadcast over layers and heads: float32 (L, N).
 
         Raises:
             InputError: the shape does not fit a model of ``num_layers`` layers and ``num_heads`` heads.
@@ -184,16 +185,16 @@ class Temperature:
         return np.array(np.broadcast_to(column, (num_layers, num_heads)))
 
     def per_text(self, num_layers: int, num_heads: int, lengths: ArrayLike) -> NDArray[np.float32]:
-        """The temperature of each text in a batch: float32 (L, B, N), from their lengths in tokens, int (B,)."""
+        """Return the temperature of each text in a batch: float32 (L, B, N), from their lengths in tokens, int (B,)."""
         return self.per_head(num_layers, num_heads)[:, None, :] * self.factors(lengths)[None, :, None]
 
     def factors(self, lengths: ArrayLike) -> NDArray[np.float32]:
-        """What ``value`` is multiplied by for texts of these lengths in tokens: float32 of the same shape."""
+        """Return the factors on ``value`` for texts of these lengths in tokens: float32 of the same shape."""
         lengths = np.asarray(lengths)
         return np.ones(lengths.shape, np.float32) if self.by_length is None else self.by_length.factors(lengths)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `from_json` is the inverse."""
+        """Return plain JSON values; `from_json` is the inverse."""
         content: dict[str, Any] = {"value": np.asarray(self.value).tolist()}
         if self.by_length is not None:
             name = next(name for name, law in _LAWS.items() if isinstance(self.by_length, law))
@@ -204,8 +205,12 @@ class Temperature:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Temperature:
-        """The inverse of `to_json`. A ``reference_length`` beside the value, as first written, is a `LogLength`."""
-        # Not by msgspec: the values are any numbers that NumPy knows, and people write them, who are told more.
+        """Return a Temperature from the JSON values of `to_json`.
+
+        The first format had ``reference_length`` next to the value; it is read as a `LogLength`.
+        """
+        # msgspec is not used: the values are any numbers that NumPy knows, and people write them by hand, so errors
+        # must say more.
         if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
             raise InputError(f"a temperature is an object with names in JSON, not {data!r:.60}")
         if unknown := set(data) - {"value", "by_length", "query", "reference_length"}:
@@ -234,7 +239,7 @@ class Temperature:
 
 
 def _law(data: object) -> Law:
-    """The inverse of a law's JSON."""
+    """Return a temperature schedule from its JSON."""
     if not isinstance(data, dict) or not isinstance(data.get("law"), str) or data["law"] not in _LAWS:
         raise InputError(f"a temperature's by_length needs a law, {' or '.join(_LAWS)}, not {data!r:.80}")
     values = {name: value for name, value in data.items() if name != "law"}
@@ -242,10 +247,10 @@ def _law(data: object) -> Law:
 
 
 def _checked(value: object, name: str = "temperature") -> NDArray[np.float32]:
-    """The value as float32 of zero, one or two axes, or an InputError."""
+    """Return the value as float32 of zero, one or two axes, or raise an InputError."""
     try:
         raw = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # arrays of other libraries raise their own
+    except (ValueError, TypeError, RuntimeError) as error:  # arrays of other libraries raise their own errors
         raise InputError(f"{name} must be a number or an array of numbers: {error}") from error
     if raw.dtype.kind not in "iuf" and not _is_ml_float(raw.dtype):
         raise InputError(f"{name} must be a number or an array of numbers, not {value!r}")
@@ -253,7 +258,7 @@ def _checked(value: object, name: str = "temperature") -> NDArray[np.float32]:
         raise InputError(f"{name} must be one number, one a layer, or (layers, heads); its shape is {raw.shape}")
     with np.errstate(over="ignore", under="ignore"):
         array = raw.astype(np.float32)
-    # Subnormal values count as zero: processors that flush them would divide by it.
+    # Subnormal values count as zero: CPUs that flush them to zero would divide by it.
     bad = ~(np.isfinite(array) & (array >= np.finfo(np.float32).tiny))
     if bad.any():
         first = raw[bad].flat[0] if raw.ndim else raw
@@ -262,13 +267,13 @@ def _checked(value: object, name: str = "temperature") -> NDArray[np.float32]:
 
 
 def _is_ml_float(dtype: np.dtype[Any]) -> bool:
-    """Whether the dtype is one of JAX's extra float types, such as bfloat16."""
+    """Return whether the dtype is one of JAX's extra float types, such as bfloat16."""
     return dtype.kind == "V" and dtype.name.startswith(("bfloat", "float"))
 
 
 def _as_nested(array: NDArray[np.float32]) -> _Nested:
-    """As nested tuples of Python floats, so that a Temperature is hashable and prints shortly."""
-    # str() of a float32 is the shortest decimal that gives it back: 0.9, not 0.8999999761581421.
+    """Return nested tuples of Python floats, so that a Temperature is hashable and has a short repr."""
+    # str() of a float32 is the shortest decimal that round-trips: 0.9, not 0.8999999761581421.
     if array.ndim == 0:
         return float(str(array[()]))
     return tuple(_as_nested(row) for row in array)  # type: ignore[return-value]  # at most two axes, checked above

@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep in tsjax they are raised."""
+"""Warnings that point at the user's line, however deep inside tsjax they are raised."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-# The packages of the distribution, whose frames are skipped.
+# Packages of the distribution, whose frames are skipped.
 _OURS = tuple(os.path.join(Path(__file__).parent.parent, name, "") for name in ("tsjax", "conversion"))  # noqa: PTH118
 
 

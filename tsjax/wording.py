@@ -1,4 +1,4 @@
-"""Words that messages share."""
+"""Wording that messages share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: ``1 row``, ``2,000 rows``.
 
     Args:
-        number: how many there are.
-        noun: what one is called.
-        plural: what several are called; None for the noun with an s.
+        number: the count.
+        noun: singular noun.
+        plural: plural noun; None for the noun with an s.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, without the file that the operating system names in it."""
+    """Return an error's message without the file name that the operating system puts in it."""
     return getattr(error, "strerror", None) or str(error)
