@@ -1,1 +1,1 @@
-"""Encoders: what a user holds."""
+"""Encoders: the objects that a user holds."""

@@ -1,7 +1,7 @@
-"""Scores of pairs of texts: what a reranker gives.
+"""Cross-encoders, which score pairs of texts, such as rerankers.
 
-Keyword names and behaviour are those of ``CrossEncoder`` in sentence-transformers 6. A pair goes through the encoder
-as one input, so its attention has the temperature too.
+Keyword names and behaviour are those of ``CrossEncoder`` in sentence-transformers 6. A pair goes through the encoder as
+one input, so the temperature applies to its attention too.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
 
     Scoring: TypeAlias = Activation | Callable[[Array], Array]
     Pair: TypeAlias = tuple[str, str] | list[str]
-    # One pair's score, or its scores by label, and those of several pairs.
+    # The score of one pair (or its scores by label), or the scores of several pairs.
     PairScores: TypeAlias = np.float32 | NDArray[np.float32]
     Scores: TypeAlias = PairScores | jax.Array | list[jax.Array]
 
 
 class PredictOptions(TypedDict, total=False):
-    """Keywords of `CrossEncoder.predict` that do not change the type of what it returns."""
+    """Keywords of `CrossEncoder.predict` that do not change its return type."""
 
     batch_size: int | None
     show_progress_bar: bool | None
@@ -73,12 +73,12 @@ class PredictOptions(TypedDict, total=False):
 
 
 class RankedDocument(TypedDict):
-    """A document as `CrossEncoder.rank` returns it.
+    """A document in the result of `CrossEncoder.rank`.
 
     Attributes:
-        corpus_id: its place among the documents.
+        corpus_id: its index among the documents.
         score: larger is better.
-        text: the document, if asked for.
+        text: the document, if requested.
     """
 
     corpus_id: int
@@ -87,27 +87,29 @@ class RankedDocument(TypedDict):
 
 
 class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
-    """A model ready to score pairs; made by `tsjax.load`. Safe to use from many threads.
+    """Model that scores pairs of texts; made by `tsjax.load`. Safe to use from many threads.
 
-    It is pickled, copied and closed as an `Embedder` is. An activation that is a function is pickled as functions are:
-    ``pickle`` takes those of a module's own, ``cloudpickle`` JAX's and lambdas, too; those with a name go by it.
+    It is pickled, copied and closed as an `Embedder` is. An activation given by name is pickled by name. One given as a
+    function is pickled like any function: ``pickle`` takes functions that a module defines, ``cloudpickle`` also takes
+    JAX's and lambdas.
 
     Args:
-        directory: one that `tsjax convert` made of a sequence classification model.
-        temperature: τ of the attention softmax; None for the one saved with the model.
-        dtype: what the encoder computes in, as for `Embedder`; scores are float32 in any case.
-        max_seq_length: tokens at which pairs are cut, the longer text first; None for the model's own.
-        prompts: more prompts, or others, by name.
-        default_prompt_name: the prompt used where a call names none.
-        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
-            what suits the device.
-        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
-        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
-        activation: what is applied to the logits, by name or as a function of a JAX array; None for the model's own.
+        directory: a checkpoint that `tsjax convert` made of a sequence classification model.
+        temperature: τ of the attention softmax; None for the value saved with the model.
+        dtype: compute dtype of the encoder, as for `Embedder`; scores are always float32.
+        max_seq_length: maximum length of a pair in tokens, to which the longer text is truncated first; None for the
+            model's own.
+        prompts: prompts by name; they are added to the model's, or replace them.
+        default_prompt_name: name of the prompt used when a call names none.
+        token_budget: maximum tokens of a batch on each device, padding included, unless one text has more; None for a
+            default that suits the device.
+        devices: JAX devices to compute on, or their number; None for all devices of this process.
+        shard_parameters: shard the parameters over the devices, for a model that does not fit on one.
+        activation: activation of the logits, by name or as a function of a JAX array; None for the model's own.
 
     Raises:
         CheckpointError: the directory is incomplete or damaged, or holds an embedding model.
-        InputError: an option that cannot be used.
+        InputError: an option cannot be used.
         LifecycleError: JAX was in use when this process was forked.
     """
 
@@ -160,12 +162,12 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
 
     @property
     def num_labels(self) -> int:
-        """Scores that each pair gets."""
+        """Number of scores per pair."""
         return self._config.embedding_dimension
 
     @property
     def activation(self) -> Scoring:
-        """What is applied to the logits where a call does not say. Settable."""
+        """Activation of the logits when a call gives none. Settable."""
         return self._activation
 
     @activation.setter
@@ -177,7 +179,7 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
         return [*super()._decisive(), named]
 
     def present_metadata(self) -> Metadata:
-        """Return what a checkpoint with the present settings says.
+        """Return the metadata of a checkpoint with the present settings.
 
         Raises:
             InputError: the activation is a function.
@@ -197,17 +199,17 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
 
     @property
     def statistics(self) -> Statistics:
-        """What this cross-encoder has done so far, as a copy; a text there is a pair."""
+        """Counts of this cross-encoder's work so far, as a copy; each pair counts as one text."""
         return self._engine.statistics
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """What it computes on; a batch's rows are spread over all of them."""
+        """Devices to compute on; the rows of a batch are spread over all of them."""
         return self._engine.devices
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
+        """All batch shapes that may be compiled, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length).shapes
 
     @overload
@@ -265,7 +267,7 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
         convert_to_tensor: Literal[False] = ...,
         **options: Unpack[PredictOptions],
     ) -> list[jax.Array]: ...
-    @overload  # by position, as sentence-transformers orders them, or with values that are known at run time only
+    @overload  # by position, in sentence-transformers' order, or with values known only at run time
     def predict(
         self,
         inputs: Iterable[Sequence[str]] | Sequence[str],
@@ -303,32 +305,32 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
     ) -> Scores:
         """Score pairs.
 
-        Pairs are read and tokenised some at a time, so that memory beyond the scores does not grow with their number.
+        Pairs are read and tokenised in chunks, so that memory beyond the scores does not grow with their number.
 
         Args:
-            inputs: one pair of texts, or several: any iterable that has an order, such as a generator.
-            prompt_name: which of `prompts` to put before the first text of each pair.
-            prompt: text to put there; wins over ``prompt_name``.
-            batch_size: the most pairs in a batch, which is bounded by tokens anyway.
+            inputs: one pair of texts, or several, as any ordered iterable such as a generator.
+            prompt_name: name of the prompt in `prompts` to put before the first text of each pair.
+            prompt: text to put before the first text of each pair; takes precedence over ``prompt_name``.
+            batch_size: maximum pairs in a batch; the tokens of a batch are bounded in any case.
             show_progress_bar: None shows it if the logger ``tsjax`` is at level INFO or below.
-            activation_fn: what is applied to the logits; None for `activation`. ``"identity"`` gives the logits.
+            activation_fn: activation of the logits; None for `activation`. ``"identity"`` returns the logits.
             apply_softmax: with several labels, make each pair's scores sum to 1.
-            convert_to_numpy: False gives a list of JAX arrays, one a pair.
-            convert_to_tensor: True gives one JAX array.
-            device: None, or the name of what the model computes on (``cpu``, ``cuda``, ``tpu``).
+            convert_to_numpy: False returns a list of JAX arrays, one per pair.
+            convert_to_tensor: True returns one JAX array.
+            device: None, or the name of the device that the model computes on (``cpu``, ``cuda``, ``tpu``).
             pool: only None; there are no worker processes.
-            chunk_size: only None, for the same reason.
-            temperature: τ for this call; None for the model's own. No value of it causes a compilation.
+            chunk_size: only None; there are no worker processes.
+            temperature: τ for this call; None for the model's own. A new value causes no compilation.
 
         Returns:
             float32 (n,) with one label, (n, labels) with several; without the first axis for one pair.
 
         Raises:
-            InputError: what is not pairs of strings, a pair without tokens, or an argument that cannot be used.
+            InputError: the inputs are not pairs of strings, a pair has no tokens, or an argument cannot be used.
             LifecycleError: the cross-encoder was closed, or JAX was in use when this process was forked.
 
         Warns:
-            TruncationWarning: some pairs were longer than `max_seq_length` and were cut.
+            TruncationWarning: some pairs were longer than `max_seq_length` and were truncated.
         """
         self._engine.check_usable()
         check_device(device, self.devices)
@@ -354,8 +356,8 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
         max_texts: int | None,
         progress: Callable[[int], object] | None,
     ) -> NDArray[np.float32]:
-        """Return the logits of pairs in input order; block after block is tokenised while the device works."""
-        tokenizer = self._tokenizer  # once: another thread may set another max_seq_length meanwhile
+        """Return the logits of pairs in input order; tokenise the next block while the device works on this one."""
+        tokenizer = self._tokenizer  # read once: another thread may set another max_seq_length meanwhile
         logits = np.empty((1, self.num_labels), np.float32)
         count, cut = 0, 0
 
@@ -400,19 +402,19 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
     ) -> list[RankedDocument]:
-        """Rank documents for a query, best first; documents of equal scores stay in order.
+        """Rank documents for a query, best first; documents with equal scores keep their order.
 
         Args:
             query: one text.
-            documents: several, read some at a time.
+            documents: several texts, read in chunks.
             top_k: the number of documents to return; None for all.
-            return_documents: return the texts, too.
-            prompt_name: this and the following as for `predict`.
+            return_documents: return the texts too.
+            prompt_name: see `predict` for this and the following.
             prompt: text to put before the query.
-            batch_size: the most pairs in a batch.
+            batch_size: maximum pairs in a batch.
             show_progress_bar: None shows it if the logger ``tsjax`` is at level INFO or below.
-            activation_fn: what is applied to the logits.
-            device: None, or the name of what the model computes on.
+            activation_fn: activation of the logits.
+            device: None, or the name of the device that the model computes on.
             pool: only None.
             chunk_size: only None.
             temperature: τ for this call.
@@ -421,10 +423,10 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
             convert_to_tensor: no effect.
 
         Returns:
-            a dict for each document: ``corpus_id``, its place in ``documents``, ``score``, and perhaps ``text``.
+            a dict for each document: ``corpus_id``, its index in ``documents``, ``score``, and ``text`` if requested.
 
         Raises:
-            InputError: the model gives several scores a pair, or as for `predict`.
+            InputError: the model returns several scores per pair, or as for `predict`.
         """
         if self.num_labels != 1:
             raise InputError(f"rank needs one score a pair; this model gives {self.num_labels}: use predict")
@@ -451,7 +453,7 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
         return ranked
 
     def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
-        """Compile every shape of `shapes`, so that no later call has to.
+        """Compile every shape of `shapes`, so that no later call has to compile.
 
         Args:
             verbose: print each shape and its time.
@@ -464,7 +466,7 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
 
 
 class _Asked:
-    """Pairs of a query and each document, made as they are read."""
+    """Pairs of a query and each document, made while they are read."""
 
     def __init__(self, query: str, documents: Iterable[str], *, keep: bool) -> None:
         if isinstance(documents, str):
@@ -485,7 +487,7 @@ class _Asked:
 
 @contextlib.contextmanager
 def _of_pairs() -> Iterator[None]:
-    """Name a pair without tokens as such."""
+    """Raise errors about a text without tokens as errors about a pair."""
     try:
         yield
     except NoTokensError as error:
@@ -493,7 +495,7 @@ def _of_pairs() -> Iterator[None]:
 
 
 def _pairs(inputs: Any) -> tuple[bool, Iterator[tuple[str, str]]]:
-    """Return whether one pair was given, and the pairs, which are read and checked one by one."""
+    """Return whether one pair was given, and an iterator of pairs, which are read and checked one by one."""
     if isinstance(inputs, str):
         raise InputError("expected pairs of texts, not one string")
     given = iter(inputs if isinstance(inputs, np.ndarray) and inputs.ndim else ordered(inputs))
@@ -518,7 +520,7 @@ def _length(pair: tuple[str, str]) -> int:
 
 
 def _count(inputs: Any) -> int | None:
-    """Return how many there are; None where only reading them tells."""
+    """Return the number of pairs; None if it is known only after reading them."""
     try:
         return len(inputs)
     except TypeError:
@@ -535,17 +537,17 @@ def _checked(activation: Scoring) -> Scoring:
 
 @usual_modes()
 def _scored(logits: NDArray[np.float32], activation: Scoring, *, softmax: bool) -> NDArray[np.float32]:
-    """What the activation makes of the logits, checked to be a score for each of them."""
+    """Return the logits after the activation, checked to be one score per logit."""
     count = len(logits)
     if isinstance(activation, str):
-        # As many as a power of two, since each number of them is a program to compile.
+        # Padded to a power of two, since each number of pairs is a program to compile.
         full = np.zeros((1 << max(count - 1, 0).bit_length(), logits.shape[1]), np.float32)
         full[:count] = logits
         scores = activate(jnp.asarray(full), activation)
     else:
         try:
             scores = jnp.asarray(activation(jnp.asarray(logits)))
-        except Exception as error:  # whatever a function of the user's may raise
+        except Exception as error:  # a user's function may raise any error
             raise InputError(
                 f"activation_fn {activation!r} failed on a JAX array: {error}; "
                 "activations also go by name, as 'sigmoid'"

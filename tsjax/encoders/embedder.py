@@ -1,8 +1,7 @@
-"""The object that a user holds: a model, its tokenizer and its prompts, turning texts into vectors.
+"""The `Embedder`: a model, its tokenizer and its prompts, which turn texts into vectors.
 
-Keyword names and behaviour are those of ``SentenceTransformer`` in sentence-transformers 6, so that changing over is
-changing an import. What is added: ``temperature``, ``stream``, ``warmup``,
-``statistics`` and ``encoding_fingerprint``.
+Keyword names and behaviour are those of ``SentenceTransformer`` in sentence-transformers 6, so that switching means
+changing an import. Additions are ``temperature``, ``stream``, ``warmup``, ``statistics`` and ``encoding_fingerprint``.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ Vectors = TypeVar("Vectors", bound="NDArray[Any]")
 
 
 class _Request(NamedTuple):
-    """One call's choices, resolved."""
+    """Resolved options of one call."""
 
     prompt: str
     temperature: Temperature
@@ -67,31 +66,31 @@ class _Request(NamedTuple):
 
 
 class Embedder(Lifecycle, Saving, Settings):
-    """A model ready to embed; made by `tsjax.load`. Safe to use from many threads.
+    """Model that embeds texts; made by `tsjax.load`. Safe to use from many threads.
 
     It can be pickled, copied and closed (see `close`; ``with`` closes it at its end). A pickle holds the checkpoint's
-    directory and the settings; where it is loaded, the directory must exist and hold the same model. Devices that were
-    given as a number, or not at all, are chosen there in the same way, and JAX's devices are found by their ids.
+    directory and the settings. The directory must exist where the pickle is loaded, and hold the same model. Devices
+    that were given as a number, or not at all, are chosen there in the same way; JAX devices are found by their ids.
     ``copy.copy`` and ``copy.deepcopy`` share the parameters in memory. Statistics start at zero in both.
 
     Args:
-        directory: one that `tsjax convert` made; `tsjax.load` takes any model, and the same keywords.
-        temperature: τ of the attention softmax; None for the one saved with the model.
-        dtype: what the encoder computes in: float32, bfloat16 or float16, as JAX takes dtypes (``"bfloat16"``,
-            ``jnp.bfloat16``, ``np.float16``). Vectors are float32 in any case.
-        max_seq_length: tokens at which texts are cut; None for the model's own.
-        prompts: more prompts, or others, by name.
-        default_prompt_name: the prompt used where a call names none.
-        truncate_dim: leading dimensions to keep.
+        directory: a checkpoint that `tsjax convert` made; `tsjax.load` takes any model, and the same keywords.
+        temperature: τ of the attention softmax; None for the value saved with the model.
+        dtype: compute dtype of the encoder: float32, bfloat16 or float16, as JAX takes dtypes (``"bfloat16"``,
+            ``jnp.bfloat16``, ``np.float16``). Vectors are always float32.
+        max_seq_length: maximum length in tokens; longer texts are truncated; None for the model's own.
+        prompts: prompts by name; they are added to the model's, or replace them.
+        default_prompt_name: name of the prompt used when a call names none.
+        truncate_dim: number of leading dimensions to keep.
         similarity_fn_name: cosine, dot, euclidean or manhattan.
-        token_budget: the most tokens of a batch on each device, padding included, unless one text has more; None for
-            what suits the device.
-        devices: what to compute on: JAX's devices, or how many; None for all that this process has.
-        shard_parameters: share the parameters out among the devices, for a model that one cannot hold.
+        token_budget: maximum tokens of a batch on each device, padding included, unless one text has more; None for a
+            default that suits the device.
+        devices: JAX devices to compute on, or their number; None for all devices of this process.
+        shard_parameters: shard the parameters over the devices, for a model that does not fit on one.
 
     Raises:
         CheckpointError: the directory is incomplete or damaged.
-        InputError: an option that cannot be used.
+        InputError: an option cannot be used.
         LifecycleError: JAX was in use when this process was forked.
     """
 
@@ -143,11 +142,11 @@ class Embedder(Lifecycle, Saving, Settings):
             f"{self._dtype})"
         )
 
-    # -- what a user may read -----------------------------------------------------------------------------------------
+    # -- properties ---------------------------------------------------------------------------------------------------
 
     @property
     def token_budget(self) -> int:
-        """The most tokens of a batch on each device, padding included, unless one text has more."""
+        """Maximum tokens of a batch on each device, padding included, unless one text has more."""
         return self._engine.token_budget
 
     @property
@@ -156,38 +155,38 @@ class Embedder(Lifecycle, Saving, Settings):
         return self.truncate_dim or self._config.embedding_dimension
 
     def get_embedding_dimension(self) -> int:
-        """`embedding_dimension`, under sentence-transformers' name."""
+        """Return `embedding_dimension`, under sentence-transformers' name."""
         return self.embedding_dimension
 
     def get_sentence_embedding_dimension(self) -> int:
-        """`embedding_dimension`, under sentence-transformers' old name."""
+        """Return `embedding_dimension`, under sentence-transformers' old name."""
         return self.embedding_dimension
 
     @property
     def statistics(self) -> Statistics:
-        """What this embedder has done so far, as a copy."""
+        """Counts of this embedder's work so far, as a copy."""
         return self._engine.statistics
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """What it computes on; a batch's rows are spread over all of them."""
+        """Devices to compute on; the rows of a batch are spread over all of them."""
         return self._engine.devices
 
     @property
     def pipeline(self) -> Pipeline:
-        """The way from texts to token ids to vectors, with the present ``max_seq_length``."""
+        """Pipeline from texts to token ids to vectors, with the present ``max_seq_length``."""
         return Pipeline(self._engine, self._tokenizer)
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every batch shape that can be asked of the compiler, with the present ``max_seq_length``."""
+        """All batch shapes that may be compiled, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length).shapes
 
     def route(self, task: str | None = None) -> Embedder:
-        """The embedder that texts of a task go to: this one, whatever the task."""
+        """Return the embedder for texts of a task: this one, for every task."""
         return self
 
-    # -- what it is for -----------------------------------------------------------------------------------------------
+    # -- embedding ----------------------------------------------------------------------------------------------------
 
     @encode_method
     def encode(
@@ -215,36 +214,36 @@ class Embedder(Lifecycle, Saving, Settings):
 
         Args:
             inputs: one text or several.
-            prompt_name: which of `prompts` to put before each text.
-            prompt: text to put before each text; wins over ``prompt_name``.
-            batch_size: the most texts in a batch, which is bounded by `token_budget` anyway; small ones leave shapes
-                half empty and cost speed.
+            prompt_name: name of the prompt in `prompts` to put before each text.
+            prompt: text to put before each text; takes precedence over ``prompt_name``.
+            batch_size: maximum texts in a batch; the tokens of a batch are bounded by `token_budget` in any case. Small
+                values leave shapes half empty and cost speed.
             show_progress_bar: None shows it if the logger ``tsjax`` is at level INFO or below.
-            output_value: ``sentence_embedding`` for one vector a text, ``token_embeddings`` for one a token (a list of
-                float32 (tokens, D)), None for a list of dicts with both, the token ids and the attention mask.
+            output_value: ``sentence_embedding`` for one vector per text, ``token_embeddings`` for one per token (a list
+                of float32 (tokens, D)), None for a list of dicts with both, the token ids and the attention mask.
             precision: see `tsjax.quantize_embeddings`; the range of a dimension is taken over the whole result.
-            convert_to_numpy: False gives a list of JAX arrays, one a text.
-            convert_to_tensor: True gives one JAX array.
-            device: None, or the name of what the model computes on (``cpu``, ``cuda``, ``tpu``): JAX places the model
-                when it is loaded.
+            convert_to_numpy: False returns a list of JAX arrays, one per text.
+            convert_to_tensor: True returns one JAX array.
+            device: None, or the name of the device that the model computes on (``cpu``, ``cuda``, ``tpu``): JAX places
+                the model when it is loaded.
             normalize_embeddings: divide each vector by its Euclidean norm, after ``truncate_dim``.
-            truncate_dim: the number of leading dimensions to keep; None for the embedder's own.
+            truncate_dim: number of leading dimensions to keep; None for the embedder's own.
             pool: only None; there are no worker processes.
-            chunk_size: only None, for the same reason.
-            temperature: τ for this call; None for the embedder's own. No value of it causes a compilation.
-            task: what the texts are for; ``query`` takes the temperature of queries, where that is another. It also
-                chooses among several encoders (see `RoutedEmbedder`), and this is one.
+            chunk_size: only None; there are no worker processes.
+            temperature: τ for this call; None for the embedder's own. A new value causes no compilation.
+            task: purpose of the texts; ``query`` selects the temperature of queries, if that differs. It also selects
+                among the encoders of a `RoutedEmbedder`; this class has one.
             sentences: the old name of ``inputs``.
 
         Returns:
-            float32 (n, D) in input order for several texts, (D,) for one text; (0, D) for none.
+            float32 (n, D) in input order for several texts, (D,) for one text; (0, D) for an empty list.
 
         Raises:
-            InputError: a text that is not a string or has no tokens, or an argument that cannot be used.
+            InputError: a text is not a string or has no tokens, or an argument cannot be used.
             LifecycleError: the embedder was closed, or JAX was in use when this process was forked.
 
         Warns:
-            TruncationWarning: some texts were longer than `max_seq_length` and were cut.
+            TruncationWarning: some texts were longer than `max_seq_length` and were truncated.
         """
         self._engine.check_usable()
         if (inputs is None) == (sentences is None):
@@ -260,7 +259,7 @@ class Embedder(Lifecycle, Saving, Settings):
             temperature=tau.for_task(task),
             max_texts=None if batch_size is None else whole_number("batch_size", batch_size),
             truncate_dim=self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim),
-            # As in sentence-transformers, what is asked for beside the vectors comes as the model made it.
+            # As in sentence-transformers, outputs other than sentence embeddings are returned as the model made them.
             normalize=normalize_embeddings and output_value == "sentence_embedding",
         )
         given = sentences if inputs is None else inputs
@@ -286,9 +285,9 @@ class Embedder(Lifecycle, Saving, Settings):
         *positional: Any,
         **options: Any,
     ) -> Encoded:
-        """`encode` with the prompt named ``query``, unless a prompt is given.
+        """Embed queries: `encode` with the prompt named ``query``, unless a prompt is given.
 
-        As in sentence-transformers, that prompt is empty where the model has none, and the default prompt is not used.
+        As in sentence-transformers, that prompt is empty if the model has none, and the default prompt is not used.
         """
         name = self.prompt_name_for("query", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="query", **options)
@@ -302,10 +301,10 @@ class Embedder(Lifecycle, Saving, Settings):
         *positional: Any,
         **options: Any,
     ) -> Encoded:
-        """`encode` with the prompt named ``document``, unless a prompt is given.
+        """Embed documents: `encode` with the prompt named ``document``, unless a prompt is given.
 
-        As in sentence-transformers, that prompt is empty where the model has none: a prompt named ``passage`` or
-        ``corpus`` is used only if ``document`` was taken out of `prompts`, or with ``prompt_name="passage"``.
+        As in sentence-transformers, that prompt is empty if the model has none. A prompt named ``passage`` or
+        ``corpus`` is used only if ``document`` was removed from `prompts`, or with ``prompt_name="passage"``.
         """
         name = self.prompt_name_for("document", prompt_name, prompt)
         return self.encode(inputs, name, prompt, *positional, task="document", **options)
@@ -314,15 +313,15 @@ class Embedder(Lifecycle, Saving, Settings):
     def stream(
         self, inputs: Iterable[str], *, block_size: int = 4096, precision: Precision = "float32", **options: Any
     ) -> Iterator[Encoded]:
-        """Embed any number of texts in constant memory: yields arrays of ``block_size`` vectors, in input order.
+        """Embed any number of texts in constant memory; yield arrays of ``block_size`` vectors, in input order.
 
-        The settings are those at the time of the call, also for blocks that are computed after one is changed.
+        The settings are those at the time of the call, also for blocks that are computed after a setting has changed.
 
         Args:
             inputs: any iterable of texts; it is read one block at a time.
-            block_size: texts in a block; within it, texts are sorted by length, so a small one costs speed.
+            block_size: texts in a block. Texts are sorted by length within a block, so a small value costs speed.
             precision: float32, binary or ubinary; int8 and uint8 need ranges over all vectors, so quantize afterwards.
-            options: as for `encode`.
+            options: those of `encode`.
 
         Raises:
             InputError: as for `encode`.
@@ -354,15 +353,15 @@ class Embedder(Lifecycle, Saving, Settings):
         return blocks()
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
-        """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""
+        """Return the similarity of each first to each second embedding, by `similarity_fn_name`: float32 (n, m)."""
         return similarity(embeddings1, embeddings2, self.similarity_fn_name)
 
     def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
-        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        """Return the similarity of each first embedding to the second at the same index: float32 (n,)."""
         return similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
 
     def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
-        """Compile every shape of `shapes`, so that no later call for sentence embeddings has to.
+        """Compile every shape of `shapes`, so that no later call for sentence embeddings has to compile.
 
         Args:
             verbose: print each shape and its time.
@@ -380,16 +379,16 @@ class Embedder(Lifecycle, Saving, Settings):
         parts = with_metadata(self._header, self.present_metadata())
         checkpoint.save(destination, *parts, overwrite=overwrite)
 
-    # -- how ----------------------------------------------------------------------------------------------------------
+    # -- computation --------------------------------------------------------------------------------------------------
 
     def _with_present_settings(self) -> Self:
-        """Return this embedder, its engine and statistics included, with settings that no setter reaches."""
+        """Return an embedder with this one's engine and statistics, whose settings no later setter changes."""
         present = object.__new__(type(self))
         present.__dict__.update(self.__dict__, _prompts=dict(self._prompts))
         return present
 
     def _embed(self, texts: Sequence[str], request: _Request, progress: _Progress) -> NDArray[np.float32]:
-        """One vector a text, in input order."""
+        """Return one vector per text, in input order."""
         vectors = np.empty((len(texts), self._config.embedding_dimension), np.float32)
         order, blocks = self._blocks(texts)
         for computed in self._compute(blocks, request, progress, order):
@@ -399,11 +398,11 @@ class Embedder(Lifecycle, Saving, Settings):
     def _embed_tokens(
         self, texts: Sequence[str], request: _Request, progress: _Progress
     ) -> list[dict[str, NDArray[Any]]]:
-        """Everything there is to know of each text, in input order."""
+        """Return token ids, attention mask, token vectors and sentence vector of each text, in input order."""
         items: list[dict[str, NDArray[Any]]] = [{} for _ in texts]
         order, blocks = self._blocks(texts)
         for computed in self._compute(blocks, request, progress, order, with_tokens=True):
-            assert computed.tokens is not None  # asked for
+            assert computed.tokens is not None  # requested above
             vectors = _finish(computed.embeddings, request)
             for place, vector, ids, tokens in zip(
                 order[computed.indices], vectors, computed.input_ids, computed.tokens, strict=True
@@ -412,14 +411,15 @@ class Embedder(Lifecycle, Saving, Settings):
                     "input_ids": ids,
                     "attention_mask": np.ones_like(ids),
                     "token_embeddings": tokens,
-                    "sentence_embedding": vector.copy(),  # lest one text keep the whole batch alive
+                    "sentence_embedding": vector.copy(),  # a view would keep the batch alive
                 }
         return items
 
     def _blocks(self, texts: Sequence[str]) -> tuple[NDArray[np.intp], Iterator[list[str]]]:
-        """Return the order to compute texts in, and the texts in that order, some at a time.
+        """Return the order in which to compute texts, and the texts in that order, in blocks.
 
-        Where each text has a row of its own, texts of like length should come together; characters tell well enough.
+        If each text has a row of its own, texts of similar length should come together; the number of characters is a
+        good enough estimate.
         """
         if self._engine.shapes(self.max_seq_length).packed:
             order = np.arange(len(texts))
@@ -436,8 +436,8 @@ class Embedder(Lifecycle, Saving, Settings):
         *,
         with_tokens: bool = False,
     ) -> Iterator[Computed]:
-        """Compute block after block, and warn if texts were cut."""
-        pipeline = self.pipeline  # once: another thread may set another max_seq_length meanwhile
+        """Compute block after block, and warn if texts were truncated."""
+        pipeline = self.pipeline  # read once: another thread may set another max_seq_length meanwhile
         texts, cut = 0, 0
         with _named_as_given(order):
             for computed in pipeline.embed(
@@ -457,11 +457,11 @@ class Embedder(Lifecycle, Saving, Settings):
             )
 
     def prompt_for(self, task: Literal["query", "document"]) -> str:
-        """What `encode_query` or `encode_document` puts before each text, unless the call says otherwise."""
+        """Return the text that `encode_query` or `encode_document` puts before each text by default."""
         return self.prompt_text(self.prompt_name_for(task, None, None), None)
 
     def prompt_name_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
-        """The first of the task's names that there is a prompt for, unless the call says what it wants."""
+        """Return the first of the task's prompt names that exists, unless the call gives a prompt or a name."""
         if prompt_name is not None or prompt is not None:
             return prompt_name
         return name_for(task, self.prompts)
@@ -469,7 +469,7 @@ class Embedder(Lifecycle, Saving, Settings):
 
 @contextlib.contextmanager
 def _named_as_given(order: NDArray[np.intp]) -> Iterator[None]:
-    """Name a text without tokens by its place in the input, and not by that among the reordered texts."""
+    """Name a text without tokens by its index in the input, not by its index among the reordered texts."""
     try:
         yield
     except NoTokensError as error:
@@ -477,7 +477,7 @@ def _named_as_given(order: NDArray[np.intp]) -> Iterator[None]:
 
 
 def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:
-    """Truncate, then normalise if asked: the order of sentence-transformers."""
+    """Truncate, then normalise if requested: the order of sentence-transformers."""
     if request.truncate_dim is not None:
         vectors = np.ascontiguousarray(vectors[:, : request.truncate_dim])
     return normalize(vectors) if request.normalize else vectors
@@ -485,7 +485,7 @@ def _finish(vectors: NDArray[np.float32], request: _Request) -> NDArray[np.float
 
 @usual_modes()
 def as_container(vectors: Vectors, *, to_numpy: bool, to_tensor: bool) -> Vectors | jax.Array | list[jax.Array]:
-    """Return the container that sentence-transformers would give, with JAX's arrays in the place of PyTorch's."""
+    """Return the container that sentence-transformers would return, with JAX arrays in place of PyTorch's."""
     if to_tensor:
         return jnp.asarray(vectors)
     return vectors if to_numpy else [jnp.asarray(vector) for vector in vectors]
@@ -493,9 +493,11 @@ def as_container(vectors: Vectors, *, to_numpy: bool, to_tensor: bool) -> Vector
 
 @contextlib.contextmanager
 def progress_bar(total: int | None, shown: bool | None) -> Iterator[_Progress]:
-    """Show a bar that is told how many are done; None shows it if the logger ``tsjax`` is at level INFO or below.
+    """Show a progress bar, and yield a function that advances it.
 
-    ``total`` is None where only reading the inputs tells.
+    Args:
+        total: number of items; None if it is known only after reading the inputs.
+        shown: whether to show it; None shows it if the logger ``tsjax`` is at level INFO or below.
     """
     if not (logger.getEffectiveLevel() <= logging.INFO if shown is None else shown):
         yield None

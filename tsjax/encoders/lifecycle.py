@@ -1,7 +1,7 @@
-"""The life of what a user holds: pickled, copied, closed.
+"""Pickling, copying and closing of encoders.
 
 A pickle holds the directory of the checkpoint and the settings, not the weights. A copy shares the parameters in
-memory, which nothing changes, and has settings, statistics and threads of its own.
+memory, which are never modified, and has settings, statistics and threads of its own.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from tsjax.checkpoints.format import Header
     from tsjax.engine.engine import Engine
 
-# What is made from the directory, and never changed.
+# Attributes that are made from the directory and never change.
 _OF_THE_DIRECTORY = frozenset({"_header", "_config", "_tokenizer"})
 
 
 class Lifecycle:
-    """What an `Embedder` and a `CrossEncoder` share: they are closed, copied and pickled."""
+    """Base of `Embedder` and `CrossEncoder`: closing, copying and pickling."""
 
     _engine: Engine
     _header: Header
     _tokenizer: Any
 
     def close(self) -> None:
-        """End the threads and free the parameters, unless a copy has them too; a second call does nothing.
+        """End the threads and free the parameters, unless a copy shares them; a second call does nothing.
 
-        Calls that other threads have begun are finished. After it whatever would compute raises a
-        `tsjax.LifecycleError`; settings and statistics can still be read. ``with`` calls it at its end, and what is
-        dropped without it ends its threads, too.
+        Calls that other threads have begun are finished. Afterwards every computation raises a `tsjax.LifecycleError`;
+        settings and statistics can still be read. ``with`` closes the encoder at its end. The threads of an encoder
+        that is garbage collected end too.
         """
         self._engine.close()
 

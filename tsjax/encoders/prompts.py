@@ -1,7 +1,7 @@
-"""Which text is put before the input, by the rules of sentence-transformers 6.2.
+"""Selection of the prompt that is put before the input, by the rules of sentence-transformers 6.2.
 
-A model has prompts by name. There, those named ``query`` and ``document`` always exist, as empty texts where the model
-gives none, so that a model's prompt ``passage`` or its default prompt does not take their place.
+A model has prompts by name. In sentence-transformers, those named ``query`` and ``document`` always exist, as empty
+texts if the model has none, so that a model's prompt ``passage`` or its default prompt does not take their place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Task: TypeAlias = Literal["query", "document"]
 
-# The prompts that every embedder has, and the names that each of its methods looks for, the first of which counts.
+# Prompts that every embedder has, and the prompt names that each of its methods looks for; the first match counts.
 ALWAYS = ("query", "document")
 _NAMES: dict[str, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -28,9 +28,9 @@ def merged(
     """Return the prompts of a model, in the order and with the precedence of sentence-transformers.
 
     Args:
-        saved: those of the checkpoint.
-        given: those of the user, which win; one that is None is not given.
-        always: names that exist in any case, as empty texts if nothing else.
+        saved: prompts of the checkpoint.
+        given: prompts of the user, which take precedence; a value of None counts as not given.
+        always: names that always exist, as empty texts if no prompt is given.
     """
     prompts = {**dict.fromkeys(always), **given}
     for name, prompt in saved.items():
@@ -40,12 +40,12 @@ def merged(
 
 
 def name_for(task: str, prompts: Mapping[str, str]) -> str | None:
-    """Return the first of the names for a task that there is a prompt of; None for the default prompt."""
+    """Return the first prompt name for a task that exists; None for the default prompt."""
     return next((name for name in _NAMES[task] if name in prompts), None)
 
 
 def hidden(prompts: Mapping[str, str], default: str | None) -> tuple[str, ...]:
-    """Return the names of prompts that `encode_query` or `encode_document` would use, were their own not empty."""
+    """Return the names of prompts that `encode_query` or `encode_document` would use if their own were not empty."""
     found = []
     for task, names in _NAMES.items():
         name = name_for(task, prompts)
@@ -55,14 +55,14 @@ def hidden(prompts: Mapping[str, str], default: str | None) -> tuple[str, ...]:
 
 
 def unused(prompts: Mapping[str, str], default: str | None) -> tuple[str, ...]:
-    """Return the names of prompts that no method uses unless a call names them."""
+    """Return the names of prompts that are used only if a call names them."""
     used = {default, *(name_for(task, prompts) for task in _NAMES)}
     return tuple(name for name, prompt in prompts.items() if prompt and name not in used)
 
 
 @lru_cache(maxsize=256)
 def say_hidden(source: str, names: tuple[str, ...]) -> None:
-    """Log, once for a model, that an empty prompt keeps these from being used."""
+    """Log, once per model, that an empty prompt keeps these prompts from being used."""
     if names:
         logger.warning(
             "%s: encode_query and encode_document do not put the prompt %s before a text, as in sentence-transformers, "

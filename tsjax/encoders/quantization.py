@@ -1,4 +1,4 @@
-"""Embeddings in fewer bits: the scalar and binary precisions of sentence-transformers, bit for bit."""
+"""Quantized embeddings: the scalar and binary precisions of sentence-transformers, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tsjax")
 
-# Fewer embeddings than this say little about the range of a dimension.
+# Fewer embeddings than this are a poor estimate of the range of a dimension.
 _FEW = 100
 
 Precision: TypeAlias = Literal["float32", "int8", "uint8", "binary", "ubinary"]
@@ -62,16 +62,17 @@ def quantize_embeddings(
 
     Args:
         embeddings: float (n, D) or (D,).
-        precision: ``int8`` and ``uint8`` cut each dimension's range into 256 steps; ``ubinary`` keeps the sign of each
-            dimension, eight to a byte (uint8), and ``binary`` the same less 128 (int8).
-        ranges: (2, D), the least and the largest value of each dimension, for ``int8`` and ``uint8``.
-        calibration_embeddings: (m, D), from which to take the ranges; without them, the embeddings themselves.
+        precision: ``int8`` and ``uint8`` divide each dimension's range into 256 steps; ``ubinary`` keeps the sign of
+            each dimension, eight to a byte (uint8), and ``binary`` the same minus 128 (int8).
+        ranges: (2, D), the minimum and maximum of each dimension, for ``int8`` and ``uint8``.
+        calibration_embeddings: (m, D), from which to take the ranges; None for the embeddings themselves.
 
     Returns:
         (n, D) float32, int8 or uint8; (n, ⌈D/8⌉) for the binary precisions.
 
     Raises:
-        InputError: an unknown precision, embeddings that are quantized already, or ranges asked of a single vector.
+        InputError: the precision is unknown, the embeddings are already quantized, or ranges are needed of a single
+            vector.
     """
     check_precision(precision)
     array = np.asarray(embeddings)

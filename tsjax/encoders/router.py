@@ -1,7 +1,7 @@
-"""Several embedders under one roof, each for the texts of some tasks: what a Router of sentence-transformers becomes.
+"""Routed embedders: several embedders, each for the texts of some tasks, as in a Router of sentence-transformers.
 
-Queries go to one encoder and documents to another. Each route is a whole `Embedder`; what is here chooses among them,
-and sets what is set on every one.
+Queries go to one encoder and documents to another. Each route is a complete `Embedder`; this module chooses among them,
+and sets settings on all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Kept = TypeVar("Kept")
 
 
 class _Setting(Generic[Given, Kept]):
-    """A setting of every route: read from the first, and set on each or, where one refuses, on none."""
+    """Setting of every route: read from the first, and set on all or, if one refuses the value, on none."""
 
     def __init__(self, of: Callable[[list[Kept]], Kept] = lambda values: values[0]) -> None:
         self._of = of
@@ -70,22 +70,22 @@ class _Setting(Generic[Given, Kept]):
 
 
 class RoutedEmbedder(Saving):
-    """An `Embedder` whose texts go to one of several encoders, by their task; made by `tsjax.load`.
+    """Embedder that sends texts to one of several encoders, by their task; made by `tsjax.load`.
 
-    It has what an `Embedder` has but its ``metadata``: those of ``routes`` have them. It is pickled, copied and closed
-    as they are.
+    It has the interface of an `Embedder` except ``metadata``, which the embedders in ``routes`` have. It is pickled,
+    copied and closed as they are.
 
     Args:
-        directory: one that `tsjax convert` made of a model with a Router; `tsjax.load` takes any model.
+        directory: a checkpoint that `tsjax convert` made of a model with a Router; `tsjax.load` takes any model.
         options: those of `Embedder`, for every route.
 
     Raises:
         CheckpointError: the directory is incomplete or damaged.
-        InputError: an option that cannot be used, with one of the routes at least.
+        InputError: an option cannot be used with at least one of the routes.
     """
 
     temperature: _Setting[TemperatureLike, Temperature] = _Setting()
-    # Routes may have lengths of their own; sentence-transformers too gives the greatest.
+    # Routes may have different lengths; the maximum is reported, as in sentence-transformers.
     max_seq_length: _Setting[int, int] = _Setting(max)
     default_prompt_name: _Setting[str | None, str | None] = _Setting()
     truncate_dim: _Setting[int | None, int | None] = _Setting()
@@ -97,14 +97,14 @@ class RoutedEmbedder(Saving):
         by_folder = {folder: Embedder(header.path / folder, **options) for folder in header.config.folders}
         self._embedders = tuple(by_folder.values())
         self._routes = {name: by_folder[folder] for name, folder in header.config.routes.items()}
-        self.prompts = self.prompts  # one dictionary for all, to which a prompt can be added
+        self.prompts = self.prompts  # one dictionary for all routes, so that a prompt can be added to it
 
     def __repr__(self) -> str:
         routes = ", ".join(f"{name!r}: {embedder!r}" for name, embedder in self._routes.items())
         return f"RoutedEmbedder({{{routes}}}, default_route={self._header.config.default_route!r})"
 
     def close(self) -> None:
-        """`Embedder.close` of every route; ``with`` calls it at its end."""
+        """Close every route as `Embedder.close` does; ``with`` calls it at its end."""
         for embedder in self._embedders:
             embedder.close()
 
@@ -117,18 +117,18 @@ class RoutedEmbedder(Saving):
         self.close()
 
     def __copy__(self) -> Self:
-        return copy.deepcopy(self)  # the routes' parameters are shared, and their settings are not
+        return copy.deepcopy(self)  # the parameters of the routes are shared, their settings are not
 
     @property
     def routes(self) -> Mapping[str, Embedder]:
-        """The embedder of each route, by name; routes that are the same share one."""
+        """Embedder of each route, by name; identical routes share one."""
         return MappingProxyType(self._routes)
 
     def route(self, task: str | None = None) -> Embedder:
-        """The embedder that texts of a task go to; the default route's for None.
+        """Return the embedder for texts of a task; the default route's for None.
 
         Raises:
-            InputError: no route is for the task, or there is none and no default route.
+            InputError: no route serves the task, or the task is None and there is no default route.
         """
         return self._routes[self._header.config.route(task)]
 
@@ -140,11 +140,11 @@ class RoutedEmbedder(Saving):
         said = [embedder.present_metadata() for embedder in self._embedders]
         save_routed(destination, self._header.config, map(with_metadata, headers, said), overwrite=overwrite)
 
-    # -- what is set --------------------------------------------------------------------------------------------------
+    # -- settings -----------------------------------------------------------------------------------------------------
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Texts to put before the input, by name. Settable; of every route."""
+        """Texts to put before the input, by name, for every route. Settable."""
         return self._embedders[0].prompts
 
     @prompts.setter
@@ -155,41 +155,41 @@ class RoutedEmbedder(Saving):
 
     @property
     def encoding_fingerprint(self) -> str:
-        """SHA-256 of all that decides the vectors: which task takes which route, and every route's."""
+        """SHA-256 of everything that determines the vectors: the route of each task, and every route's fingerprint."""
         routes = [embedder.encoding_fingerprint for embedder in self._embedders]
         return json_sha256([self._header.fingerprint, *routes])
 
     @property
     def dtype(self) -> Dtype:
-        """What the encoders compute in."""
+        """Compute dtype of the encoders."""
         return self._embedders[0].dtype
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """What they compute on."""
+        """Devices to compute on."""
         return self._embedders[0].devices
 
     @property
     def token_budget(self) -> int:
-        """The most tokens of a batch, padding included."""
+        """Maximum tokens of a batch, padding included."""
         return self._embedders[0].token_budget
 
     @property
     def embedding_dimension(self) -> int:
-        """Width of the vectors, after ``truncate_dim``; of the first route, where they differ."""
+        """Width of the vectors, after ``truncate_dim``; that of the first route, if they differ."""
         return self._embedders[0].embedding_dimension
 
     def get_embedding_dimension(self) -> int:
-        """`embedding_dimension`, under sentence-transformers' name."""
+        """Return `embedding_dimension`, under sentence-transformers' name."""
         return self.embedding_dimension
 
     def get_sentence_embedding_dimension(self) -> int:
-        """`embedding_dimension`, under sentence-transformers' old name."""
+        """Return `embedding_dimension`, under sentence-transformers' old name."""
         return self.embedding_dimension
 
     @property
     def statistics(self) -> Statistics:
-        """What all routes have done so far, as a copy."""
+        """Counts of the work of all routes so far, as a copy."""
         done = [embedder.statistics for embedder in self._embedders]
         return Statistics(
             texts=sum(each.texts for each in done),
@@ -202,51 +202,52 @@ class RoutedEmbedder(Saving):
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every batch shape that can be asked of the compiler, by whichever route."""
+        """All batch shapes that may be compiled, of all routes."""
         return tuple(dict.fromkeys(shape for embedder in self._embedders for shape in embedder.shapes))
 
-    # -- what it is for -----------------------------------------------------------------------------------------------
+    # -- embedding ----------------------------------------------------------------------------------------------------
 
     @encode_method
     def encode(
         self, inputs: str | Iterable[str] | None = None, *positional: Any, task: str | None = None, **options: Any
     ) -> Encoded:
-        """`Embedder.encode` of the route that is for ``task``.
+        """Embed texts by `Embedder.encode` of the route for ``task``.
 
         Raises:
-            InputError: no route is for the task, or there is none and no default route; or as for `Embedder.encode`.
+            InputError: no route serves the task, or the task is None and there is no default route; or as for
+                `Embedder.encode`.
         """
         return self.route(task).encode(inputs, *positional, task=task, **options)
 
     @encode_method
     def encode_query(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Encoded:
-        """`Embedder.encode_query` of the route that is for the task ``query``."""
+        """Embed queries by `Embedder.encode_query` of the route for the task ``query``."""
         return self.route("query").encode_query(inputs, *positional, **options)
 
     @encode_method
     def encode_document(self, inputs: str | Iterable[str] | None = None, *positional: Any, **options: Any) -> Encoded:
-        """`Embedder.encode_document` of the route that is for the task ``document``."""
+        """Embed documents by `Embedder.encode_document` of the route for the task ``document``."""
         return self.route("document").encode_document(inputs, *positional, **options)
 
     @stream_method
     def stream(self, inputs: Iterable[str], *, task: str | None = None, **options: Any) -> Iterator[Encoded]:
-        """`Embedder.stream` of the route that is for ``task``."""
+        """Embed any number of texts by `Embedder.stream` of the route for ``task``."""
         return self.route(task).stream(inputs, task=task, **options)
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
-        """How alike each of the first is to each of the second, by `similarity_fn_name`: float32 (n, m)."""
+        """Return the similarity of each first to each second embedding, by `similarity_fn_name`: float32 (n, m)."""
         return self._embedders[0].similarity(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
-        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        """Return the similarity of each first embedding to the second at the same index: float32 (n,)."""
         return self._embedders[0].similarity_pairwise(embeddings1, embeddings2)
 
     def count_tokens(self, inputs: Sequence[str], *, task: str | None = None) -> NDArray[np.int32]:
-        """`Embedder.count_tokens` of the route that is for ``task``."""
+        """Count tokens by `Embedder.count_tokens` of the route for ``task``."""
         return self.route(task).count_tokens(inputs)
 
     def warmup(self, *, verbose: bool = True) -> dict[Shape, float]:
-        """`Embedder.warmup` of every route; the seconds of a shape that several have are added."""
+        """Compile the shapes of every route; the seconds of a shape that several routes have are added."""
         seconds: dict[Shape, float] = {}
         for embedder in self._embedders:
             for shape, took in embedder.warmup(verbose=verbose).items():

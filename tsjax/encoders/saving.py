@@ -1,7 +1,7 @@
-"""What a user holds, as a checkpoint directory of ours or a repository on the hub.
+"""Saving of encoders as a tsjax checkpoint directory or a repository on the hub.
 
-The directory holds the checkpoint's weights in float32 and the present settings, so that what is loaded from it gives
-the same vectors, whatever the temperature. `tsjax.hub.export_to` writes the format of sentence-transformers instead.
+The directory holds the checkpoint's weights in float32 and the present settings, so that a model loaded from it returns
+the same vectors, for every temperature. `tsjax.hub.export_to` writes the format of sentence-transformers instead.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Saving:
-    """What an `Embedder`, a `RoutedEmbedder` and a `CrossEncoder` share: they are saved, and pushed to the hub."""
+    """Base of `Embedder`, `RoutedEmbedder` and `CrossEncoder`: saving, and pushing to the hub."""
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a checkpoint directory with the present settings, which `tsjax.load` reads.
 
         Temperature, ``max_seq_length``, prompts, ``truncate_dim``, the similarity and a cross-encoder's activation are
-        saved as they are now. The dtype and the devices are not: they are chosen where a model is loaded. The format is
-        that of `tsjax convert`; `tsjax export` writes a directory that sentence-transformers reads.
+        saved as they are now. The dtype and the devices are not saved: they are chosen where a model is loaded. The
+        format is that of `tsjax convert`; `tsjax export` writes a directory that sentence-transformers reads.
 
         Args:
-            directory: to make; it appears whole or not at all.
-            overwrite: replace a tsjax checkpoint that is there. Anything else is never replaced.
+            directory: the directory to make; it appears complete or not at all.
+            overwrite: replace an existing tsjax checkpoint. Anything else is never replaced.
 
         Raises:
             OutputError: the directory exists, cannot be written, or is the one that this model was loaded from.
@@ -52,16 +52,16 @@ class Saving:
         create_pr: bool = False,
         exist_ok: bool = False,
     ) -> str:
-        """Upload what `save` writes to a repository on the Hugging Face hub, which ``tsjax.load(repo_id)`` reads.
+        """Upload the directory that `save` writes to a repository on the Hugging Face hub, for ``tsjax.load(repo_id)``.
 
         Args:
             repo_id: ``owner/name``.
-            token: of a user who may write; None for the one that ``hf auth login`` stored.
+            token: access token of a user with write permission; None for the one that ``hf auth login`` stored.
             private: whether a new repository is private; None for the owner's default.
-            commit_message: None for a usual one.
-            revision: branch to write to, made if need be; None for the main branch.
+            commit_message: None for a default message.
+            revision: branch to write to, created if necessary; None for the main branch.
             create_pr: open a pull request instead.
-            exist_ok: write to a repository that exists already.
+            exist_ok: write to a repository that already exists.
 
         Returns:
             the URL of the commit, or of the pull request.
@@ -87,7 +87,7 @@ class Saving:
                     revision=revision,
                     create_pr=create_pr,
                 )
-            except Exception as error:  # the hub's client raises its own, httpx's, and the operating system's errors
+            except Exception as error:  # the hub's client raises its own errors, httpx's, and the operating system's
                 raise OutputError(f"{repo_id} cannot be written on the hub: {error}") from error
         return str(commit.pr_url if create_pr else commit.commit_url)
 

@@ -1,4 +1,4 @@
-"""What a user may set on an embedder, checked when it is set, and the encoding fingerprint that follows from it."""
+"""Settings of encoders, checked when they are set, and the encoding fingerprint that follows from them."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     from tsjax.checkpoints.format import Header, Metadata
     from tsjax.temperature import TemperatureLike
 
-# Tokens that no text has.
+# Sentinel: no length limit. No text has so many tokens.
 _NO_LIMIT = 2**31 - 1
 
 AnyTokenizer = TypeVar("AnyTokenizer", TextTokenizer, PairTokenizer)
 
 
 class ModelSettings(Generic[AnyTokenizer]):
-    """The settings of whatever reads texts; those that are not given are the checkpoint's.
+    """Settings that all encoders share; a setting that is not given is the checkpoint's.
 
     Args:
-        header: what the checkpoint says.
-        tokenizer: its tokenizer, replaced when ``max_seq_length`` is set.
-        dtype: what the encoder computes in.
-        temperature: see the properties for this and the following.
+        header: content of the checkpoint's config.json.
+        tokenizer: tokenizer of the checkpoint, replaced when ``max_seq_length`` is set.
+        dtype: compute dtype of the encoder.
+        temperature: see the properties, for this and the following.
         max_seq_length: in tokens.
-        prompts: added to the checkpoint's.
-        default_prompt_name: one of them.
+        prompts: prompts added to the checkpoint's.
+        default_prompt_name: name of one of them.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value cannot be used.
     """
 
-    # Names of prompts that exist in any case, as empty texts if nothing else.
+    # Names of prompts that always exist, as empty texts if no prompt is given.
     _always: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -78,31 +78,31 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def header(self) -> Header:
-        """The checkpoint's directory, fingerprint, files and metadata."""
+        """Directory, fingerprint, files and metadata of the checkpoint."""
         return self._header
 
     @property
     def metadata(self) -> Metadata:
-        """What the checkpoint says: architecture, pooling, heads, and the defaults of the settings below."""
+        """Metadata of the checkpoint: architecture, pooling, heads, and the defaults of the settings below."""
         return self._header.metadata
 
     @property
     def dtype(self) -> Dtype:
-        """What the encoder computes in."""
+        """Compute dtype of the encoder."""
         return self._dtype
 
     def _decisive(self) -> list[Any]:
-        """The present settings that decide what comes out, as JSON values; subclasses have more of them."""
+        """Return the present settings that determine the output, as JSON values; subclasses add theirs."""
         named: list[tuple[str, str]] = [item for item in sorted(self.prompts.items()) if item[1]]
         hidden: tuple[str, ...] = rules.hidden(self.prompts, self.default_prompt_name)
         prompts: list[object] = [self.prompt_text(None, None), *named, *hidden]
         return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
 
     def present_metadata(self) -> Metadata:
-        """Return what a checkpoint with the present settings says.
+        """Return the metadata of a checkpoint with the present settings.
 
         Raises:
-            InputError: a setting that a checkpoint cannot hold.
+            InputError: a checkpoint cannot hold a setting.
         """
         return dataclasses.replace(
             self.metadata,
@@ -114,16 +114,16 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def encoding_fingerprint(self) -> str:
-        """SHA-256 of all that decides what comes out, to stamp it with.
+        """SHA-256 of everything that determines the output, to label vectors with.
 
-        The checkpoint (by its own fingerprint, which ``tsjax info`` prints), the dtype, and the present settings. What
-        a single call overrides is not in it.
+        It covers the checkpoint (by its own fingerprint, which ``tsjax info`` prints), the dtype, and the present
+        settings. Options of a single call are not part of it.
         """
         return json_sha256([self._header.fingerprint, *self._decisive()], sort_keys=False)
 
     @property
     def temperature(self) -> Temperature:
-        """τ used where a call gives none. Settable."""
+        """τ used when a call gives none. Settable."""
         return self._temperature
 
     @temperature.setter
@@ -132,9 +132,10 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens at which texts are cut, special ones included. Settable.
+        """Maximum length in tokens, special ones included; longer texts are truncated. Settable.
 
-        A model with a table of positions has a limit, the table's; rotary positions, ALiBi and T5's biases have none.
+        A model with a position table is limited to the length of the table. Rotary positions, ALiBi and T5's biases
+        have no limit.
         """
         return self._tokenizer.max_length
 
@@ -146,15 +147,15 @@ class ModelSettings(Generic[AnyTokenizer]):
                 f"max_seq_length {value} is more than the {longest} tokens that this model's table of positions has "
                 "room for; give at most that"
             )
-        # A new object, not a changed one: other threads may be using the old.
+        # A new object, not a modified one: other threads may be using the old one.
         self._tokenizer = self._tokenizer.with_max_length(value)
 
     @property
     def prompts(self) -> dict[str, str]:
         """Texts to put before the input, by name. Settable.
 
-        As in sentence-transformers, an embedder has the prompts ``query`` and ``document`` once it is loaded, empty
-        where neither the model nor the user gives them; those that are set later replace all.
+        As in sentence-transformers, an embedder has the prompts ``query`` and ``document`` once it is loaded; they are
+        empty if neither the model nor the user gives them. Prompts that are set later replace all of them.
         """
         return self._prompts
 
@@ -163,12 +164,12 @@ class ModelSettings(Generic[AnyTokenizer]):
         self._prompts = rules.merged({}, _checked_prompts(value))
 
     def share_prompts(self, other: Settings) -> None:
-        """Take another's prompts for one's own: what is added to either is added to both."""
+        """Use another encoder's prompts, so that a prompt added to either is added to both."""
         self._prompts = other.prompts
 
     @property
     def default_prompt_name(self) -> str | None:
-        """The prompt used where a call names none. Settable."""
+        """Name of the prompt used when a call names none. Settable."""
         return self._default_prompt_name
 
     @default_prompt_name.setter
@@ -178,19 +179,19 @@ class ModelSettings(Generic[AnyTokenizer]):
         self._default_prompt_name = value
 
     def check_temperature(self, value: TemperatureLike) -> Temperature:
-        """Return the temperature, known to fit the model.
+        """Return a temperature after checking that it fits the model.
 
         Raises:
-            InputError: it has other layers or heads, or is no temperature.
+            InputError: it has a different number of layers or heads, or is not a temperature.
         """
         return Temperature.of(value).check(self._config.encoder.num_layers, self._config.encoder.num_heads)
 
     def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
-        """Return the text that a call puts before each text.
+        """Return the prompt of a call.
 
         Args:
             name: one of `prompts`; None for the default prompt.
-            prompt: the text itself, which wins over ``name``.
+            prompt: the text itself, which takes precedence over ``name``.
 
         Raises:
             InputError: there is no prompt of that name.
@@ -200,7 +201,7 @@ class ModelSettings(Generic[AnyTokenizer]):
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        prompts = self.prompts  # once: another thread may set others meanwhile
+        prompts = self.prompts  # read once: another thread may set others meanwhile
         if not isinstance(name, str) or name not in prompts:
             known = ", ".join(map(repr, prompts)) or "none"
             raise InputError(f"there is no prompt named {name!r}; this model has {known}")
@@ -208,18 +209,18 @@ class ModelSettings(Generic[AnyTokenizer]):
 
 
 class Settings(ModelSettings[TextTokenizer]):
-    """The settings of an `Embedder`: besides those of `ModelSettings`, how its vectors are cut and compared.
+    """Settings of an `Embedder`: those of `ModelSettings`, and the truncation and similarity of its vectors.
 
     Args:
-        header: what the checkpoint says.
-        tokenizer: its tokenizer.
-        dtype: what the encoder computes in.
-        truncate_dim: in dimensions.
-        similarity_fn_name: one of four.
-        options: the others of `ModelSettings`.
+        header: content of the checkpoint's config.json.
+        tokenizer: tokenizer of the checkpoint.
+        dtype: compute dtype of the encoder.
+        truncate_dim: number of leading dimensions to keep.
+        similarity_fn_name: cosine, dot, euclidean or manhattan.
+        options: the other arguments of `ModelSettings`.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value cannot be used.
     """
 
     _always = rules.ALWAYS
@@ -243,14 +244,14 @@ class Settings(ModelSettings[TextTokenizer]):
         return [*super()._decisive(), self.truncate_dim]
 
     def present_metadata(self) -> Metadata:
-        """Return what a checkpoint with the present settings says."""
+        """Return the metadata of a checkpoint with the present settings."""
         metadata = super().present_metadata()
-        # Loading gives every embedder these prompts; where one was taken out, it is what stood in for it.
+        # Loading adds these prompts to every embedder; a prompt that was removed is saved as the text that replaced it.
         standing_in = {name: self.prompt_text(rules.name_for(name, self.prompts), None) for name in rules.ALWAYS}
         prompts = {**standing_in, **metadata.prompts}
         for name in rules.ALWAYS:
             if not prompts[name] and name not in self.metadata.prompts:
-                del prompts[name]  # as the checkpoint has it: what nothing changed keeps its fingerprint
+                del prompts[name]  # as in the checkpoint, so that unchanged settings keep their fingerprint
         return dataclasses.replace(
             metadata,
             prompts=prompts,
@@ -260,7 +261,7 @@ class Settings(ModelSettings[TextTokenizer]):
 
     @property
     def truncate_dim(self) -> int | None:
-        """Leading dimensions kept where a call does not say; None for all. Settable."""
+        """Number of leading dimensions kept when a call gives none; None for all. Settable."""
         return self._truncate_dim
 
     @truncate_dim.setter
@@ -269,7 +270,7 @@ class Settings(ModelSettings[TextTokenizer]):
 
     @property
     def similarity_fn_name(self) -> Similarity:
-        """How `similarity` compares: cosine, dot, euclidean or manhattan. Settable."""
+        """Name of the comparison in `similarity`: cosine, dot, euclidean or manhattan. Settable."""
         return self._similarity_fn_name
 
     @similarity_fn_name.setter
@@ -279,14 +280,14 @@ class Settings(ModelSettings[TextTokenizer]):
         self._similarity_fn_name = value
 
     def count_tokens(self, inputs: Sequence[str], *, task: str | None = None) -> NDArray[np.int32]:
-        """How many tokens each text has before anything is cut, special ones included, prompts not: int32 (n,).
+        """Count the tokens of each text before truncation, special ones included, without prompts: int32 (n,).
 
         Args:
             inputs: the texts.
-            task: what they are for; chooses among several tokenizers (see `RoutedEmbedder`), and this is one.
+            task: purpose of the texts; selects among the tokenizers of a `RoutedEmbedder`; this class has one.
 
         Raises:
-            InputError: a text that is not a string.
+            InputError: a text is not a string.
         """
         return self._tokenizer.with_max_length(_NO_LIMIT).encode(check_texts(as_text_list(inputs))).lengths
 
@@ -322,10 +323,10 @@ def _check_prompt(prompt: object, what: str) -> str:
 
 
 def dtype_name(dtype: DTypeLike) -> Dtype:
-    """Return the name of a dtype that a model can compute in, however JAX spells it.
+    """Return the name of a compute dtype, in any spelling that JAX accepts.
 
     Raises:
-        InputError: it is another dtype, or none.
+        InputError: it is another dtype, or not a dtype.
     """
     try:
         name: Any = dtype if dtype is None else np.dtype(dtype).name
@@ -337,10 +338,10 @@ def dtype_name(dtype: DTypeLike) -> Dtype:
 
 
 def check_device(device: object, devices: Sequence[jax.Device]) -> None:
-    """Check that a device as sentence-transformers names it, such as "cuda:0", is what a model computes on.
+    """Check that a model computes on a device as sentence-transformers names it, such as "cuda:0".
 
     Raises:
-        InputError: the model computes on something else.
+        InputError: the model computes on another device.
     """
     if device is None:
         return
@@ -355,7 +356,7 @@ def check_device(device: object, devices: Sequence[jax.Device]) -> None:
 
 
 def check_unused(**arguments: object) -> None:
-    """Refuse what sentence-transformers' methods take and ours have no use for, unless it is None."""
+    """Raise an InputError for arguments that exist only for sentence-transformers' signatures and are not None."""
     for name, value in arguments.items():
         if value is not None:
             raise InputError(f"{name} has no meaning here: one process uses every core and device; leave it out")

@@ -1,7 +1,7 @@
-"""The keywords of loading and encoding, and what `encode` returns for which of them: each written once.
+"""Keywords of loading and encoding, and the return types of `encode` by keyword, each declared once.
 
 `Encode` has the overloads of ``encode``, ``encode_query`` and ``encode_document`` of every embedder, `Stream` those of
-``stream``. They are for type checkers: a method under `encode_method` keeps its own parameters at run time.
+``stream``. They are for type checkers: a method decorated by `encode_method` keeps its own parameters at run time.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 
-# What computes, as sentence-transformers and PyTorch name it: "cpu", "cuda", "cuda:0", "tpu".
+# Device name of sentence-transformers and PyTorch: "cpu", "cuda", "cuda:0", "tpu".
 DeviceName: TypeAlias = str
 
 
 class PlacementOptions(TypedDict, total=False):
-    """Keywords that say what to compute on."""
+    """Keywords of the devices to compute on."""
 
     devices: int | jax.Device | Sequence[jax.Device] | None
     shard_parameters: bool
 
 
 class ComputeOptions(PlacementOptions, total=False):
-    """Keywords of every class that computes: how, on what, and with which settings."""
+    """Keywords of every class that computes: dtype, devices and settings."""
 
     temperature: TemperatureLike | None
     dtype: DTypeLike
@@ -49,7 +49,7 @@ class ComputeOptions(PlacementOptions, total=False):
 
 
 class VectorOptions(TypedDict, total=False):
-    """Keywords of loading that have a meaning for vectors only, and none for scores."""
+    """Keywords of loading that apply to vectors only, not to scores."""
 
     truncate_dim: int | None
     similarity_fn_name: Similarity | None
@@ -60,13 +60,13 @@ class EmbedderOptions(ComputeOptions, VectorOptions, total=False):
 
 
 class LoadOptions(SourceOptions, EmbedderOptions, total=False):
-    """Keywords of `tsjax.load`, but for the kind."""
+    """Keywords of `tsjax.load`, except the kind."""
 
     device: DeviceName | None
 
 
 class EncodeOptions(TypedDict, total=False):
-    """Keywords of ``encode`` that do not change the type of what it returns."""
+    """Keywords of ``encode`` that do not change its return type."""
 
     batch_size: int | None
     show_progress_bar: bool | None
@@ -80,14 +80,14 @@ class EncodeOptions(TypedDict, total=False):
 
 
 class BlockOptions(EncodeOptions, total=False):
-    """Keywords of ``encode`` for one array of vectors, but for their precision."""
+    """Keywords of ``encode`` for one array of vectors, except their precision."""
 
     prompt_name: str | None
     prompt: str | None
 
 
 class AnyEncodeOptions(BlockOptions, total=False):
-    """All keywords of ``encode``, but for the texts."""
+    """All keywords of ``encode``, except the texts."""
 
     output_value: OutputValue | None
     precision: Precision
@@ -96,7 +96,7 @@ class AnyEncodeOptions(BlockOptions, total=False):
 
 
 class TextDetails(TypedDict):
-    """What ``encode(…, output_value=None)`` returns of each text.
+    """Result of ``encode(…, output_value=None)`` for one text.
 
     Attributes:
         input_ids: integers (tokens,).
@@ -119,7 +119,7 @@ if TYPE_CHECKING:
 
 
 class Encode(Protocol):
-    """The type of ``encode`` and its siblings."""
+    """Type of ``encode``, ``encode_query`` and ``encode_document``."""
 
     @overload
     def __call__(
@@ -251,7 +251,7 @@ class Encode(Protocol):
         convert_to_tensor: bool = ...,
         **options: Unpack[EncodeOptions],
     ) -> list[TextDetails]: ...
-    @overload  # by position, as sentence-transformers orders them, or with values that are known at run time only
+    @overload  # by position, in sentence-transformers' order, or with values known only at run time
     def __call__(
         self,
         inputs: str | Iterable[str] | None = ...,
@@ -276,7 +276,7 @@ class Encode(Protocol):
 
 
 class EncodeMethod(Protocol):
-    """A method of the type `Encode`."""
+    """Method of the type `Encode`."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> Callable[..., Encoded]: ...
@@ -285,7 +285,7 @@ class EncodeMethod(Protocol):
 
 
 class Stream(Protocol):
-    """The type of ``stream``."""
+    """Type of ``stream``."""
 
     @overload
     def __call__(
@@ -307,7 +307,7 @@ class Stream(Protocol):
 
 
 class StreamMethod(Protocol):
-    """A method of the type `Stream`."""
+    """Method of the type `Stream`."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> Callable[..., Iterator[Encoded]]: ...
@@ -315,7 +315,7 @@ class StreamMethod(Protocol):
     def __get__(self, instance: object, owner: type) -> Stream: ...
 
 
-# Keywords that are refused with the name of the function that they belong to.
+# Keywords that are refused with an error that names the function they belong to.
 OF_LOAD = dict.fromkeys(LoadOptions.__annotations__, "it is an argument of tsjax.load")
 
 
@@ -329,10 +329,10 @@ class _Blocks(TypedDict, total=False):
 
 
 def encode_method(function: Callable[..., Encoded]) -> EncodeMethod:
-    """Give a method the overloads of `Encode`, and the check of its keywords."""
+    """Give a method the overloads of `Encode` and the check of its keywords."""
     return cast("EncodeMethod", strict_keywords(_Texts, AnyEncodeOptions, elsewhere=OF_LOAD)(function))
 
 
 def stream_method(function: Callable[..., Iterator[Encoded]]) -> StreamMethod:
-    """Give a method the overloads of `Stream`, and the check of its keywords."""
+    """Give a method the overloads of `Stream` and the check of its keywords."""
     return cast("StreamMethod", strict_keywords(_Blocks, AnyEncodeOptions, elsewhere=OF_LOAD)(function))

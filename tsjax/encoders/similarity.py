@@ -1,4 +1,4 @@
-"""How alike two embeddings are: the four functions of sentence-transformers, larger meaning more alike."""
+"""Similarity of embeddings: the four functions of sentence-transformers; larger means more similar."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def similarity(a: ArrayLike, b: ArrayLike, name: Similarity) -> NDArray[np.float
 
 
 def similarity_pairwise(a: ArrayLike, b: ArrayLike, name: Similarity) -> NDArray[np.float32]:
-    """Compare each row of ``a`` with the same row of ``b``: float32 (n,)."""
+    """Compare each row of ``a`` with the row of ``b`` at the same index: float32 (n,)."""
     left, right = _rows(a), _rows(b)
     if left.shape != right.shape:
         raise InputError(f"embeddings of shapes {left.shape} and {right.shape} do not pair")
@@ -64,19 +64,19 @@ def normalize(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def top_indices(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
-    """Return the places of the k highest of some scores, the highest first.
+    """Return the indices of the k highest scores, the highest first.
 
-    Of equal scores the one that stands first comes first, and NaN comes last. Every top-k of tsjax goes by this rule.
+    Equal scores are ordered by index, and NaN comes last. Every top-k of tsjax uses this order.
 
     Args:
         scores: (n,).
-        k: how many, at least 1; all if there are fewer.
+        k: number of indices, at least 1; all if there are fewer.
     """
     negated = -scores
     if k >= len(negated):
         return np.argsort(negated, kind="stable")
     limit = np.partition(negated, k - 1)[k - 1]
-    candidates = np.flatnonzero(~(negated > limit))  # ties with the last one included; NaN is above no limit
+    candidates = np.flatnonzero(~(negated > limit))  # includes ties with the k-th; NaN compares greater than no limit
     return candidates[np.argsort(negated[candidates], kind="stable")[:k]]
 
 
@@ -90,5 +90,5 @@ def _rows(x: ArrayLike) -> NDArray[np.float32]:
 def _distances(
     a: NDArray[np.float32], b: NDArray[np.float32], measure: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    # A row at a time: all differences at once would take n · m · D floats.
+    # One row at a time: all differences at once would take n · m · D floats.
     return np.stack([measure(row - b) for row in a]) if len(a) else np.zeros((0, len(b)), np.float32)
