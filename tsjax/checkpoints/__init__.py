@@ -1,1 +1,1 @@
-"""The directory format of a converted checkpoint."""
+"""Directory format of a converted checkpoint."""

@@ -1,4 +1,4 @@
-"""What can be chosen when a checkpoint is converted; nothing here reads one."""
+"""Options of a checkpoint's conversion; nothing here reads a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Unpack
 
-# Models of which nothing in config.json says that short texts use every n-th row of the position table, by the last
-# part of their names (LongEmbed, arXiv:2404.12096).
+# Position strides by the last part of a model's name: short texts use every n-th row of the position table, and
+# config.json does not say so (LongEmbed, arXiv:2404.12096).
 _STRIDES = {"e5-base-4k": 8}
 
-# Models whose prompt is left out of the pooling, which sentence-transformers knows by their names alone.
+# Models whose prompt is excluded from pooling, which sentence-transformers knows only by their names.
 INSTRUCTORS = frozenset(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))
 
 
 class ConversionOptions(TypedDict, total=False):
-    """The keywords of `Options`, but for the kind, as a user gives them."""
+    """Keywords of `Options`, except the kind, as a user gives them."""
 
     ignore_config_fields: Collection[str]
     adapter: str | None
@@ -33,13 +33,13 @@ class ConversionOptions(TypedDict, total=False):
 
 
 class HubOptions(TypedDict, total=False):
-    """Keywords that say which files of a repository on the hub to read, and how.
+    """Keywords of the download of files from a hub repository.
 
     Attributes:
         revision: branch, tag or commit.
         local_files_only: never use the network (as does the environment variable ``HF_HUB_OFFLINE=1``).
-        token: of a user of the hub; True for the one that ``hf auth login`` stored, False for none, None for what
-            huggingface_hub does by itself.
+        token: access token of a user of the hub; True for the one that ``hf auth login`` stored, False for none, None
+            for the default of huggingface_hub.
         cache_folder: directory for the downloaded files; None for the hub's own cache.
     """
 
@@ -50,25 +50,25 @@ class HubOptions(TypedDict, total=False):
 
 
 class SourceOptions(HubOptions, ConversionOptions, total=False):
-    """Every keyword that decides what a model's name leads to, but for the kind."""
+    """Keywords that determine the checkpoint of a model's name, except the kind."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert a checkpoint.
+    """Options of a checkpoint's conversion.
 
     Attributes:
         ignore_config_fields: names of config fields to accept although tsjax does not know them.
-        adapter: which of a checkpoint's task adapters to merge; None for none.
-        position_stride: rows of the position table from one token to the next, in texts that are short enough; None
-            for what the model is known for, usually 1.
+        adapter: name of the task adapter to merge; None for none.
+        position_stride: rows of the position table from one token to the next, in texts that are short enough; None for
+            the model's known value, usually 1.
         ignore_weights: patterns (as of `fnmatch`) of names of weights to leave out, such as ``classifier.*``.
-        kind: what to make of it: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for a
-            cross-encoder where there is a classifier and no pooling.
+        kind: an embedder (also from a checkpoint with a classifier) or a cross-encoder; None for a cross-encoder if the
+            checkpoint has a classifier and no pooling.
 
     Raises:
-        InputError: an adapter or a pattern that is no name, a kind that does not exist, or a stride that is no whole
-            number of at least 1.
+        InputError: an adapter or a pattern is not a name, the kind does not exist, or the stride is not a whole number
+            of at least 1.
     """
 
     ignore_config_fields: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Options:
 
     @classmethod
     def of(cls, kind: Kind | None = None, **given: Unpack[ConversionOptions]) -> Options:
-        """Return the options that a user gives, of any collections."""
+        """Return the options that a user gives, in any collections."""
         fields, weights = given.get("ignore_config_fields", ()), given.get("ignore_weights", ())
         for name, value in {"ignore_config_fields": fields, "ignore_weights": weights}.items():
             if isinstance(value, str) or not all(isinstance(one, str) and one for one in value):
@@ -95,7 +95,7 @@ class Options:
             check_whole_fields(self, "position_stride")
 
     def for_source(self, *names: str) -> Options:
-        """The same, with the stride that a model of one of these names is known for, unless one was asked for."""
+        """Return the options with the known stride of a model of one of these names, unless a stride was given."""
         if self.position_stride is not None:
             return self
         last = (PurePath(name).name.lower() for name in names)

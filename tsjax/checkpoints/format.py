@@ -1,8 +1,8 @@
-"""Our checkpoint directory: config.json, model.safetensors, tokenizer.json. Complete, and read without transformers.
+"""tsjax checkpoint directory: config.json, model.safetensors, tokenizer.json. Complete; read without transformers.
 
-config.json holds the architecture in our words and all that turns text into the model's vectors: pooling, heads,
-prompts, lengths, temperature. It records the SHA-256 of the other two files and a fingerprint of everything, so that
-vectors can be stamped with the model that made them.
+config.json holds the architecture in tsjax's terms and everything that turns text into the model's vectors: pooling,
+heads, prompts, lengths, temperature. It records the SHA-256 of the other two files and a fingerprint of everything, so
+that vectors can be labelled with the model that made them.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ FlatWeights = dict[str, "NDArray[np.float32]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """All that a checkpoint says besides its weights and its tokenizer.
+    """Content of a checkpoint apart from its weights and its tokenizer.
 
     Attributes:
-        source: where the weights came from, for people to read.
+        source: origin of the weights, for people to read.
         model: encoder, pooling, heads.
-        max_seq_length: tokens at which texts are cut, special ones included.
-        pad_token_id: id that fills up a batch.
-        prompts: text to put before the input, by name.
-        default_prompt_name: the prompt used when none is named.
+        max_seq_length: maximum length in tokens, special ones included.
+        pad_token_id: id of padding tokens.
+        prompts: texts to put before the input, by name.
+        default_prompt_name: name of the prompt used when none is given.
         similarity_fn_name: cosine, dot, euclidean or manhattan.
         truncate_dim: leading dimensions to keep; None for all.
         temperature: τ used unless the user gives another.
-        kind: an embedder gives vectors of texts, a cross-encoder scores of pairs of texts.
-        activation: what a cross-encoder applies to its logits, unless the user gives another.
+        kind: an embedder returns vectors of texts, a cross-encoder scores of pairs of texts.
+        activation: activation of a cross-encoder's logits, unless the user gives another.
         pooler: whether the file keeps the layer that the family puts on the first token. No vector depends on it, so
-            that the network has none; it is kept for the way back.
-        token_types: whether the encoder is told the segment of each token, such as which of a pair's texts it is of.
-        family: which architecture it was converted from; what `tsjax export` goes back to.
-        assumed: what its conversion took for granted, in sentences for people to read; empty as a rule.
+            the network does not have it; it is kept for the export.
+        token_types: whether the encoder gets the segment of each token, such as the text of a pair to which it belongs.
+        family: architecture from which it was converted; `tsjax export` converts back to it.
+        assumed: assumptions of its conversion, in sentences for people to read; usually empty.
     """
 
     source: str = ""
@@ -92,7 +92,7 @@ class Metadata:
         self.temperature.check(encoder.num_layers, encoder.num_heads)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, with the format."""
+        """Return plain JSON values, with the format."""
         content = {"format": FORMAT, **vars(self)}
         content |= {"model": self.model.to_json(), "prompts": dict(self.prompts)}
         content |= {"temperature": self.temperature.to_json(), "assumed": list(self.assumed)}
@@ -102,7 +102,7 @@ class Metadata:
 
 
 class Saved(msgspec.Struct, forbid_unknown_fields=True):
-    """The content of config.json: where there are several routes, without files."""
+    """Content of config.json; for a checkpoint of several routes, without files."""
 
     tsjax: dict[str, Any]
     fingerprint: str
@@ -111,7 +111,7 @@ class Saved(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Header:
-    """What can be known of a checkpoint without reading its weights."""
+    """Content of a checkpoint that is known without reading its weights."""
 
     path: Path
     metadata: Metadata
@@ -120,7 +120,7 @@ class Header:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a directory is in our format (rather than, say, Hugging Face's)."""
+    """Return whether a directory is a tsjax checkpoint (and not, say, one of Hugging Face)."""
     with contextlib.suppress(CheckpointError):
         return "tsjax" in read_object(path / CONFIG)
     return False
@@ -129,14 +129,14 @@ def is_checkpoint(path: Path) -> bool:
 def save(
     path: Path, metadata: Metadata, weights: FlatWeights, tokenizer_json: str, *, overwrite: bool = False
 ) -> Header:
-    """Write a checkpoint directory, all of it or nothing.
+    """Write a checkpoint directory, completely or not at all.
 
     Args:
         path: the directory to make.
-        metadata: what config.json will say.
+        metadata: content of config.json.
         weights: arrays by dotted name, layers stacked.
-        tokenizer_json: the content of tokenizer.json.
-        overwrite: whether a checkpoint at ``path`` may be replaced; anything else there never is.
+        tokenizer_json: content of tokenizer.json.
+        overwrite: whether to replace a checkpoint at ``path``; anything else there is never replaced.
 
     Raises:
         OutputError: the directory exists, or cannot be written.
@@ -155,10 +155,10 @@ def save(
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that nothing but a checkpoint, of one model or of several routes, would be lost with a directory.
+    """Check that replacing a directory loses nothing but a checkpoint, of one model or of several routes.
 
     Raises:
-        OutputError: it is something else, or holds other files, too, or is a link to a directory.
+        OutputError: it is not a checkpoint, holds other files too, or is a link to a directory.
     """
     if not path.exists():
         return
@@ -176,7 +176,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def write_tensors(file: Path, weights: FlatWeights) -> None:
-    """Write a safetensors file that PyTorch's readers take too.
+    """Write a safetensors file that PyTorch's readers accept too.
 
     Raises:
         OutputError: it cannot be written.
@@ -186,9 +186,9 @@ def write_tensors(file: Path, weights: FlatWeights) -> None:
     try:
         tensors = {name: np.ascontiguousarray(array) for name, array in weights.items()}
         save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # how it reports what the operating system says, such as a full disk
+    except SafetensorError as error:  # how safetensors reports errors of the system, such as a full disk
         raise OutputError(f"cannot write {file}: {error}") from error
-    file.chmod(mode)  # safetensors makes its file for the owner alone
+    file.chmod(mode)  # safetensors makes its file readable for the owner only
 
 
 def read_header(path: Path) -> Header:
@@ -223,29 +223,30 @@ def read_saved(path: Path) -> Saved:
 
 
 def read_tokenizer(header: Header) -> str:
-    """The content of tokenizer.json, checked to be what was written."""
+    """Return the content of tokenizer.json after checking that it is what was written."""
     _verify(header, TOKENIZER)
     return (header.path / TOKENIZER).read_text(encoding="utf-8")
 
 
 def kept_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights that a checkpoint keeps though the network has no use for them."""
+    """Return the shapes of the weights that a checkpoint keeps although the network does not use them."""
     width = metadata.model.encoder.hidden_size
     return {"pooler.kernel": (width, width), "pooler.bias": (width,)} if metadata.pooler else {}
 
 
 def read_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
-    """The weights by dotted name, checked to be those that were written and those that the architecture asks for.
+    """Return the weights by dotted name after checking them against their SHA-256 and the architecture.
 
     Args:
-        header: from `read_header`.
-        shapes: the shape of every weight that the architecture has; `kept_shapes` come on top.
+        header: header from `read_header`.
+        shapes: shape of every weight of the architecture; `kept_shapes` are added.
 
     Raises:
         CheckpointError: the file is missing or is not the one whose SHA-256 was recorded, or a weight is missing,
             unexpected, misshapen, not float32 or not finite.
     """
-    # The hash takes longest, so it is made while the weights are read. Its error says most, so it comes first.
+    # The hash takes longest, so it is computed while the weights are read. Its error is the most useful, so it is
+    # raised first.
     with ThreadPoolExecutor(1) as beside:
         verified = beside.submit(_verify, header, WEIGHTS)
         try:
@@ -275,13 +276,13 @@ def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeig
 
 
 def read_network_weights(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> FlatWeights:
-    """`read_weights` without what the checkpoint only keeps: the weights that ``shapes`` name."""
+    """Return the weights that ``shapes`` name, without those that the checkpoint only keeps; see `read_weights`."""
     weights = read_weights(header, shapes)
     return {name: weights[name] for name in shapes}
 
 
 def parameter_count(header: Header) -> int:
-    """How many numbers the weights are, without reading them."""
+    """Return the number of parameters, without reading the weights."""
     file = header.path / WEIGHTS
     try:
         with safe_open(file, framework="numpy") as tensors:
@@ -310,7 +311,7 @@ def _verify(header: Header, name: str) -> None:
 
 
 def _fingerprint(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """SHA-256 of all that decides the vectors, so not of ``source`` and ``assumed``."""
+    """Return the SHA-256 of everything that determines the vectors; ``source`` and ``assumed`` are left out."""
     decisive = {name: value for name, value in content.items() if name not in ("source", "assumed")}
     return json_sha256([decisive, dict(files)], compact=True)
 

@@ -1,4 +1,4 @@
-"""A checkpoint of ours that is written again, with the same weights and tokenizer, and with something else said."""
+"""Rewriting of a tsjax checkpoint with the same weights and tokenizer and different metadata."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def with_metadata(header: Header, metadata: Metadata) -> tuple[Metadata, FlatWeights, str]:
-    """Return what `tsjax.checkpoints.format.save` takes after the directory.
+    """Return the arguments of `tsjax.checkpoints.format.save` after the directory.
 
     Args:
-        header: of the checkpoint whose weights and tokenizer to read.
-        metadata: what to say of them instead.
+        header: header of the checkpoint whose weights and tokenizer to read.
+        metadata: the new metadata.
 
     Raises:
         CheckpointError: the checkpoint was removed or damaged.

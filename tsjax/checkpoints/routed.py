@@ -1,7 +1,7 @@
-"""A checkpoint directory of several routes: a whole checkpoint of ours for each, in a folder, and who takes which.
+"""Checkpoint directory of several routes: a complete checkpoint for each, in a folder, and the route of each task.
 
-Its config.json names the folders and says which route the texts of a task take, and records a fingerprint of all of
-them. Routes that are the same share a folder; routes that share a module have it each, so that each is complete.
+Its config.json names the folders and the route of each task's texts, and records a fingerprint of all of them.
+Identical routes share a folder. Routes that share a module each have a copy of it, so that each is complete.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RouterConfig:
-    """Which route the texts of a task take.
+    """Assignment of tasks to routes.
 
     Attributes:
-        routes: the folder of each, by its name.
-        tasks: the route of each task that has one.
-        other_tasks: the route of any other task; None if such a task is an error.
-        default_route: the route of texts without a task; None if they are an error.
+        routes: folder of each route, by its name.
+        tasks: route of each task that has one.
+        other_tasks: route of any other task; None if such a task is an error.
+        default_route: route of texts without a task; None if they are an error.
     """
 
     routes: Mapping[str, str]
@@ -54,14 +54,14 @@ class RouterConfig:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folder of each route, those that several share once."""
+        """Folders of all routes; a folder that several routes share is listed once."""
         return tuple(dict.fromkeys(self.routes.values()))
 
     def route(self, task: str | None) -> str:
-        """The name of the route of a task.
+        """Return the name of the route for a task.
 
         Raises:
-            InputError: no route is for it.
+            InputError: no route serves the task.
         """
         if task is not None and not isinstance(task, str):
             raise InputError(f"a task is a name, not {task!r}")
@@ -74,13 +74,13 @@ class RouterConfig:
 
 @dataclass(frozen=True)
 class RoutedHeader:
-    """What can be known of such a directory without reading weights.
+    """Content of such a directory that is known without reading weights.
 
     Attributes:
         path: the directory.
-        config: who takes which route.
-        headers: what each route's checkpoint says, by folder.
-        fingerprint: SHA-256 of all that decides the vectors.
+        config: assignment of tasks to routes.
+        headers: header of each route's checkpoint, by folder.
+        fingerprint: SHA-256 of everything that determines the vectors.
     """
 
     path: Path
@@ -90,7 +90,7 @@ class RoutedHeader:
 
 
 def is_routed(path: Path) -> bool:
-    """Whether a checkpoint directory of ours has several routes."""
+    """Return whether a tsjax checkpoint directory has several routes."""
     with contextlib.suppress(CheckpointError):
         return "router" in read_object(path / CONFIG).get("tsjax", ())
     return False
@@ -103,14 +103,14 @@ def save_routed(
     *,
     overwrite: bool = False,
 ) -> RoutedHeader:
-    """Write such a directory, all of it or nothing.
+    """Write such a directory, completely or not at all.
 
     Args:
         path: the directory to make.
-        config: who takes which route.
+        config: assignment of tasks to routes.
         parts: the arguments of `tsjax.checkpoints.format.save` for each of ``config.folders``; one is held in
             memory at a time.
-        overwrite: whether a checkpoint at ``path`` may be replaced; anything else there never is.
+        overwrite: whether to replace a checkpoint at ``path``; anything else there is never replaced.
 
     Raises:
         OutputError: the directory exists, or cannot be written.
@@ -132,7 +132,7 @@ def read_routed_header(path: Path) -> RoutedHeader:
     """Read and check config.json, and that of every route.
 
     Raises:
-        CheckpointError: one is missing, damaged, of another format, or does not match its fingerprint.
+        CheckpointError: a file is missing, damaged, of another format, or does not match its fingerprint.
     """
     file = path / CONFIG
     saved = read_saved(path)

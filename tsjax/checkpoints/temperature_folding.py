@@ -1,8 +1,8 @@
-"""A temperature folded into a model's weights, so that whoever computes with them has it without knowing.
+"""Folding of a temperature into a model's weights, so that any software that runs the model applies it.
 
-Attention's logits are linear in the queries, so dividing the query projection (and a relative bias) by τ divides the
-logits: exact, but for rounding. Rotations are linear too; where queries are normalised after the projection, the scale
-of that norm takes τ.
+The logits of attention are linear in the queries, so dividing the query projection (and a relative bias) by τ divides
+the logits: exact, except for rounding. Rotations are linear too. If queries are normalised after the projection, the
+scale of that norm takes τ.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def fold(params: Params, temperature: TemperatureLike, config: ModelConfig) -> Params:
-    """Parameters that give with τ = 1 what these give with a temperature.
+    """Return parameters that give with τ = 1 the output of these parameters with a temperature.
 
     Args:
-        params: nested dict of arrays, as `tsjax.model.forward.apply` takes them; it stays as it is.
-        temperature: one τ, one a layer, or one a layer and head.
+        params: nested dict of arrays, as `tsjax.model.forward.apply` takes them; it is not modified.
+        temperature: one τ, one per layer, or one per layer and head.
         config: the architecture.
 
     Returns:
@@ -37,13 +37,13 @@ def fold(params: Params, temperature: TemperatureLike, config: ModelConfig) -> P
 
     Raises:
         InputError: this architecture's weights cannot express this temperature, it does not fit the architecture, or
-            the weights' dtype cannot hold what is divided by it.
+            the weights' dtype cannot hold the result of the division.
     """
     return unflatten(fold_weights(flatten(config, params), Temperature.of(temperature), config.encoder))
 
 
 def fold_weights(weights: Mapping[str, Any], temperature: Temperature, encoder: EncoderConfig) -> dict[str, Any]:
-    """`fold` for weights by dotted name, as a checkpoint has them."""
+    """Fold a temperature into weights by dotted name, as a checkpoint has them; see `fold`."""
     folded = dict(weights)
     if temperature == Temperature():
         return folded
@@ -83,5 +83,5 @@ def fold_weights(weights: Mapping[str, Any], temperature: Temperature, encoder: 
 
 
 def _finite(weight: Any) -> bool:
-    # Judged as float32, since NumPy itself knows no bfloat16.
+    # Checked as float32, since NumPy itself has no bfloat16.
     return bool(np.isfinite(np.asarray(weight, np.float32)).all())

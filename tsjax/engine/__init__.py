@@ -1,1 +1,1 @@
-"""Texts to token ids to vectors: batches, shapes, devices, execution."""
+"""Execution: from texts to token ids to vectors, with batches, batch shapes and devices."""

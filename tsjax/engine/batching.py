@@ -1,11 +1,12 @@
-"""Batches of few shapes: which texts go together, and where each stands.
+"""Batch planning and packing: the texts of each batch, and their places in it.
 
-A compiled program has fixed shapes, so every batch has one of a small set that is known beforehand (`BucketShapes`).
-Where these are ``packed`` the texts of a batch follow each other in its rows, so that next to nothing is padding; where
-they are not, each text has a row of its own, and those of like lengths go together. Batches are bounded by
-their tokens, not by their texts, so that long texts do not exhaust the memory that as many short ones need.
+A compiled program has fixed shapes, so every batch has one of a small set of shapes that is known beforehand
+(`BucketShapes`). With ``packed`` shapes the texts of a batch follow each other in its rows, so that there is almost no
+padding. Otherwise each text has a row of its own, and texts of similar length share a batch. Batches are bounded by
+their tokens, not by their texts, so that long texts do not exhaust memory that is enough for the same number of short
+ones.
 
-This file plans and packs; it knows neither text nor network, only its `Packing`.
+This module plans and packs; it knows neither texts nor the network, only its `Packing`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# A last batch that would be emptier than this becomes several smaller ones.
+# A last batch that would be filled less than this is split into several smaller ones.
 _LEAST_FILL = 0.75
 
 
 class Shape(NamedTuple):
-    """Shape of a batch: rows, and tokens of each."""
+    """Shape of a batch: its rows, and the tokens of each row."""
 
     rows: int
     tokens: int
@@ -39,8 +40,8 @@ class Batch(NamedTuple):
     """Texts that are computed together.
 
     Attributes:
-        rows: the texts of each row, by their places in the input, the longest first; rows without a text are left out.
-        shape: the shape that they are padded to.
+        rows: indices of each row's texts in the input, the longest first; rows without a text are left out.
+        shape: shape to which the rows are padded.
     """
 
     rows: tuple[NDArray[np.intp], ...]
@@ -48,19 +49,19 @@ class Batch(NamedTuple):
 
     @property
     def indices(self) -> NDArray[np.intp]:
-        """The texts, row by row."""
+        """Indices of the texts, row by row."""
         return np.concatenate(self.rows)
 
 
 @dataclass(frozen=True)
 class BucketShapes:
-    """The set of shapes that batches may have.
+    """Set of shapes that batches may have.
 
     Attributes:
-        classes: shapes that serve the same lengths, the largest last, which has the class's length; the classes by
-            rising length.
+        classes: shapes by class, in order of length. The shapes of a class serve the same lengths; its last shape is
+            the largest and has the class's length.
         packed: whether a row may hold several texts.
-        tokens_a_slot: if so, a row has a place for a text for every so many tokens.
+        tokens_a_slot: tokens of a row per slot, if packed; a slot is a place for one text.
     """
 
     classes: tuple[tuple[Shape, ...], ...]
@@ -68,19 +69,20 @@ class BucketShapes:
     tokens_a_slot: int = 4
 
     def slots(self, shape: Shape) -> int:
-        """Places for texts in a row."""
+        """Return the number of slots for texts in a row."""
         return max(1, shape.tokens // self.tokens_a_slot) if self.packed else 1
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every shape."""
+        """All shapes."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.classes)))
 
     def at_least(self, length: int, tokens: int = 0) -> tuple[Shape, ...]:
-        """The shapes for a text of so many tokens, among texts of so many together.
+        """Return the shapes for a text of ``length`` tokens, among texts of ``tokens`` tokens in total.
 
-        It is the first class that holds the text; or where packed texts would fill more than that, the first that
-        holds two of it, since a row that holds one and a half is a third padding.
+        These are the shapes of the first class that holds the text. If packed texts would fill more than that class,
+        they are those of the first class that holds twice the length, since a row that holds one and a half texts is
+        one third padding.
         """
         found = next((shapes for shapes in self.classes if length <= shapes[-1].tokens), None)
         assert found is not None, f"no shape holds a text of {length} tokens"
@@ -92,14 +94,14 @@ class BucketShapes:
 def plan(
     lengths: Sequence[int] | NDArray[np.integer], shapes: BucketShapes, max_texts: int | None = None
 ) -> Iterator[Batch]:
-    """Cut texts into batches, longest first; every text is in exactly one.
+    """Split texts into batches, longest first; every text is in exactly one batch.
 
     Args:
         lengths: tokens of each text.
-        shapes: the shapes allowed.
-        max_texts: a further bound on the texts of a batch.
+        shapes: allowed shapes.
+        max_texts: additional bound on the texts of a batch.
     """
-    # A text without tokens takes the place of one.
+    # An empty text still occupies one token slot.
     exact = np.asarray(lengths, np.int64)
     sizes = np.maximum(exact, 1)
     return _plan_packed(exact, sizes, shapes, max_texts) if shapes.packed else _plan_padded(sizes, shapes, max_texts)
@@ -126,7 +128,7 @@ def _plan_packed(
 
 
 def _filled(tokens: int, shapes: Sequence[Shape]) -> Shape:
-    """The largest shape that so many tokens fill, or the next where they nearly do."""
+    """Return the largest shape that the tokens fill, or the next one if they nearly fill it."""
     capacities = [shape.rows * shape.tokens for shape in shapes]
     enough = min(bisect.bisect_left(capacities, tokens), len(shapes) - 1)
     if enough and tokens < _LEAST_FILL * capacities[enough]:
@@ -135,7 +137,7 @@ def _filled(tokens: int, shapes: Sequence[Shape]) -> Shape:
 
 
 class _Pool:
-    """Texts by their sizes, to take them from."""
+    """Texts by size, from which rows are filled."""
 
     def __init__(self, sizes: NDArray[np.int64]) -> None:
         order = np.argsort(sizes, kind="stable")
@@ -147,13 +149,13 @@ class _Pool:
 
     @property
     def longest(self) -> int:
-        """The size of the largest."""
+        """Size of the longest text."""
         return self._available[-1]
 
     def take(self, capacity: int, most: int) -> list[int]:
-        """Texts that fill a row as well as may be.
+        """Take texts that fill a row as well as possible, and return their indices.
 
-        The longest come first; the last two or so are those that fit what is left best.
+        The longest texts come first; the last one or two are those that best fit the remaining capacity.
         """
         taken: list[int] = []
         while len(taken) < most and (fitting := bisect.bisect_right(self._available, capacity)):
@@ -167,7 +169,7 @@ class _Pool:
         return taken
 
     def _best_pair(self, capacity: int, fitting: int) -> tuple[int, ...]:
-        """The one or two sizes with the largest sum that fits."""
+        """Return the one or two sizes with the largest sum that fits."""
         sizes = self._available
         best: tuple[int, ...] = (sizes[fitting - 1],)
         low, high = 0, fitting - 1
@@ -191,10 +193,10 @@ class _Pool:
 
 
 def _plan_padded(sizes: NDArray[np.int64], shapes: BucketShapes, max_texts: int | None) -> Iterator[Batch]:
-    """Each class's texts fill batches of their own.
+    """Plan batches of one text per row, class by class.
 
     Rows that would be padding take the next shorter texts, so a text is padded beyond its own class only where that
-    costs nothing. Longest first means that memory runs out at once or not at all.
+    costs nothing. With the longest first, memory runs out at once or not at all.
     """
     order = np.argsort(-sizes, kind="stable")
     descending = -sizes[order]
@@ -204,7 +206,7 @@ def _plan_padded(sizes: NDArray[np.int64], shapes: BucketShapes, max_texts: int 
         fitting = shapes.at_least(-int(descending[start]))
         below = borders[bisect.bisect_left(borders, fitting[-1].tokens) - 1]
         own = int(np.searchsorted(descending, -below)) - start  # texts that need this class
-        # The one that computes least for each of these texts; rows to spare take shorter ones, if there are any.
+        # The shape with the least computation per text; unused rows take shorter texts, if there are any.
         most = min(own, max_texts or own)
         shape = min(fitting, key=lambda shape: (shape.rows * shape.tokens / min(most, shape.rows), shape.rows))
         texts = order[start : start + min(shape.rows, max_texts or shape.rows)]
@@ -213,12 +215,12 @@ def _plan_padded(sizes: NDArray[np.int64], shapes: BucketShapes, max_texts: int 
 
 
 def pack(lengths: NDArray[np.integer], batch: Batch, slots: int) -> Packing:
-    """Return where the texts of a batch stand, as int32 NumPy arrays.
+    """Return the places of a batch's texts, as int32 NumPy arrays.
 
     Args:
         lengths: tokens of each text of the input.
-        batch: which of them are in the batch.
-        slots: places for texts in a row.
+        batch: the batch to pack.
+        slots: slots for texts in a row.
     """
     shape = batch.shape
     segments, positions = np.full(shape, slots, np.int32), np.zeros(shape, np.int32)
@@ -236,7 +238,7 @@ def pack(lengths: NDArray[np.integer], batch: Batch, slots: int) -> Packing:
 
 
 def fill(values: Sequence[NDArray[np.int32]], batch: Batch, pad: int) -> NDArray[np.int32]:
-    """A number for each token of a batch, such as its id: int32 (rows, tokens), filled up with ``pad``."""
+    """Return one number per token of a batch, such as its id: int32 (rows, tokens), padded with ``pad``."""
     filled = np.full(batch.shape, pad, np.int32)
     for row, texts in enumerate(batch.rows):
         together = np.concatenate([values[text] for text in texts])

@@ -1,4 +1,4 @@
-"""The devices of this process, and those that a user asks for."""
+"""Devices of this process, and the selection of those that a user asks for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def local_devices() -> list[jax.Device]:
-    """Return what JAX can compute on in this process; the first call starts JAX's backend.
+    """Return the JAX devices of this process; the first call starts JAX's backend.
 
     Raises:
-        InputError: the platform that was asked for is not there, or cannot be started.
+        InputError: the requested platform does not exist or cannot be started.
     """
     try:
         return jax.local_devices()
-    except Exception as error:  # RuntimeError, AssertionError, and what plugins raise
+    except Exception as error:  # RuntimeError, AssertionError, and errors of plugins
         reason = (str(error).strip() or f"{type(error).__name__} in JAX").splitlines()[0]
         asked = os.environ.get("JAX_PLATFORMS")
         cause = f"JAX_PLATFORMS={asked}" if asked else "JAX"
@@ -36,7 +36,7 @@ def local_devices() -> list[jax.Device]:
 
 
 def device_names(devices: Sequence[jax.Device]) -> list[tuple[str, int]]:
-    """Return the platform and the id of each device, by which `find_devices` of another process finds it."""
+    """Return the platform and the id of each device, by which `find_devices` finds it in another process."""
     return [(device.platform, device.id) for device in devices]
 
 
@@ -51,7 +51,7 @@ def find_devices(names: Sequence[tuple[str, int]]) -> list[jax.Device]:
     for platform, number in names:
         try:
             local = jax.local_devices(backend=platform)
-        except RuntimeError:  # there is no such platform
+        except RuntimeError:  # the platform does not exist
             local = []
         device = next((device for device in local if device.id == number), None)
         if device is None:
@@ -67,10 +67,10 @@ def check_devices(devices: int | jax.Device | Sequence[jax.Device] | None) -> li
     """Return the devices that a user asks for.
 
     Args:
-        devices: JAX's devices, of one kind; a number for the first of this process's; None for all of them.
+        devices: JAX devices, all of one kind; a number for the first devices of this process; None for all of them.
 
     Raises:
-        InputError: there are not as many, or the value cannot be used.
+        InputError: this process has fewer devices, or the value cannot be used.
     """
     local = local_devices()
     if devices is None:

@@ -1,7 +1,7 @@
-"""Token ids to vectors: batches are planned, computed in a few threads, and returned as they are done.
+"""Computation of vectors from token ids: batches are planned, computed in a few threads, and returned when done.
 
-It knows neither text nor what a user may ask; `tsjax.engine.pipeline` puts a tokenizer before it. `batching` plans,
-`shapes` says which shapes a batch may have, `executor` computes one batch, `placement` holds the parameters.
+This module knows neither texts nor a user's options; `tsjax.engine.pipeline` puts a tokenizer before it. `batching`
+plans, `shapes` defines the shapes of batches, `executor` computes one batch, `placement` holds the parameters.
 """
 
 from __future__ import annotations
@@ -45,40 +45,42 @@ if TYPE_CHECKING:
     from tsjax.model.params import Params
     from tsjax.temperature import Temperature
 
-# Tokens of a batch on each device, padding included. On a CPU a batch should fit the caches; an accelerator wants much
-# work.
+# Tokens of a batch on each device, padding included. On a CPU a batch should fit into the caches; an accelerator needs
+# much work at a time.
 _TOKEN_BUDGET = {"cpu": 2048}
 TOKEN_BUDGET_ACCELERATOR = 65536
 
-# Threads of an engine, each with a batch on its way. An accelerator takes them one after the other, and has the next at
-# hand; a CPU works on two at once, since within one batch cores wait for each other between any two operations.
+# Threads of an engine, each with one batch in progress. An accelerator computes them one after the other, so that the
+# next is ready when one is done. A CPU computes two at once, since within one batch cores wait for each other between
+# any two operations.
 _THREADS = {"cpu": 2}
 _THREADS_ACCELERATOR = 3
 
-# A call of one batch of fewer tokens is computed in the caller's thread: a short query should not wait for another one.
+# A call of one batch of fewer tokens is computed in the caller's thread: a short query should not wait for another
+# call.
 _INLINE_TOKEN_LIMIT = 256
 
-# Characters of texts that are planned together, for each token of a batch, and at least: many batches' worth, so that
-# the padding of the last ones does not matter, and yet little memory as tokens.
+# Characters of texts that are planned together, per token of a batch, and the minimum. They amount to many batches, so
+# that the padding of the last ones does not matter, and still take little memory as tokens.
 _CHARACTERS_PER_TOKEN = 64
 _LEAST_CHARACTERS = 1_000_000
 
 
 class Engine:
-    """A model's parameters on the devices. Safe to use from many threads.
+    """A model's parameters on the devices, and the threads that compute with them. Safe to use from many threads.
 
-    Batches run in threads of the engine's own, which settings that a caller makes by JAX's context managers
-    (`jax.enable_x64`, `jax.debug_nans`) do not reach; `jax.config.update` does.
+    Batches run in the engine's own threads. Settings that a caller makes by JAX's context managers (`jax.enable_x64`,
+    `jax.debug_nans`) do not reach them; `jax.config.update` does.
 
     Args:
         config: the architecture.
-        params: its parameters, in the compute dtype.
-        pad_token_id: id that fills up a batch.
-        dtype: the dtype that the encoder computes in.
-        token_budget: the most tokens of a batch on each device, padding included; None for the device's usual.
-        devices: the devices, all of one kind; None for all that this process has.
-        shard_parameters: shard the parameters over the devices, rather than copy them to each.
-        kernel: the attention kernel; None for the fastest that the device and the model allow.
+        params: parameters, in the compute dtype.
+        pad_token_id: id of padding tokens.
+        dtype: compute dtype of the encoder.
+        token_budget: maximum tokens of a batch on each device, padding included; None for the device's default.
+        devices: devices to compute on, all of one kind; None for all devices of this process.
+        shard_parameters: shard the parameters over the devices, instead of copying them to each.
+        kernel: attention kernel; None for the fastest that the device and the model allow.
     """
 
     @usual_modes()
@@ -101,13 +103,13 @@ class Engine:
         self.token_budget = usual if token_budget is None else token_budget
         capability = getattr(first, "compute_capability", None)
         self.kernel: Kernel = kernel or kernel_for(first.platform, capability, config.encoder, dtype)
-        self.options: dict[str, Any] = {}  # of `load`, as they can be pickled
+        self.options: dict[str, Any] = {}  # options of `load`, in a form that can be pickled
         self._pad_token_id = pad_token_id
         self._placement = Placement.of(config, params, self.devices, shard_parameters=shard_parameters)
         self._begin()
 
     def _begin(self) -> None:
-        """Make what no two engines share: counts, locks and threads, which start when they are needed."""
+        """Create the state that no two engines share: counts, locks and threads, which start when they are needed."""
         self._closed = False
         self._counter = Counter()
         self._executor = Executor(
@@ -117,7 +119,7 @@ class Engine:
         if self.devices[0].platform == "cpu" and len(self.devices) > 1:
             threads = 1  # the devices of a CPU share its cores
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tsjax-batch")
-        self._most_waiting = threads + 1  # one that a thread can take up when it is done
+        self._most_waiting = threads + 1  # one more batch, for the thread that finishes first
 
     @classmethod
     @usual_modes()
@@ -133,8 +135,8 @@ class Engine:
         """Return the engine of a checkpoint, with its parameters on the devices.
 
         Raises:
-            CheckpointError: the weights are damaged, or not those of the architecture.
-            InputError: a dtype, a budget or devices that cannot be used.
+            CheckpointError: the weights are damaged, or do not match the architecture.
+            InputError: the dtype, the token budget or the devices cannot be used.
             LifecycleError: JAX cannot run in this process.
         """
         if dtype not in get_args(Dtype):
@@ -165,20 +167,20 @@ class Engine:
         return engine
 
     def copy(self) -> Engine:
-        """Return an engine with the same parameters in memory, and with counts and threads of its own."""
+        """Return an engine that shares the parameters in memory and has its own counts and threads."""
         other = copy.copy(self)
-        self.check_open()  # only now: another thread may have closed it meanwhile
+        self.check_open()  # checked last: another thread may have closed it meanwhile
         other._begin()
         return other
 
     def close(self) -> None:
         """End the threads and release the parameters; a second call does nothing.
 
-        Calls that have begun are finished first, by their callers' threads where necessary.
+        Calls that have begun are finished first, by their callers' threads if necessary.
         """
         self._closed = True
         self._placement = self._placement.released()
-        if not is_forked():  # a forked child has no threads of its parent's to wait for
+        if not is_forked():  # a forked child has none of its parent's threads to wait for
             self._pool.shutdown()
 
     def check_open(self) -> None:
@@ -193,17 +195,17 @@ class Engine:
 
     @property
     def params(self) -> Params:
-        """The parameters: a nested dict of arrays; empty after `close`."""
+        """Parameters, as a nested dict of arrays; empty after `close`."""
         return self._placement.params
 
     @property
     def shard_parameters(self) -> bool:
-        """Whether each device holds a share of the parameters only."""
+        """True if each device holds only a shard of the parameters."""
         return self._placement.sharded
 
     @property
     def statistics(self) -> Statistics:
-        """The work so far, as a copy."""
+        """Counts of the work so far, as a copy."""
         return self._counter.statistics
 
     def bytes_per_device(self) -> dict[str, int]:
@@ -211,12 +213,12 @@ class Engine:
         return self._placement.bytes_per_device()
 
     def shapes(self, max_length: int) -> BucketShapes:
-        """Return the shapes of batches of texts of up to ``max_length`` tokens."""
+        """Return the bucket shapes for texts of up to ``max_length`` tokens."""
         return bucket_shapes(self.kernel, max_length, self.token_budget, len(self.devices))
 
     @property
     def block_characters(self) -> int:
-        """Characters of texts that should be planned together, about."""
+        """Approximate number of characters of texts that should be planned together."""
         return max(_CHARACTERS_PER_TOKEN * self.token_budget * len(self.devices), _LEAST_CHARACTERS)
 
     def compute(
@@ -230,20 +232,19 @@ class Engine:
         with_tokens: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Computed]:
-        """Run the model on every text; yields batch after batch, in no particular order.
+        """Run the model on every text; yield one batch after another, in no particular order.
 
-        Args:
-            blocks: token ids of texts, some at a time; each block is planned by itself, and the next is asked for
-                while the device still works on the last.
+        blocks: token ids of texts, in blocks. Each block is planned separately, and the next one is requested while the
+        device still works on the last.
             temperature: τ.
-            max_length: the longest text that there may be; decides the set of shapes.
+            max_length: maximum tokens of a text; determines the set of shapes.
             prompt_length: leading tokens that pooling leaves out.
-            max_texts: a further bound on the texts in a batch.
+            max_texts: additional bound on the texts in a batch.
             with_tokens: whether to return token vectors too.
-            progress: told the number of texts in each batch that is done.
+            progress: called with the number of texts of each finished batch.
 
         Raises:
-            NoTokensError: a text leaves nothing to pool.
+            NoTokensError: a text has no tokens to pool.
             InputError: the vectors are not finite.
             LifecycleError: the engine was closed, or JAX cannot run in this process.
         """
@@ -257,7 +258,7 @@ class Engine:
 
         def next_done() -> Computed:
             computed = waiting[0].result()
-            waiting.popleft()  # only now, so that an interrupted wait does not lose it
+            waiting.popleft()  # removed after the wait, so that an interrupted wait does not lose it
             return reported(computed)
 
         offset = 0
@@ -286,7 +287,7 @@ class Engine:
     def _call(
         self, max_length: int, temperature: Temperature, prompt_length: int = 0, *, with_tokens: bool = False
     ) -> Call:
-        # The placement first, and kept for all batches: another thread may close the engine.
+        # The placement is read first and kept for all batches: another thread may close the engine.
         placement, encoder = self._placement, self.config.encoder
         self.check_usable()
         per_head = temperature.per_head(encoder.num_layers, encoder.num_heads)
@@ -299,7 +300,7 @@ class Engine:
         """Compile and run every shape once.
 
         Args:
-            max_length: the longest text that there may be.
+            max_length: maximum tokens of a text.
             temperature: τ.
             typed: whether texts have token types.
             verbose: print each shape and its time.

@@ -1,4 +1,4 @@
-"""One batch at a time: its arrays, its compiled program, its vectors."""
+"""Execution of one batch: its arrays, its compiled program, its vectors."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from tsjax.temperature import Temperature
     from tsjax.text.tokenizer import Tokenized
 
-# Devices that exchange parameters have to take all programs in one order, or they wait for each other forever.
+# Devices that exchange parameters must all run their programs in the same order; otherwise they deadlock.
 _COLLECTIVE_LOCK = threading.Lock()
 
 
 class Computed(NamedTuple):
-    """The output for some of the texts.
+    """Output of one batch.
 
     Attributes:
-        indices: their places in the input.
+        indices: indices of its texts in the input.
         embeddings: float32 (texts, E).
-        truncated: how many of them had lost their end.
-        input_ids: the token ids of each.
-        tokens: float32 (tokens, D) of each; None unless asked for.
+        truncated: number of its texts that were truncated.
+        input_ids: token ids of each text.
+        tokens: float32 (tokens, D) of each text; None unless requested.
     """
 
     indices: NDArray[np.intp]
@@ -52,13 +52,13 @@ class Computed(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """The choices that all batches of a call share.
+    """Options that all batches of a call share.
 
     Attributes:
         placement: the parameters, which the call keeps although another thread may close the engine.
-        shapes: the shapes that batches may have.
+        shapes: bucket shapes.
         temperature: τ.
-        per_head: float32 τ by layer and head, before a law of length.
+        per_head: float32 τ by layer and head, before a temperature schedule.
         prompt_length: leading tokens that pooling leaves out.
         with_tokens: whether to return token vectors too.
     """
@@ -72,13 +72,13 @@ class Call:
 
 
 class Executor:
-    """Computes batches of one model. Safe to use from many threads.
+    """Executor of one model's batches. Safe to use from many threads.
 
     Args:
         config: the architecture.
-        kernel: the attention kernel.
-        pad_token_id: id that fills up a batch.
-        counter: is told of each batch.
+        kernel: attention kernel.
+        pad_token_id: id of padding tokens.
+        counter: counts each batch.
         exchanging: whether devices exchange parameters while they compute.
     """
 
@@ -95,10 +95,10 @@ class Executor:
         """Compute a batch, wait for it, check it and count it.
 
         Args:
-            call: the call that it belongs to.
-            tokenized: the texts that it was planned from.
-            batch: which of them, and where each stands.
-            offset: the place of the first of ``tokenized`` in the input.
+            call: the call to which it belongs.
+            tokenized: the texts from which it was planned.
+            batch: indices of its texts, and their places.
+            offset: index of the first text of ``tokenized`` in the input.
 
         Raises:
             InputError: the vectors are not finite.
@@ -126,7 +126,7 @@ class Executor:
                 for row, texts in enumerate(batch.rows)
                 for slot in range(len(texts))
             ]
-            # Copies, so that one text's tokens do not keep the whole batch alive.
+            # Copied, so that one text's tokens do not keep the batch alive.
             tokens = [tokens[row, start : start + length].copy() for row, start, length in places]
         input_ids = [tokenized.ids[text] for text in batch.indices]
         return Computed(batch.indices + offset, embeddings, truncated, input_ids, tokens)
@@ -134,13 +134,13 @@ class Executor:
     def launch(self, call: Call, tokenized: Tokenized, batch: Batch, packing: Packing) -> Output:
         """Start a batch; JAX returns before the device is done."""
         with TraceAnnotation("tsjax.place"):
-            # NumPy's arrays, which the compiled function takes as they are.
+            # NumPy arrays, which the compiled function takes without conversion.
             ids: Any = fill(tokenized.ids, batch, self._pad_token_id)
             types: Any = None if tokenized.type_ids is None else fill(tokenized.type_ids, batch, 0)
             prompts: Any = np.full_like(packing.lengths, call.prompt_length)
             lengths: Any = packing.lengths
             by_row = (Inputs(ids, packing, prompts, types), call.temperature.factors(lengths))
-        # Two threads would both compile a new program. A known one need not wait for that, unless the order matters.
+        # Two threads would both compile a new program. A compiled program needs no lock, unless the order matters.
         program = (batch.shape, types is None, call.with_tokens)
         known = program in self._launched and not self._exchanging
         with contextlib.nullcontext() if known else self._launching, TraceAnnotation("tsjax.compute"):

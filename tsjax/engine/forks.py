@@ -1,7 +1,7 @@
-"""JAX does not survive a fork: detect that this process was forked after JAX was in use.
+"""Detection of a fork after JAX was in use, which JAX does not survive.
 
-The threads of JAX's runtime exist only in the parent, so that a forked child waits for them forever. This file imports
-neither JAX nor NumPy, and `tsjax` imports it first, so that it sees every later fork.
+The threads of JAX's runtime exist only in the parent, so a forked child would wait for them forever. This module
+imports neither JAX nor NumPy, and `tsjax` imports it first, so that it sees every later fork.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def mark_used() -> None:
 
 
 def _in_use() -> bool:
-    """Return whether JAX is in use, by tsjax or by anyone else.
+    """Return whether JAX is in use, by tsjax or by any other code.
 
     JAX's own `backends_are_initialized` takes a lock, which another thread may have held at the time of the fork.
     """
@@ -58,7 +58,7 @@ def _after_fork() -> None:
 
 
 def _threads() -> int | None:
-    """Return how many threads the operating system counts in this process; None where it does not tell."""
+    """Return the operating system's count of threads in this process; None if it provides none."""
     try:
         return sum(1 for _ in Path("/proc/self/task").iterdir())
     except OSError:
@@ -67,5 +67,6 @@ def _threads() -> int | None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-    # The fork may have come before this import. JAX in use has threads, and a child starts with one thread.
+    # The fork may have preceded this import. A process that uses JAX has several threads; a forked child starts with
+    # one.
     _forked = _in_use() and _threads() == 1

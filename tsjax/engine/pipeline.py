@@ -1,4 +1,4 @@
-"""Texts to token ids to vectors: the one way that every text takes."""
+"""Pipeline from texts to token ids to vectors, which every text passes through."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """A tokenizer with a fixed maximum length, and the engine that its token ids go to.
+    """A tokenizer with a fixed maximum length, and the engine that computes vectors from its token ids.
 
-    `Embedder.pipeline` returns one with the embedder's present ``max_seq_length``. It computes what `Embedder.encode`
-    computes before ``truncate_dim`` and ``normalize_embeddings``, and takes token ids too:
+    `Embedder.pipeline` returns one with the embedder's present ``max_seq_length``. It computes the vectors of
+    `Embedder.encode` before ``truncate_dim`` and ``normalize_embeddings``, and also takes token ids:
 
     >>> pipeline = embedder.pipeline
     >>> tokenized = pipeline.tokenize(["a text", "another text"])
@@ -31,7 +31,7 @@ class Pipeline:
 
     Attributes:
         engine: the parameters on the devices.
-        tokenizer: the tokenizer, which cuts texts at ``max_length``.
+        tokenizer: the tokenizer, which truncates texts to ``max_length``.
     """
 
     def __init__(self, engine: Engine, tokenizer: TextTokenizer) -> None:
@@ -40,12 +40,12 @@ class Pipeline:
 
     @property
     def max_length(self) -> int:
-        """Tokens at which texts are cut, special ones included."""
+        """Maximum length in tokens, special ones included; longer texts are truncated."""
         return self.tokenizer.max_length
 
     @property
     def block_characters(self) -> int:
-        """Characters of texts that should be tokenised and planned together, about."""
+        """Approximate number of characters of texts that should be tokenised and planned together."""
         return self.engine.block_characters
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> Tokenized:
@@ -54,7 +54,7 @@ class Pipeline:
             return self.tokenizer.encode(texts, prompt)
 
     def prompt_length(self, prompt: str) -> int:
-        """Return the leading tokens of a text after this prompt that pooling leaves out."""
+        """Return the number of leading tokens of a text after this prompt that pooling leaves out."""
         if not prompt or self.engine.config.pooling.include_prompt:
             return 0
         return self.tokenizer.prompt_length(prompt)
@@ -69,18 +69,18 @@ class Pipeline:
         with_tokens: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Computed]:
-        """Compute the vectors of token ids; yields batch after batch, in no particular order.
+        """Compute vectors from token ids; yield one batch after another, in no particular order.
 
         Args:
-            blocks: token ids, some texts at a time, of `tokenize` or of another source.
+            blocks: token ids in blocks of texts, from `tokenize` or another source.
             temperature: τ.
-            prompt: the prompt that the token ids begin with.
-            max_texts: the most texts in a batch, which is bounded by tokens anyway.
+            prompt: prompt with which the token ids begin.
+            max_texts: maximum texts in a batch; the tokens of a batch are bounded in any case.
             with_tokens: whether to return token vectors too.
-            progress: told the number of texts in each batch that is done.
+            progress: called with the number of texts of each finished batch.
 
         Raises:
-            NoTokensError: a text leaves nothing to pool.
+            NoTokensError: a text has no tokens to pool.
             InputError: the vectors are not finite.
             LifecycleError: the engine was closed, or JAX cannot run in this process.
         """
@@ -104,18 +104,18 @@ class Pipeline:
         with_tokens: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Computed]:
-        """Compute the vectors of texts; each block is tokenised while the device works on the one before.
+        """Compute the vectors of texts; tokenise each block while the device works on the previous one.
 
         Args:
-            blocks: texts, about `block_characters` at a time.
-            temperature: see `compute` for this and the following.
+            blocks: texts, in blocks of about `block_characters` characters.
+            temperature: see `compute`.
             prompt: text before each text.
-            max_texts: likewise.
-            with_tokens: likewise.
-            progress: likewise.
+            max_texts: see `compute`.
+            with_tokens: see `compute`.
+            progress: see `compute`.
 
         Raises:
-            NoTokensError: as for `compute`, likewise the others.
+            NoTokensError, InputError, LifecycleError: as for `compute`.
         """
         with contextlib.closing(prefetch_map(lambda block: self.tokenize(block, prompt), blocks)) as tokenized:
             yield from self.compute(

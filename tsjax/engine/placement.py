@@ -1,4 +1,4 @@
-"""A model's parameters on the devices that compute with them."""
+"""Placement of a model's parameters on devices."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Arrays = TypeVar("Arrays")
 
 @dataclass(frozen=True)
 class Placement:
-    """Parameters on one device, or on each of several, or sharded over them.
+    """Parameters on one device, copied to each of several, or sharded over them.
 
     Attributes:
-        params: nested dict of arrays; empty once the parameters are released.
-        devices: the devices, all of one kind.
+        params: nested dict of arrays; empty after the parameters are released.
+        devices: devices to compute on, all of one kind.
         mesh: the devices as a mesh; None for one device.
-        sharded: whether each device holds a share of the parameters only.
+        sharded: whether each device holds only a shard of the parameters.
     """
 
     params: Params
@@ -54,12 +54,12 @@ class Placement:
         return replace(self, params={})
 
     def by_rows(self, arrays: Arrays) -> Arrays:
-        """Spread the rows of arrays over the devices; one device takes them as they are."""
+        """Spread the rows of arrays over the devices; with one device, return the arrays unchanged."""
         return arrays if self.mesh is None else jax.device_put(arrays, NamedSharding(self.mesh, BY_ROWS))
 
     @property
     def program_key(self) -> dict[str, Any]:
-        """The arguments of `tsjax.model.forward.compiled_apply` that depend on the devices."""
+        """Arguments of `tsjax.model.forward.compiled_apply` that depend on the devices."""
         return {
             "mesh": self.mesh,
             "shared_out": self.sharded,

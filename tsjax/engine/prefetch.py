@@ -1,4 +1,4 @@
-"""Work in threads, ahead of who needs it."""
+"""Work in threads, ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def submit(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Result] | None:
-    """``pool.submit(work)``; None where the pool takes no more, as in a thread that outlives the main thread."""
+    """Submit work to a pool; return None if it accepts no more, as in a thread that outlives the main thread."""
     try:
         return pool.submit(work)
     except RuntimeError:
@@ -27,10 +27,10 @@ def submit(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Resul
 def prefetch_map(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1
 ) -> Generator[Result, None, None]:
-    """``map(work, items)``, with the work on an item done in a thread while its predecessor's result is in use.
+    """Map ``work`` over items; compute each result in a thread while the previous one is in use.
 
-    Items are taken in the caller's thread, two ahead of the results. With two threads the two are worked on at once. A
-    single item is worked on at once, without a thread.
+    Items are taken in the caller's thread, two ahead of the results. With two threads, two items are computed at once.
+    A single item is computed at once, without a thread.
     """
     iterator = iter(items)
     first = list(itertools.islice(iterator, 2))
@@ -45,7 +45,7 @@ def prefetch_map(
             yield _result(work, *waiting.popleft())
         yield _result(work, *waiting.popleft())
     finally:
-        # Whoever stops early does not wait for what nobody wants any more.
+        # A consumer that stops early does not wait for results that are no longer needed.
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,6 +1,6 @@
-"""The shapes of batches that suit a device: few, since each is a program to compile, and yet little padding.
+"""Bucket shapes that suit a device: few, since each is a program to compile, and still with little padding.
 
-A budget is of tokens on each device; all devices get as many rows.
+A token budget applies to each device; all devices get the same number of rows.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from tsjax.engine.batching import BucketShapes, Shape
 if TYPE_CHECKING:
     from tsjax.model.kernels.dispatch import Kernel
 
-# Attention's memory grows with the square of the length: beyond this one, a token counts for more than one.
+# The memory of attention grows with the square of the length: beyond this length, a token counts for more than one.
 _LINEAR_UP_TO = 512
 
 
 def packed_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
-    """For CPUs: one packed row a device, as long as the budget allows, and shorter ones for the last texts.
+    """Return shapes for CPUs: one packed row per device.
 
-    Above the budget there is a row for every half octave, so that a long text is a batch with room for short ones.
+    The longest row fills the budget; shorter ones are for the last texts. Above the budget there is a row length
+    for every half octave, so that a long text's batch has room for short ones.
     """
-    longest = max(budget // max_length * max_length, min(budget, max_length))  # full of the longest texts
+    longest = max(budget // max_length * max_length, min(budget, max_length))  # full of texts of the maximum length
     rows = [*itertools.takewhile(lambda tokens: tokens < longest, _powers(16)), longest]
     beyond = [tokens for tokens in _half_octaves(longest, max_length) if tokens > longest]
     shapes = (tuple(Shape(devices, tokens) for tokens in rows), *((Shape(devices, tokens),) for tokens in beyond))
@@ -30,7 +31,7 @@ def packed_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShape
 
 
 def padded_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
-    """One text a row, in many lengths for bulk; what is little takes one of few shapes a sixteenth as large."""
+    """Return shapes of one text per row: many lengths for bulk, and a few, a sixteenth as large, for small batches."""
     usual = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512)
     lengths = [*(length for length in (*usual, *_powers(1024)) if length < max_length), max_length]
     small_batch_lengths = [length for length in lengths if length in (32, 128, max_length)]
@@ -47,16 +48,17 @@ def padded_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShape
 
 
 def uniform_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
-    """One text a row, and one count of rows for each length: for learning, where batches are full anyway."""
+    """Return shapes of one text per row, with one row count per length: for training, where batches are full anyway."""
     lengths = [*(length for length in (32, 64, 96, 128, 192, 256, 320, 384, *_powers(512)) if length < max_length)]
     counts = {n: max(1, budget * _LINEAR_UP_TO // (n * max(n, _LINEAR_UP_TO))) for n in (*lengths, max_length)}
     return BucketShapes(tuple((Shape(count * devices, length),) for length, count in counts.items()), packed=False)
 
 
 def multi_row_shapes(max_length: int, budget: int, devices: int = 1) -> BucketShapes:
-    """For TPUs: packed rows of a few lengths, each a multiple of 128, with two counts of rows for each.
+    """Return shapes for TPUs: packed rows of a few lengths, each a multiple of 128, with two row counts for each.
 
-    The longest hold two of the longest texts, up to 1,024 tokens, beyond which attention costs more than padding.
+    The longest rows hold two texts of the maximum length, up to 1,024 tokens; beyond that, attention costs more than
+    padding.
     """
     longest = -(-max_length // 128) * 128
     lengths = [length for length in (128, 512, *_powers(1024)) if length < max_length]
@@ -64,11 +66,11 @@ def multi_row_shapes(max_length: int, budget: int, devices: int = 1) -> BucketSh
     for length in dict.fromkeys([*lengths, longest, *([1024] if 256 < max_length <= 512 else [])]):
         most = max(1, budget // length)
         classes.append(tuple(Shape(count * devices, length) for count in sorted({max(1, most // 16), most})))
-    # A text of a row costs a little there: room for those of 16 tokens, and shorter ones leave padding.
+    # A slot costs a little on a TPU, so there is one per 16 tokens; shorter texts leave padding.
     return BucketShapes(tuple(classes), packed=True, tokens_a_slot=16)
 
 
-# Where attention knows the texts of a row, they are packed.
+# Kernels whose attention knows the texts of a row get packed shapes.
 _BY_KERNEL = {
     "windows": packed_shapes,
     "splash": multi_row_shapes,
@@ -79,13 +81,13 @@ _BY_KERNEL = {
 
 
 def bucket_shapes(kernel: Kernel, max_length: int, budget: int, devices: int = 1) -> BucketShapes:
-    """Return the shapes that suit an attention kernel.
+    """Return the bucket shapes that suit an attention kernel.
 
     Args:
-        kernel: the kernel.
-        max_length: the longest text in tokens.
-        budget: the most tokens of a batch on each device, unless one text has more.
-        devices: how many devices share the rows.
+        kernel: attention kernel.
+        max_length: maximum tokens of a text.
+        budget: maximum tokens of a batch on each device, unless one text has more.
+        devices: number of devices that share the rows.
     """
     return _BY_KERNEL[kernel](max_length, budget, devices)
 

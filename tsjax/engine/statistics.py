@@ -1,4 +1,4 @@
-"""Counts of the work that an engine has done."""
+"""Counts of an engine's work."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Statistics:
-    """The work of an embedder so far, including batches that were on their way when their caller was interrupted.
+    """Counts of an embedder's work so far, including batches in progress when their caller was interrupted.
 
     Attributes:
         texts: embedded texts.
         tokens: their tokens, special ones included, after truncation.
-        truncated: texts that lost their end.
-        computed_tokens: tokens that were computed, padding included.
+        truncated: texts that were truncated.
+        computed_tokens: computed tokens, padding included.
         batches: calls of a compiled program.
         compilations: programs of the network that JAX traced for calls of this embedder, to compile them or to fetch
-            them from the compilation cache. A program that another embedder of the same architecture had compiled in
-            this process before is shared and not counted.
+            them from the compilation cache. A program that another embedder of the same architecture compiled earlier
+            in this process is shared and not counted.
     """
 
     texts: int = 0
@@ -31,16 +31,17 @@ class Statistics:
 
     @property
     def padding_share(self) -> float:
-        """The part of the computed tokens that was padding, 0 to 1."""
+        """Share of the computed tokens that was padding, 0 to 1."""
         return 1 - self.tokens / self.computed_tokens if self.computed_tokens else 0.0
 
 
 class Counter:
-    """Statistics that several threads add to."""
+    """Statistics to which several threads add."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Replaced, never changed, so that a reader gets one whole state without the lock, which a fork may leave held.
+        # Replaced and never modified, so that a reader gets one consistent state without the lock, which a fork may
+        # leave held.
         self.statistics = Statistics()
 
     def add(self, **more: int) -> None:

@@ -1,4 +1,4 @@
-"""Writing that leaves either the whole new thing or the old state, never half of something."""
+"""Atomic writes: afterwards either the complete new content or the old state is there, never a part."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def expanded(path: str | os.PathLike[str], remedy: str = "give the whole path") -> Path:
-    """Return a path with the home directory in the place of ``~``.
+    """Return a path with ``~`` expanded to the home directory.
 
     Args:
-        path: where something is or shall be.
-        remedy: what to do where nothing says which directory ``~`` is.
+        path: path of an existing file or of one to be written.
+        remedy: advice for the error, if the home directory is unknown.
 
     Raises:
-        InputError: it begins with a home directory that is not known, so that a folder named ``~`` would be made.
+        InputError: the path begins with an unknown home directory, so that a folder named ``~`` would be made.
     """
     text = os.path.expanduser(os.fspath(path))
     if text == "~" or (text.startswith("~") and "/" in text):
@@ -35,12 +35,12 @@ def expanded(path: str | os.PathLike[str], remedy: str = "give the whole path") 
 
 @contextlib.contextmanager
 def replacing(destination: Path, *, directory: bool = False, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary path beside ``destination`` that takes its place when the block ends well.
+    """Yield a temporary path next to ``destination``, and move it to the destination if the block succeeds.
 
-    If the block raises, also on an interrupt, the temporary path is removed and the destination is as it was.
+    If the block raises, also on an interrupt, the temporary path is removed and the destination is unchanged.
 
     Raises:
-        InputError: the destination begins with a home directory that is not known.
+        InputError: the destination begins with an unknown home directory.
         OutputError: the destination exists and ``overwrite`` is False, or it cannot be written (a full disk, no
             permission); the message names the destination.
     """
@@ -64,9 +64,9 @@ def replacing(destination: Path, *, directory: bool = False, overwrite: bool = F
 
 @contextlib.contextmanager
 def publishing(destination: Path, partial: Path) -> Iterator[Path]:
-    """A path in the folder ``partial`` for a file that takes its place, whatever was there, when the block ends well.
+    """Yield a path in the folder ``partial``, and move that file over ``destination`` if the block succeeds.
 
-    Unlike `replacing`, this makes no folder; what fails or is killed stays in ``partial``.
+    Unlike `replacing`, this makes no folder; the file of a block that fails or is killed stays in ``partial``.
 
     Raises:
         OutputError: the file cannot be written.
@@ -79,13 +79,13 @@ def publishing(destination: Path, partial: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def publishing_text(destination: Path, partial: Path) -> Iterator[TextIO]:
-    """A text file, open for writing, that `publishing` puts in its place."""
+    """Yield a text file, open for writing, that `publishing` moves to its destination."""
     with publishing(destination, partial) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         yield stream
 
 
 def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> None:
-    """Move what is finished to its place, to the disk; a directory that was there goes beside ``temporary`` first."""
+    """Move finished content to its destination, and sync it; first move an existing directory next to ``temporary``."""
     replaced = temporary.with_name(f"{temporary.name}.replaced")
     _sync_all(temporary)
     if temporary.is_dir():
@@ -100,18 +100,18 @@ def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> None:
         temporary.replace(destination)
     else:
         try:
-            # Unlike a rename, a link never replaces what another process has put there meanwhile.
+            # Unlike a rename, a link never replaces a file that another process has put there meanwhile.
             destination.hardlink_to(temporary)
-        except OSError:  # it is there, or the file system has no links
+        except OSError:  # the destination exists, or the file system has no links
             check_absent(destination, overwrite=False)
             temporary.rename(destination)
     sync(destination.parent)
 
 
 def check_absent(path: Path, *, directory: bool = False, overwrite: bool | None) -> None:
-    """Raise an OutputError if there is something at the path that a file (or directory) may not overwrite.
+    """Raise an OutputError if the path holds something that a file (or directory) may not overwrite.
 
-    ``overwrite`` is None where there is no way to ask for it.
+    ``overwrite`` is None if the caller has no option for it.
     """
     path = expanded(path)
     if not directory and path.is_dir():
@@ -123,7 +123,7 @@ def check_absent(path: Path, *, directory: bool = False, overwrite: bool | None)
 
 @contextlib.contextmanager
 def explaining(destination: Path) -> Iterator[None]:
-    """Turn what the operating system says about a file that we write into an OutputError naming it."""
+    """Turn errors of the operating system about a file being written into an OutputError that names it."""
     try:
         yield
     except OutputError:
@@ -134,7 +134,7 @@ def explaining(destination: Path) -> Iterator[None]:
 
 
 def _sync_all(path: Path) -> None:
-    """Force a file, or every file below a directory, to the disk, so that a rename never outlives its content."""
+    """Sync a file, or every file below a directory, to the disk, so that a rename never outlives its content."""
     if path.is_dir():
         for child in path.iterdir():
             _sync_all(child)
@@ -142,7 +142,7 @@ def _sync_all(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a directory's list of names, to the disk."""
+    """Sync a file, or a directory's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

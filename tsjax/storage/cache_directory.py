@@ -1,4 +1,4 @@
-"""Where this package keeps files between runs."""
+"""Cache directory of this package."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tsjax.storage.atomic import expanded
 
 
 def cache_directory() -> Path:
-    """Where converted models are kept: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory.
+    """Return the directory of converted models: ``$TSJAX_CACHE``, or ``tsjax`` in the user's cache directory.
 
     Raises:
-        InputError: it is in a home directory that is not known.
+        InputError: it is in an unknown home directory.
     """
     remedy = "set TSJAX_CACHE to the whole path of a directory for converted models"
     if chosen := os.environ.get("TSJAX_CACHE"):

@@ -1,7 +1,7 @@
-"""Keeping the programs that XLA compiled, so that the next process does not compile them again.
+"""Compile cache: programs that XLA compiled are kept on disk, so that the next process does not compile them again.
 
-This only chooses and checks the place, and tells JAX. What is kept is machine code that JAX runs as it finds it, so the
-place is private: who can write there can run what he likes in the name of whoever reads it.
+This module only chooses and checks the directory, and tells JAX about it. The directory must be writable only by its
+owner, because JAX executes cached programs without checking them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from tsjax.errors import InputError, OutputError
 from tsjax.storage.atomic import expanded, explaining
 from tsjax.storage.cache_directory import cache_directory
 
-# JAX keeps nothing that compiled in less than a second, and has no bound; most of our programs take less.
+# By default JAX keeps no program that compiled in less than a second, and has no size limit; most programs of tsjax
+# take less.
 _SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
     "jax_compilation_cache_max_size": 256 * 2**20,
 }
 
-# What /proc/cpuinfo says of a processor's kind, on x86 and on Arm.
+# Fields of /proc/cpuinfo that identify the kind of CPU, on x86 and on Arm.
 _KIND = frozenset(
     {"vendor_id", "cpu family", "model", "model name", "flags"}
     | {"CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"}
@@ -37,24 +38,25 @@ _KIND = frozenset(
 
 
 def enable_compile_cache(directory: str | os.PathLike[str] | None = None) -> str:
-    """Keep compiled programs on disk, for the next process that needs them; call it before anything is compiled.
+    """Keep compiled programs on disk for later processes; call it before anything is compiled.
 
-    tsjax never does so by itself; the command line does, unless told not to. Up to 256 MiB are kept, and what was not
-    used for longest goes first. Any number of processes may share the directory, and it may be deleted at any time.
-    A setting of JAX's that an environment variable gives, such as JAX_COMPILATION_CACHE_MAX_SIZE, stays as it is.
+    tsjax never does this by itself; the command line does, unless told not to. Up to 256 MiB are kept, and the least
+    recently used programs are removed first. Any number of processes may share the directory, and it may be deleted at
+    any time. A setting of JAX that an environment variable gives, such as JAX_COMPILATION_CACHE_MAX_SIZE, is not
+    changed.
 
     Args:
-        directory: on a local file system, made if it does not exist, for its owner alone; inside it is a folder for
-            each kind of processor. None for the one that JAX has been told to use (JAX_COMPILATION_CACHE_DIR), with
-            its settings left alone, or else for ``compiled`` in tsjax's cache directory.
+        directory: a directory on a local file system, created if it does not exist, for its owner only; it has a folder
+            for each kind of CPU. None for the directory that JAX has been told to use (JAX_COMPILATION_CACHE_DIR), with
+            its settings unchanged, or else for ``compiled`` in tsjax's cache directory.
 
     Returns:
         the directory that JAX now uses.
 
     Raises:
-        InputError: it is no directory on a local file system.
-        OutputError: it cannot be written, or others can: it belongs to someone else, is a symbolic link, its
-            permissions let others write, or anyone may replace it in a directory above.
+        InputError: it is not a directory on a local file system.
+        OutputError: it cannot be written, or others can write it: it belongs to another user, is a symbolic link, its
+            permissions let others write, or any user may replace it in a parent directory.
     """
     if "JAX_ENABLE_COMPILATION_CACHE" not in os.environ:
         _tell_jax("jax_enable_compilation_cache", True)  # `disable_compile_cache` may have been called before
@@ -62,23 +64,23 @@ def enable_compile_cache(directory: str | os.PathLike[str] | None = None) -> str
     if directory is None and told:
         return str(told)
     chosen = cache_directory() / "compiled" if directory is None else _local(directory)
-    chosen = chosen.absolute()  # a relative one would move with the process's working directory
+    chosen = chosen.absolute()  # a relative path would follow the process's working directory
     folder = chosen / _processor()
     for path in (chosen, folder):
         _make_private(path)
     for name, value in _SETTINGS.items():
         if name.upper() not in os.environ:
             _tell_jax(name, value)
-    # Without a bound JAX keeps no times of use, and a program without one is not half written.
+    # Without a size limit JAX records no times of use, and a program without such a time is not half written.
     bounded = jax.config.jax_compilation_cache_max_size > -1  # type: ignore[attr-defined]
     _remove_remains(folder, bounded=bounded)
     _tell_jax("jax_compilation_cache_dir", str(folder))
-    compilation_cache.reset_cache()  # JAX does not look at its settings again otherwise
+    compilation_cache.reset_cache()  # otherwise JAX does not read its settings again
     return str(folder)
 
 
 def disable_compile_cache() -> None:
-    """Neither keep programs nor use kept ones, wherever JAX was told to keep them."""
+    """Neither keep compiled programs nor use kept ones, in any directory that JAX was told to use."""
     _tell_jax("jax_enable_compilation_cache", False)
 
 
@@ -93,14 +95,15 @@ def _local(directory: str | os.PathLike[str]) -> Path:
 
 
 def _processor() -> str:
-    """A name for this kind of processor.
+    """Return a name for this kind of CPU.
 
-    XLA compiles for the very processor it runs on, and loads what another compiled with a message in the log at most:
-    in a home directory that several machines share, the wrong one would stop at an illegal instruction.
+    XLA compiles for the exact CPU on which it runs. If another CPU compiled a program, JAX loads it with at most a
+    message in the log. In a home directory that several machines share, such a program could stop at an illegal
+    instruction.
     """
     facts = []
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
-        for line in itertools.takewhile(str.strip, lines):  # the first processor, up to an empty line
+        for line in itertools.takewhile(str.strip, lines):  # the first CPU, up to an empty line
             name, _, value = line.partition(":")
             if name.strip() in _KIND:
                 facts.append(value.strip())
@@ -108,7 +111,7 @@ def _processor() -> str:
 
 
 def _make_private(path: Path) -> None:
-    """Make a directory that only its owner can write, or check that one is like that."""
+    """Create a directory that only its owner can write, or check that an existing one is like that."""
     with explaining(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
@@ -125,10 +128,10 @@ def _make_private(path: Path) -> None:
 
 
 def _remove_remains(folder: Path, *, bounded: bool) -> None:
-    """Remove what an interrupted process left half written; JAX would neither use it nor write it again.
+    """Remove programs that an interrupted process left half written; JAX would neither use nor rewrite them.
 
-    JAX holds this lock while it writes a program and then, beside it, the time of its last use. It is also how a
-    directory that cannot be written is found out.
+    JAX holds this lock while it writes a program and then, next to it, the time of its last use. Taking the lock also
+    detects a directory that cannot be written.
     """
     with explaining(folder):
         try:
@@ -137,7 +140,7 @@ def _remove_remains(folder: Path, *, bounded: bool) -> None:
                     if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                         program.unlink(missing_ok=True)
         except filelock.Timeout:
-            pass  # others are busy with it; JAX waits as long
+            pass  # other processes hold the lock; JAX waits as long
         except NotImplementedError as error:
             raise OutputError(
                 f"the file system of {folder} has no locks, which keeping programs there needs"

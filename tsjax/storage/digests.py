@@ -1,9 +1,10 @@
-"""SHA-256 of JSON values and of files, remembered for large files while nothing says that their content changed.
+"""SHA-256 of JSON values and of files, remembered for large files while their content is known to be unchanged.
 
-A file's size and time of modification say little: both are one constant in images of buildpacks or Bazel, and anyone
-can set the latter. The time of the last change of its inode (ctime) cannot be set, so a digest is taken from memory
-while ctime, and all else that is cheap to look at, stays. It is computed each time where ctime says nothing: in an
-image where it is one constant, too (a whole second), and within seconds of a change, when another may have that time.
+A file's size and time of modification are poor evidence: both are constant in images of buildpacks or Bazel, and any
+process can set the time. The time of the last change of its inode (ctime) cannot be set, so a digest is taken from
+memory while ctime and all other cheap facts stay the same. The digest is computed each time if ctime is no evidence: in
+an image where it is constant too (a whole second), and within seconds of a change, when another change may get the same
+time.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-# Files of up to so many bytes are always read.
+# Files of up to this number of bytes are always read.
 _SMALL = 1 << 20
 
-# What is compared besides the facts: so many blocks of so many bytes, spread over the file.
+# Content that is compared besides the facts: this number of blocks of this number of bytes, spread over the file.
 _BLOCKS, _BLOCK = 16, 4096
 
-# Nanoseconds after which another change of a file has another ctime, on every file system that has fractions.
+# Nanoseconds after which another change of a file gets another ctime, on every file system with fractions of seconds.
 _SETTLED = 2 * 10**9
 _SECOND = 10**9
 
@@ -38,9 +39,10 @@ def json_sha256(value: Any, *, sort_keys: bool = True, compact: bool = False) ->
     """Return the SHA-256 of a JSON value, as hexadecimal digits.
 
     Args:
-        value: anything that `json.dumps` takes.
-        sort_keys: whether the order of names in objects makes no difference.
-        compact: whether the value is written without blanks. Digests that are on disk decide for each kind of value.
+        value: any value that `json.dumps` takes.
+        sort_keys: whether to ignore the order of names in objects.
+        compact: whether to write the value without spaces. For each kind of value, existing digests on disk determine
+            it.
     """
     text = json.dumps(value, sort_keys=sort_keys, separators=(",", ":") if compact else None)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -50,8 +52,8 @@ def digests(files: Iterable[Path], memory: Path) -> list[str]:
     """Return the SHA-256 of each file, as hexadecimal digits.
 
     Args:
-        files: what to read.
-        memory: a directory for what is remembered; one that cannot be written costs time only.
+        files: files to read.
+        memory: directory of remembered digests; if it cannot be written, this only costs time.
 
     Raises:
         ConversionError: a file cannot be read.
@@ -89,7 +91,7 @@ def _remembered(file: Path, stream: io.BufferedReader, memory: Path) -> str:
 
 
 def _facts(stream: io.BufferedReader) -> dict[str, Any]:
-    """Return what is compared: cheap to look at, and other as a rule where the content is."""
+    """Return the facts to compare: cheap to read, and usually different if the content is."""
     found = os.fstat(stream.fileno())
     last = max(found.st_size - _BLOCK, 0)
     sample = hashlib.sha256()

@@ -1,7 +1,8 @@
-"""What the cache of the Hugging Face hub knows of the files that a snapshot in it does not have.
+"""Information in the cache of the Hugging Face hub about files that a snapshot does not have.
 
-A snapshot holds what somebody asked for. Transformers asks for no modules.json, so that its absence says nothing,
-unless the cache has the list of the repository's files at that commit, or a marker that the hub has no such file.
+A snapshot holds the files that some program requested. Transformers requests no modules.json, so its absence means
+nothing, unless the cache has the list of the repository's files at that commit, or a marker that the hub has no such
+file.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _FOLDER = "models--"
 
 
 class Unseen(NamedTuple):
-    """Files that a directory does not have, though nobody knows that they do not exist.
+    """Files that a directory does not have although they may exist.
 
     Attributes:
-        missing: those that are known to exist.
-        unknown: those of which nothing is known.
+        missing: files that are known to exist.
+        unknown: files that may or may not exist.
     """
 
     missing: tuple[str, ...] = ()
@@ -32,11 +33,11 @@ class Unseen(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A commit of a repository in the hub's cache.
+    """Commit of a repository in the hub's cache.
 
     Attributes:
         repository: its name on the hub.
-        commit: the hash.
+        commit: the commit's hash.
         path: the directory of its files.
     """
 
@@ -46,12 +47,12 @@ class Snapshot:
 
     @property
     def cache(self) -> Path:
-        """The cache directory, as the hub's client calls it."""
+        """Cache directory, as the hub's client names it."""
         return self.path.parent.parent.parent
 
 
 def snapshot_of(directory: Path) -> Snapshot | None:
-    """Return the snapshot that a directory is, or lies in; None for a directory elsewhere."""
+    """Return the snapshot that a directory is or lies in; None for a directory elsewhere."""
     for path in (directory, *directory.parents):
         if _COMMIT.fullmatch(path.name) and path.parent.name == "snapshots":
             folder = path.parent.parent.name
@@ -61,11 +62,11 @@ def snapshot_of(directory: Path) -> Snapshot | None:
 
 
 def unseen(directory: Path, absent: Iterable[str]) -> Unseen:
-    """Return which absences say nothing, since the file may exist where the directory was downloaded from.
+    """Return the absent files that may exist where the directory was downloaded from.
 
     Args:
-        directory: of a model, wherever it comes from.
-        absent: paths below it where there is no file.
+        directory: directory of a model, of any origin.
+        absent: paths below it without a file.
     """
     snapshot = snapshot_of(directory)
     if snapshot is None:
@@ -80,7 +81,7 @@ def unseen(directory: Path, absent: Iterable[str]) -> Unseen:
 
 
 def ask(snapshot: Snapshot, names: Iterable[str], token: str | bool | None = None) -> None:
-    """Ask the hub for files, so that they are there, or the cache has a marker for each that does not exist."""
+    """Request files from the hub, so that the cache has each file, or a marker that it does not exist."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -89,16 +90,16 @@ def ask(snapshot: Snapshot, names: Iterable[str], token: str | bool | None = Non
             hf_hub_download(snapshot.repository, name, revision=snapshot.commit, cache_dir=snapshot.cache, token=token)
         except RemoteEntryNotFoundError:
             continue
-        except Exception:  # out of reach, in one of many ways: what is not known stays so
+        except Exception:  # the hub can be unreachable in many ways; unknown files stay unknown
             return
 
 
 def _listed(repository: str, commit: str, **place: Any) -> frozenset[str] | None:
-    """Return the files of a repository at a commit, as the hub's client remembers them; None where it does not."""
+    """Return the files of a repository at a commit, from the hub client's records; None if it has none."""
     try:
         from huggingface_hub import get_cached_repo_tree
         from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError
-    except ImportError:  # before version 2
+    except ImportError:  # huggingface_hub before version 2
         return None
     try:
         return frozenset(file.path for file in get_cached_repo_tree(repository, revision=commit, **place))
@@ -107,7 +108,7 @@ def _listed(repository: str, commit: str, **place: Any) -> frozenset[str] | None
 
 
 def _listed_beside(directory: Path) -> frozenset[str]:
-    """Return the files of the repository that ``hf download --local-dir`` made a directory of; none if it did not."""
+    """Return the files of the repository that ``hf download --local-dir`` downloaded to a directory; none otherwise."""
     try:
         note = directory / ".cache" / "huggingface" / "download" / "config.json.metadata"
         commit = note.read_text(encoding="utf-8").split("\n", maxsplit=1)[0].strip()
@@ -119,5 +120,5 @@ def _listed_beside(directory: Path) -> frozenset[str]:
 
 
 def _known_absent(snapshot: Snapshot, name: str) -> bool:
-    """Return whether the hub's client has left a marker that the hub has no such file at this commit."""
+    """Return whether the hub's client left a marker that the hub has no such file at this commit."""
     return (snapshot.path.parent.parent / ".no_exist" / snapshot.commit / name).is_file()

@@ -1,4 +1,4 @@
-"""JSON values that were read: decoded strictly, by msgspec, and compared."""
+"""Strict decoding of JSON values by msgspec, and their comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """Return the JSON object that a file holds.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds none.
+        CheckpointError: the file cannot be read, or holds no JSON object.
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -35,17 +35,17 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def decode(data: object, kind: type[T], subject: str, error: type[TsjaxError] = CheckpointError) -> T:
-    """Return JSON values as an object of a type, which has to have all of them as they are.
+    """Decode JSON values as an object of a type, without conversions or unknown fields.
 
     Args:
-        data: what `json.loads` gave.
+        data: result of `json.loads`.
         kind: a dataclass, a TypedDict, or a msgspec Struct that forbids unknown fields. Fields of a dataclass whose
             type has a ``from_json`` are decoded by that.
-        subject: the beginning of the error's sentence, such as the name of the file and that it is damaged.
-        error: the type of the error.
+        subject: beginning of the error message, such as the name of the file and that it is damaged.
+        error: type of the error.
 
     Raises:
-        error: a field is unknown, is missing, or has a value that it cannot have; the sentence names it.
+        error: a field is unknown, is missing, or has an invalid value; the message names it.
     """
     try:
         return kind(**_fields(data, kind)) if dataclasses.is_dataclass(kind) else msgspec.convert(data, kind)
@@ -57,7 +57,7 @@ def decode(data: object, kind: type[T], subject: str, error: type[TsjaxError] = 
 
 
 def _fields(data: object, kind: type) -> dict[str, Any]:
-    """Return the values of a dataclass's fields, by a Struct: of a dataclass, msgspec ignores unknown fields."""
+    """Return the values of a dataclass's fields, by a Struct: for dataclasses, msgspec ignores unknown fields."""
     hints, given = get_type_hints(kind), dict(data) if isinstance(data, Mapping) else data
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(kind):
@@ -71,7 +71,7 @@ def _fields(data: object, kind: type) -> dict[str, Any]:
         if hasattr(hint, "from_json"):
             hint = Any
         elif float in (hint, *get_args(hint)):
-            hint = hint | int  # stays one, as it was when fingerprints were taken
+            hint = hint | int  # an int stays an int, as it was when fingerprints were taken
         required = field.default is field.default_factory is dataclasses.MISSING
         fields.append((name, hint, msgspec.NODEFAULT if required else msgspec.UNSET))
     schema = msgspec.defstruct(kind.__name__, fields, forbid_unknown_fields=True, kw_only=True)
@@ -80,9 +80,9 @@ def _fields(data: object, kind: type) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield where two JSON values differ, and the values there: names joined by dots. A list is one value.
+    """Yield the path of each difference between two JSON values, and the two values there.
 
-    A name that one object has and the other has not counts as one with null.
+    A path is names joined by dots. A list is one value. A name that only one object has counts as null in the other.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys([*old, *new]):

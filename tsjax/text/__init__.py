@@ -1,1 +1,1 @@
-"""From text to padded token ids: tokenising, and batches of few shapes. Knows nothing of the network."""
+"""Tokenising of texts and of pairs of texts; independent of the network."""

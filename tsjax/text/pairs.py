@@ -1,8 +1,8 @@
-"""Pairs of texts to token ids, as a cross-encoder takes them: both in one sequence, the longer one cut first.
+"""Tokenising of text pairs for a cross-encoder: both in one sequence, the longer text truncated first.
 
-The Rust tokenizer could do it in one call. But it keeps what it cuts off, in pieces, and joins every piece of one text
-with every piece of the other: two long texts take minutes and gigabytes. So each text is tokenised alone, cut as the
-Rust tokenizer would cut it, and put between the special tokens, which a small pair shows.
+The Rust tokenizer could do this in one call. But it keeps the parts that it cuts off, in pieces, and joins every piece
+of one text with every piece of the other: two long texts take minutes and gigabytes. So each text is tokenised alone,
+truncated as the Rust tokenizer would truncate it, and put between the special tokens, which are read from a small pair.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class PairTokenizer:
 
     Args:
         tokenizer_json: the content of a tokenizer.json file.
-        max_length: the most tokens a pair may have, special ones included.
+        max_length: maximum tokens of a pair, special ones included.
 
     Raises:
-        CheckpointError: the JSON is not a tokenizer, or does not put pairs together from first to last.
+        CheckpointError: the JSON is not a tokenizer, or does not join pairs from first to last.
         InputError: ``max_length`` leaves no room for text.
     """
 
@@ -45,12 +45,12 @@ class PairTokenizer:
         self._frame = _frame(tokenizer)
 
     def with_max_length(self, max_length: int) -> PairTokenizer:
-        """The same tokenizer with another maximum length."""
+        """Return this tokenizer with another maximum length."""
         return self if max_length == self.max_length else PairTokenizer(self._json, max_length)
 
     @property
     def highest_segment(self) -> int:
-        """The highest segment that the post-processor gives to a token of a pair."""
+        """Highest segment that the post-processor assigns to a token of a pair."""
         before, between, after, kinds = self._frame
         return max((*kinds, *(int(types.max(initial=0)) for _, types in (before, between, after))))
 
@@ -80,10 +80,11 @@ class PairTokenizer:
 
 
 def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text are kept where both together may have ``room``: the strategy ``longest_first``.
+    """Return the number of tokens kept of each text within ``room`` tokens, by the strategy ``longest_first``.
 
-    Of the shorter text all, and of the longer what is left; where that would make the longer the shorter, half each.
-    Of an odd room the longer text gets the larger half; of equal ones the second.
+    The shorter text is kept in full, and the longer one gets the rest. If that would make the longer text the shorter
+    one, each gets half. Of an odd room, the longer text gets the larger half; the second text gets it if both are
+    equal.
     """
     shorter, longer = sorted((first, second))
     if shorter + longer > room:
@@ -96,7 +97,7 @@ def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 def _frame(
     tokenizer: Tokenizer,
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], list[NDArray[np.int32]], list[int]]:
-    """The ids and types of the special tokens before, between and after two texts, and the types of the texts."""
+    """Return ids and types of the special tokens before, between and after two texts, and the types of the texts."""
     try:
         with reported_panics():
             encoding = tokenizer.encode("a", "a")

@@ -1,4 +1,4 @@
-"""Panics of the Rust tokenizer as exceptions that can be caught."""
+"""Conversion of the Rust tokenizer's panics to exceptions that can be caught."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class PanicError(Exception):
-    """The Rust tokenizer met what it has no error for."""
+    """Panic of the Rust tokenizer, a failure for which it has no error."""
 
 
 @contextlib.contextmanager
 def reported_panics() -> Iterator[None]:
-    """Raise a `PanicError` where Rust code panics.
+    """Raise a `PanicError` if Rust code panics.
 
-    Python sees a panic as ``pyo3_runtime.PanicException``, which cannot be imported and is no `Exception`, so that it
-    passes every ``except Exception``, as an interrupt does.
+    Python sees a panic as ``pyo3_runtime.PanicException``, which cannot be imported and does not derive from
+    `Exception`, so that it passes every ``except Exception``, as an interrupt does.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Text to token ids with a Rust tokenizer that is never changed after it is made, so any number of threads may use it.
+"""Tokenising of texts with a Rust tokenizer that is never modified after creation, so any number of threads may use it.
 
 Changing truncation or padding on a tokenizer that another thread is using fails with "Already borrowed"
 (huggingface/tokenizers#537). A different maximum length is therefore a different object.
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-# What one call of the Rust tokenizer gets. No signal interrupts a call, so it should take a tenth of a second at most,
-# on all cores; and what it gives takes some 50 bytes a character, so there is a bound however many cores there are.
+# Characters per call of the Rust tokenizer. No signal interrupts a call, so it should take a tenth of a second at most,
+# on all cores. Its result takes some 50 bytes per character, so there is a bound independent of the number of cores.
 _CHARACTERS_PER_CORE = 100_000
 _CHARACTERS = 1_000_000
-_CHARACTERS_PER_TEXT = 10  # what an empty one counts
+_CHARACTERS_PER_TEXT = 10  # counted for an empty text
 
 
 class Tokenized(NamedTuple):
-    """Some texts as tokens.
+    """Tokens of several texts.
 
     Attributes:
-        ids: the token ids of each text, special ones included.
-        lengths: how many each text has.
-        truncated: whether it had more.
-        type_ids: the segment of each token; None where all are in segment 0.
+        ids: token ids of each text, special ones included.
+        lengths: number of tokens of each text.
+        truncated: whether each text had more tokens.
+        type_ids: segment of each token; None if all are in segment 0.
     """
 
     ids: list[NDArray[np.int32]]
@@ -50,7 +50,7 @@ class Tokenized(NamedTuple):
     type_ids: list[NDArray[np.int32]] | None = None
 
     def take(self, places: Sequence[int]) -> Tokenized:
-        """Return some of the texts."""
+        """Return the texts at these indices."""
         ids = [self.ids[place] for place in places]
         types = None if self.type_ids is None else [self.type_ids[place] for place in places]
         return Tokenized(ids, self.lengths[places], self.truncated[places], types)
@@ -61,8 +61,9 @@ class TextTokenizer:
 
     Args:
         tokenizer_json: the content of a tokenizer.json file.
-        max_length: the most tokens a text may have, special ones included; what follows is cut and reported.
-        token_types: whether to give the segment of each token too, where the post-processor does not leave all in 0.
+        max_length: maximum tokens of a text, special ones included; the rest is cut off and reported.
+        token_types: whether to return the segment of each token too, for post-processors that use segments other than
+            0.
 
     Raises:
         CheckpointError: the JSON is not a tokenizer.
@@ -71,7 +72,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer_json: str, max_length: int, *, token_types: bool = False) -> None:
         tokenizer, _ = open_tokenizer(tokenizer_json, max_length, pairs=False)
-        # A tokenizer.json may carry the padding and truncation of whoever saved it.
+        # A tokenizer.json may carry the padding and truncation of the process that saved it.
         tokenizer.no_padding()
         tokenizer.enable_truncation(int(max_length))
         self._tokenizer = tokenizer
@@ -80,14 +81,14 @@ class TextTokenizer:
         self.max_length = int(max_length)
 
     def with_max_length(self, max_length: int) -> TextTokenizer:
-        """The same tokenizer with another maximum length."""
+        """Return this tokenizer with another maximum length."""
         if max_length == self.max_length:
             return self
         return TextTokenizer(self._json, max_length, token_types=self._token_types)
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest id that can come out.
+        """Highest token id that it can return, plus one.
 
         Raises:
             CheckpointError: it cannot tokenise at all.
@@ -97,12 +98,12 @@ class TextTokenizer:
 
     @property
     def highest_segment(self) -> int:
-        """The highest segment that the post-processor gives to a token of a text."""
+        """Highest segment that the post-processor assigns to a token of a text."""
         return max((max(encoding.type_ids, default=0) for encoding in encodings(self._tokenizer, ["", "a"])), default=0)
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The id of every token, added ones included."""
+        """Id of every token, added ones included."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tokenized:
@@ -112,20 +113,21 @@ class TextTokenizer:
             ids.append(as_ids(encoding.ids))
             if self._token_types:
                 types.append(as_ids(encoding.type_ids))
-            # Looking at what was cut off copies it all, so only where something can have been.
+            # Reading the overflow copies it, so it is read only if the text may have been truncated.
             truncated.append(len(encoding) >= self.max_length and bool(encoding.overflowing))
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         return Tokenized(ids, lengths, np.array(truncated, np.bool_), types if self._token_types else None)
 
     @property
     def special_tokens(self) -> int:
-        """How many tokens it adds to a text."""
+        """Number of special tokens that it adds to a text."""
         return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
 
     def beginning(self, text: str) -> str:
-        """The whole words of a text that its first tokens stand for, up to ``max_length``; the text if that is all.
+        """Return the complete words covered by a text's first ``max_length`` tokens, or the text itself if it fits.
 
-        Where the last word would be nearly all of it, as where there are no spaces, it ends with a token.
+        If the last word would be nearly all of the result, as in text without spaces, the result ends at a token
+        instead.
         """
         encoding = self._tokenizer.encode(text)
         if not encoding.overflowing:
@@ -138,17 +140,17 @@ class TextTokenizer:
         return " ".join(words)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Return the characters that each token of a text stands for, from and to; (0, 0) for special tokens."""
+        """Return the range of characters of each token of a text, start and end; (0, 0) for special tokens."""
         return list(self._tokenizer.encode(text).offsets)
 
     def prompt_length(self, prompt: str) -> int:
-        """Leading tokens that a prompt takes: its own and the special ones before it, not those after it."""
+        """Return the number of leading tokens of a prompt: its own and the special ones before it."""
         (encoding,) = encodings(self._tokenizer, [prompt])
         return len(encoding.ids) - bool(encoding.special_tokens_mask[-1:] == [1])
 
 
 def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tuple[Tokenizer, int]:
-    """The Rust tokenizer, and the special tokens that it adds to a text or to a pair; checks that more fit in.
+    """Return the Rust tokenizer, and the number of special tokens that it adds to a text or to a pair.
 
     Raises:
         CheckpointError: the JSON is not a tokenizer.
@@ -165,10 +167,10 @@ def open_tokenizer(tokenizer_json: str, max_length: int, *, pairs: bool) -> tupl
 
 
 def as_ids(ids: Sequence[int]) -> NDArray[np.int32]:
-    """Return token ids, or segments, as an array.
+    """Return token ids or segments as an array.
 
     Raises:
-        CheckpointError: one is beyond what any embedding has.
+        CheckpointError: a value exceeds int32, the range of any embedding.
     """
     try:
         return np.array(ids, np.int32)
@@ -177,23 +179,24 @@ def as_ids(ids: Sequence[int]) -> NDArray[np.int32]:
 
 
 def without_tokens(tokenized: Tokenized, prompt_length: int = 0) -> NDArray[np.intp]:
-    """Return the places of the texts that leave pooling nothing, with so many leading tokens left out."""
+    """Return the indices of texts without tokens to pool after ``prompt_length`` leading tokens are left out."""
     return np.flatnonzero(tokenized.lengths <= prompt_length)
 
 
 def encodings(tokenizer: Tokenizer, texts: Iterable[str], *, add_special_tokens: bool = True) -> Iterator[Encoding]:
-    """What the Rust tokenizer makes of each text, in order; keep none of them longer than needed.
+    """Yield the encoding of each text by the Rust tokenizer, in order; keep none longer than needed.
 
     Raises:
-        CheckpointError: it cannot encode.
+        CheckpointError: the tokenizer cannot encode a text.
     """
     for piece in chunk_by_characters(texts, min(_CHARACTERS_PER_CORE * (os.cpu_count() or 1), _CHARACTERS)):
         yield from _encode_batch(tokenizer, piece, add_special_tokens=add_special_tokens)
 
 
 def _encode_batch(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
-    # The many objects that come out start a garbage collection, and JAX has Python code run in every one. An interrupt
-    # that came meanwhile would be raised in there, where Python prints and forgets it; so the collection has to wait.
+    # The many result objects trigger a garbage collection, and JAX runs Python code in every collection. An interrupt
+    # that arrives there would be raised in that code, where Python prints and discards it, so the collection is
+    # postponed.
     postponed = threading.current_thread() is threading.main_thread() and gc.isenabled()
     try:
         if postponed:
@@ -212,12 +215,12 @@ def chunk_by_characters(
     characters: int,
     length: Callable[[Item], int] = len,  # type: ignore[assignment]
 ) -> Iterator[list[Item]]:
-    """Yield consecutive texts of about so many characters together; a longer text comes with those before it.
+    """Yield consecutive items of about ``characters`` characters in total; a longer item comes with those before it.
 
     Args:
-        items: texts, or what holds several each, such as pairs.
-        characters: in a piece, about.
-        length: characters of an item.
+        items: texts, or items of several texts, such as pairs.
+        characters: approximate number of characters in a chunk.
+        length: function that returns the characters of an item.
     """
     piece: list[Item] = []
     size = 0
@@ -232,15 +235,15 @@ def chunk_by_characters(
 
 
 def as_text_list(inputs: object) -> list[Any]:
-    """The texts of any iterable that has an order, as a list, not checked yet; errors are those of `ordered`."""
+    """Return the texts of any ordered iterable as a list, without checking them; errors are those of `ordered`."""
     return list(ordered(inputs))
 
 
 def ordered(inputs: object) -> Iterable[Any]:
-    """Return what was given, checked to be an iterable that has an order; nothing is read from it.
+    """Return the inputs after checking that they are an ordered iterable; read nothing from them.
 
     Raises:
-        InputError: it is not iterable, has no order, or is a table or an array of other than one axis.
+        InputError: they are not iterable, have no order, or are a table or an array with other than one axis.
     """
     if isinstance(inputs, np.ndarray) and inputs.ndim == 1:
         return inputs.tolist()
@@ -252,10 +255,10 @@ def ordered(inputs: object) -> Iterable[Any]:
 
 
 def check_texts(texts: Sequence[object], first_index: int = 0) -> list[str]:
-    """The same texts, known to be strings that can be encoded.
+    """Return the same texts after checking that they are strings that can be encoded.
 
     Raises:
-        InputError: names the first that is not, by its place.
+        InputError: a text is not; names the index of the first.
     """
     for index, text in enumerate(texts, start=first_index):
         if not isinstance(text, str):

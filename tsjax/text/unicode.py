@@ -1,10 +1,10 @@
-"""Text that can be encoded: the one check of it, wherever text comes in."""
+"""Check that text can be encoded, shared by all inputs of text."""
 
 from __future__ import annotations
 
 
 def lone_surrogate(text: str) -> int | None:
-    """The place of the first lone surrogate, which no encoding of Unicode has; None in valid text."""
+    """Return the index of the first lone surrogate, which no encoding of Unicode represents; None in valid text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Keyword arguments: split by the function that they are for, and refused with the nearest name."""
+"""Keyword arguments: split by the function that takes them, and refused with the nearest name."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Options = TypeVar("Options")
 
 
 def part(given: Mapping[str, object], of: type[Options]) -> Options:
-    """Return the keywords among those given that a TypedDict has."""
+    """Return the given keywords that a TypedDict has."""
     return cast("Options", {name: value for name, value in given.items() if name in of.__annotations__})
 
 
 def strict_keywords(
     *more: type, elsewhere: Mapping[str, str] | None = None, name: str | None = None
 ) -> Callable[[Function], Function]:
-    """Make a function refuse unknown keywords with a `KeywordError`, which says the nearest name.
+    """Make a function refuse unknown keywords with a `KeywordError`, which suggests the nearest name.
 
     Args:
-        more: TypedDicts of the keywords that the function takes besides its named parameters.
-        elsewhere: what to say of keywords that are not its own, by their names.
-        name: what the error calls the function; None for its own name.
+        more: TypedDicts of the keywords that the function takes in addition to its named parameters.
+        elsewhere: explanations of keywords that belong to other functions, by name.
+        name: name of the function in the error; None for its own name.
     """
 
     def decorate(function: Function) -> Function:

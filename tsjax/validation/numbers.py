@@ -1,4 +1,4 @@
-"""Checks of numbers: the one place that says what a whole and what a finite number is, and how an error names them."""
+"""Checks of whole and finite numbers, shared by all arguments, and the errors that name them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def is_whole_number(value: object, at_least: int = 1, at_most: float = math.inf) -> TypeGuard[int]:
-    """Return whether a value is an integer, of Python or NumPy, within bounds; true and false are none."""
+    """Return whether a value is an integer, of Python or NumPy, within bounds; true and false are not integers."""
     return not isinstance(value, bool) and isinstance(value, numbers.Integral) and at_least <= int(value) <= at_most
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
-    """Return whether a value is a number of Python that a float can hold; true and false are none."""
+    """Return whether a value is a Python number that a float can hold; true and false are not numbers."""
     try:
         return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:
@@ -34,10 +34,10 @@ def whole_number(
     unit: str = "",
     error: type[TsjaxError] = InputError,
 ) -> int:
-    """Return a value as Python's int, if `is_whole_number`; an ``error`` says which ``unit`` is meant.
+    """Return a value as a Python int if `is_whole_number`; the error names the ``unit``.
 
     Raises:
-        TsjaxError: of the kind ``error``; names the value and what is expected.
+        TsjaxError: of the type ``error``; names the value and what is expected.
     """
     if is_whole_number(value, at_least, at_most):
         return int(value)
@@ -46,10 +46,10 @@ def whole_number(
 
 
 def finite_number(name: str, value: object, *, positive: bool = False, error: type[TsjaxError] = InputError) -> float:
-    """Return a value, if it is a finite number of at least 0, or above 0 where ``positive``.
+    """Return a value if it is a finite number of at least 0, or above 0 if ``positive``.
 
     Raises:
-        TsjaxError: of the kind ``error``; names the value and what is expected.
+        TsjaxError: of the type ``error``; names the value and what is expected.
     """
     if is_finite_number(value) and (value > 0 if positive else value >= 0):
         return value
@@ -64,7 +64,7 @@ def check_whole_fields(
     unit: str = "",
     error: type[TsjaxError] = InputError,
 ) -> None:
-    """Check fields of a frozen dataclass by `whole_number`, and store each as Python's int, which JSON can hold."""
+    """Check fields of a frozen dataclass by `whole_number`, and store each as a Python int, which JSON can hold."""
     for name in names:
         value = whole_number(name, getattr(instance, name), at_least, at_most, unit=unit, error=error)
         object.__setattr__(instance, name, value)
