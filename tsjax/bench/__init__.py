@@ -1,1 +1,1 @@
-"""Benchmarks: workloads, operation counts, the machine."""
+"""Benchmarks: workloads, operation counts, and facts about the machine."""

@@ -1,7 +1,8 @@
-"""How fast an embedder is: rates, padding, compiled shapes, memory, and how near the machine's own limit.
+"""Speed of an embedder: rates, padding, compiled shapes, memory, and the share of the machine's own limit.
 
-This file measures and returns facts; `tsjax.bench.workloads` makes what is computed; `tsjax bench` and
-scripts/benchmark/run.py print the results. Compiling is never in a rate: what is timed has run once before.
+This module measures and returns facts; `tsjax.bench.workloads` makes the inputs; `tsjax bench` and
+scripts/benchmark/run.py print the results. Compilation is never part of a rate: everything that is timed has run once
+before.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ if TYPE_CHECKING:
     from tsjax.encoders.embedder import Embedder
     from tsjax.text.tokenizer import TextTokenizer, Tokenized
 
-# A call for a fixed shape is short: so many are timed where a text workload has one pass.
+# A call for a fixed shape is short: this number of calls is timed instead of one pass of a text workload.
 _CALLS_A_PASS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured of one workload.
+    """Measurements of one workload.
 
     Attributes:
         workload: its name.
         texts: texts in one pass.
         tokens: their tokens, special ones included, padding not.
-        truncated: texts that were cut at ``max_seq_length``.
-        seconds: of each timed pass, from texts (or, for a fixed shape, token ids) to vectors in host memory.
+        truncated: texts that were truncated to ``max_seq_length`` tokens.
+        seconds: seconds of each timed pass, from texts (or, for a fixed shape, token ids) to vectors in host memory.
         operations: useful floating-point operations of a pass, see `tsjax.bench.operations.useful_operations`.
-        padding_share: the part of the computed tokens that was padding.
-        compiled_shapes: programs that the workload needed.
-        compile_seconds: what tracing and compiling them took; not in ``seconds``.
-        tokenize_seconds: what tokenising takes when nothing else runs, part of ``seconds``; None for token ids.
-        peak_resident: most bytes of memory of the process during the workload; during its whole life where the system
-            cannot tell; None where it tells nothing.
-        peak_device: most bytes of device memory in the life of the process, where the device reports it.
+        padding_share: share of the computed tokens that was padding.
+        compiled_shapes: number of programs that the workload needed.
+        compile_seconds: time of tracing and compiling them; not part of ``seconds``.
+        tokenize_seconds: time of tokenising alone, which is part of ``seconds``; None for token ids.
+        peak_resident: maximum bytes of memory of the process during the workload; during its entire life if the system
+            cannot measure the former; None if it measures neither.
+        peak_device: maximum bytes of device memory in the life of the process; None if the device does not report it.
     """
 
     workload: str
@@ -66,11 +67,11 @@ class Figures:
 
     @property
     def median(self) -> float:
-        """The middle one of the passes, in seconds."""
+        """Median time of the passes, in seconds."""
         return statistics.median(self.seconds)
 
     def to_json(self, matrix_rate: float) -> dict[str, Any]:
-        """As plain JSON values, with the rates that follow from them."""
+        """Return plain JSON values, with the rates that follow from them."""
         return {
             **dataclasses.asdict(self),
             "seconds": list(self.seconds),
@@ -90,15 +91,15 @@ def measure(
     repeats: int = 3,
     seconds: float = 20.0,
 ) -> Figures:
-    """Measure one workload, from an empty compilation cache in memory.
+    """Measure one workload, starting with an empty in-memory compilation cache.
 
     Args:
-        embedder: which model, temperature, dtype and ``max_seq_length``.
+        embedder: the embedder, with its temperature, dtype and ``max_seq_length``.
         workload: a name that `tsjax.bench.workloads` knows, or any name for ``texts``.
-        texts: to embed instead of made ones.
-        tokens: how many, in made texts.
-        repeats: timed passes, at most; ten times as many calls for a fixed shape.
-        seconds: after so many no further pass begins.
+        texts: texts to embed instead of generated ones.
+        tokens: total number of tokens of generated texts.
+        repeats: maximum number of timed passes; ten times as many calls for a fixed shape.
+        seconds: time after which no further pass begins.
     """
     shape = None if texts is not None else parse_shape(workload)
     tokenizer, longest = embedder.pipeline.tokenizer, embedder.max_seq_length
@@ -141,14 +142,14 @@ def _whole(embedder: Embedder, texts: Sequence[str]) -> Callable[[], object]:
     # No prompt, since the lengths are those of the texts alone.
     def run() -> object:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)  # the figures say how many
+            warnings.simplefilter("ignore", TruncationWarning)  # the figures contain the count
             return embedder.encode(texts, prompt="", show_progress_bar=False)
 
     return run
 
 
 def _network(embedder: Embedder, batch: Tokenized) -> Callable[[], object]:
-    """The engine alone, on token ids."""
+    """Return a function that runs the engine alone, on token ids."""
     return lambda: list(embedder.pipeline.compute([batch], embedder.temperature))
 
 
@@ -157,7 +158,7 @@ def _tokenizing(tokenizer: TextTokenizer, texts: Sequence[str]) -> Callable[[], 
 
 
 def _timed(run: Callable[[], object], repeats: int, seconds: float) -> list[float]:
-    """Seconds of each run: ``repeats`` of them, fewer where the time is up, one at least."""
+    """Return the seconds of each run: up to ``repeats`` runs within ``seconds``, at least one."""
     times: list[float] = []
     while not times or (len(times) < repeats and sum(times) < seconds):
         start = time.perf_counter()
@@ -167,7 +168,7 @@ def _timed(run: Callable[[], object], repeats: int, seconds: float) -> list[floa
 
 
 class CompileClock:
-    """What JAX says that it spent on tracing, lowering and compiling; see `compile_clock`."""
+    """Clock of the time that JAX reports for tracing, lowering and compiling; see `compile_clock`."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
@@ -178,7 +179,7 @@ class CompileClock:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds; what ran inside something else, or beside it, counts once."""
+        """Wall-clock seconds; nested or concurrent work counts once."""
         total, reached = 0.0, float("-inf")
         for start, end in sorted(self._spans):
             total += max(0.0, end - max(start, reached))
@@ -188,7 +189,7 @@ class CompileClock:
 
 @contextlib.contextmanager
 def compile_clock() -> Iterator[CompileClock]:
-    """Counts compiling, wherever in the process it happens, until the block ends."""
+    """Count compilation anywhere in the process until the block ends."""
     clock = CompileClock()
     jax.monitoring.register_event_time_span_listener(clock)
     try:
@@ -198,7 +199,7 @@ def compile_clock() -> Iterator[CompileClock]:
 
 
 def peak_device() -> int | None:
-    """The most bytes of memory that any one device had in use; None where devices do not say."""
+    """Return the maximum bytes of memory that any one device had in use; None if devices do not report it."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     known = [int(peak) for peak in peaks if peak is not None]
     return max(known) if known else None

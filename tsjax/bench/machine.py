@@ -17,7 +17,7 @@ _PROC = Path("/proc")
 
 
 def describe() -> dict[str, Any]:
-    """CPU model, the cores that this process may use, and memory in GB, as plain JSON values."""
+    """Return the CPU model, the number of cores that this process may use, and memory in GB, as plain JSON values."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
 
 
 def reset_peak_resident() -> bool:
-    """Have `peak_resident` count from here on; False where the system knows only the peak of the whole process."""
+    """Reset the peak of `peak_resident`; return False if the system knows only the peak of the entire process."""
     try:
         (_PROC / "self" / "clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -37,7 +37,7 @@ def reset_peak_resident() -> bool:
 
 
 def peak_resident() -> int:
-    """The most bytes of memory that this process had at a time, since `reset_peak_resident` where that works."""
+    """Return the maximum bytes of memory of this process, since `reset_peak_resident` if that is supported."""
     if value := _field(_PROC / "self" / "status", "VmHWM"):
         return int(value.split()[0]) * 1024
     if sys.platform == "win32":
@@ -51,7 +51,7 @@ def peak_resident() -> int:
 def busy_seconds() -> float:
     """Return the seconds that all cores together have worked since the machine started."""
     times = psutil.cpu_times()
-    # Linux counts what a guest had among the user's.
+    # Linux includes the time of guests in that of the user.
     return float(sum(times) - sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice")))
 
 
@@ -69,7 +69,7 @@ def _cpu_model() -> str:
 
 
 def _field(file: Path, name: str) -> str | None:
-    """The first value of that name in a file of ``name: value`` lines."""
+    """Return the first value of a name in a file of ``name: value`` lines."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Floating-point operations: how many texts need of a model, and how many a second the machine can do at best."""
+"""Floating-point operations: the number that texts need of a model, and the machine's maximum rate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 def useful_operations(config: ModelConfig, lengths: Sequence[int] | NDArray[np.integer]) -> int:
-    """Floating-point operations that texts of these lengths need: matrix products only, an addition and a product each.
+    """Return the number of floating-point operations that texts of these lengths need.
 
-    Counted are the linear layers and attention's two products, over the real tokens and, of the query-key pairs, those
-    that the model sees (a window, or what came before). Padding, softmax, norms and activations are not. For BERT
-    that is the familiar 24·D² + 4·T·D for each token of a text of T and each layer.
+    Only matrix products count, with an addition and a product each: those of the linear layers, over the real tokens,
+    and the two of attention, over the query-key pairs that the model sees (a window, or the preceding tokens). Padding,
+    softmax, norms and activations are not counted. For BERT this is the familiar 24·D² + 4·T·D for each token of a text
+    of T and each layer.
     """
     encoder = config.encoder
     lengths = np.array(lengths, np.int64)
@@ -45,7 +46,7 @@ def useful_operations(config: ModelConfig, lengths: Sequence[int] | NDArray[np.i
 
 
 def _weights(encoder: EncoderConfig) -> int:
-    """Entries of the matrices of one layer."""
+    """Return the number of entries in the matrices of one layer."""
     width, heads = encoder.hidden_size, encoder.num_heads * encoder.head_dim
     key_value = encoder.key_value_heads * encoder.head_dim
     matrices = 3 if encoder.feed_forward == "gated" else 2
@@ -53,8 +54,8 @@ def _weights(encoder: EncoderConfig) -> int:
 
 
 def _pairs(lengths: NDArray[np.integer], window: int | None, *, causal: bool) -> int:
-    """Pairs of a query and a key that it sees, over all texts, in one layer of one head."""
-    # How far a query sees: to each side, of the tokens that there are.
+    """Return the number of visible query-key pairs, over all texts, in one layer of one head."""
+    # Distance that a query sees to each side, within the tokens of the text.
     reach = lengths - 1 if window is None else np.minimum(window, lengths - 1)
     before = reach * lengths - reach * (reach + 1) // 2
     pairs = lengths + (before if causal else 2 * before)
@@ -62,19 +63,20 @@ def _pairs(lengths: NDArray[np.integer], window: int | None, *, causal: bool) ->
 
 
 def matrix_rate(config: ModelConfig, dtype: str, tokens: int, *, seconds: float = 1.0) -> float:
-    """The machine's own rate of matrix products of this model's sizes, in floating-point operations a second.
+    """Measure the machine's rate of matrix products of this model's sizes, in floating-point operations per second.
 
-    (tokens, D) · (D, F) and back by (F, D), nothing between, as JAX compiles them; the best of some rounds.
+    The products are (tokens, D) · (D, F) and back by (F, D), with nothing in between, as JAX compiles them; the result
+    is the best of several rounds.
 
     Args:
-        config: for D and F.
-        dtype: to compute in.
-        tokens: rows, as many as the engine puts in a batch.
-        seconds: about how long to measure.
+        config: configuration that defines D and F.
+        dtype: compute dtype.
+        tokens: number of rows, as many as the engine puts in a batch.
+        seconds: approximate duration of the measurement.
     """
     width, wide = config.encoder.hidden_size, config.encoder.intermediate_size
     keys = jax.random.split(jax.random.key(0), 3)
-    # Scaled so that the values stay of one size, however often they go up and down.
+    # Scaled so that the values keep their magnitude over any number of products.
     up = (jax.random.normal(keys[0], (width, wide)) / width**0.5).astype(dtype)
     down = (jax.random.normal(keys[1], (wide, width)) / wide**0.5).astype(dtype)
     x = jax.random.normal(keys[2], (tokens, width)).astype(dtype)
@@ -85,7 +87,7 @@ def matrix_rate(config: ModelConfig, dtype: str, tokens: int, *, seconds: float 
 
     def run(times: int) -> float:
         y, start = x, time.perf_counter()
-        for _ in range(times):  # one waits for the other, and JAX is told of them ahead
+        for _ in range(times):  # each product waits for the previous one, and JAX gets them ahead of time
             y = up_and_down(y, up, down)
         y.block_until_ready()
         return time.perf_counter() - start

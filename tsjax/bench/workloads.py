@@ -1,6 +1,6 @@
-"""What a benchmark computes: texts of known lengths in tokens, batches of random token ids, models of random weights.
+"""Benchmark inputs: texts of known token lengths, batches of random token ids, models of random weights.
 
-All of it follows from a seed, so that two engines, or two days, get the same. `tsjax.bench.benchmark` measures.
+All inputs follow from a seed, so that two engines, or two runs, get the same. `tsjax.bench.benchmark` measures.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from tsjax.checkpoints.format import Header
     from tsjax.text.tokenizer import TextTokenizer
 
-# Texts of about so many tokens, texts of 10 to 512, and batches of rows × tokens.
+# Texts of about this number of tokens, texts of 10 to 512 tokens ("mixed"), and batches of rows × tokens.
 TEXT_WORKLOADS = ("10", "139", "304", "mixed")
 SHAPE_WORKLOADS = ("32x32", "32x128", "16x256", "8x512", "1x16", "1x128")
 
-# A text of "about" n tokens has n give or take this share.
+# A text of "about" n tokens has n tokens, plus or minus this share.
 _SPREAD = 0.2
 _MIXED = (10, 512)
 
-# Encoders by size, for speed alone.
+# Encoders by size, for measurements of speed only.
 RANDOM_MODELS: dict[str, dict[str, Any]] = {
     "minilm": {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536},
     "bert-base": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072},
 }
 
-# Where a vocabulary has no whole words.
+# Words for a vocabulary that has no complete words.
 _PLAIN_WORDS = "the of and to in is was for on are with they at be this have from one had word but not what all".split()
 
 
 def parse_shape(name: str) -> tuple[int, int] | None:
-    """Rows and tokens of a workload such as 32x128; None for one of texts.
+    """Return the rows and tokens of a workload such as 32x128; None for a workload of texts.
 
     Raises:
         InputError: the name is of neither kind.
@@ -56,7 +56,7 @@ def parse_shape(name: str) -> tuple[int, int] | None:
 
 
 def needed_length(name: str) -> int:
-    """The ``max_seq_length`` below which a workload makes no sense. Raises as `parse_shape`."""
+    """Return the minimum ``max_seq_length`` of a workload. Raises the errors of `parse_shape`."""
     shape = parse_shape(name)
     if shape is not None:
         return shape[1]
@@ -64,14 +64,14 @@ def needed_length(name: str) -> int:
 
 
 def draw_lengths(name: str, tokens: int, longest: int, seed: int = 0) -> NDArray[np.int64]:
-    """Lengths in tokens, special ones included, of the texts of a workload.
+    """Return the lengths in tokens, special ones included, of the texts of a workload.
 
     Args:
-        name: ``139`` for lengths spread evenly over 139 ± 20 %; ``mixed`` for 10 to 512 with an evenly spread logarithm
-            (log-uniform), since there are more short texts than long ones.
-        tokens: what the lengths add up to, at least, by less than one text more.
-        longest: no length is more.
-        seed: of the random numbers.
+        name: ``139`` for lengths uniform in 139 ± 20 %; ``mixed`` for log-uniform lengths from 10 to 512, since there
+            are more short texts than long ones.
+        tokens: minimum sum of the lengths; the excess is less than one text.
+        longest: maximum length.
+        seed: seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     mixed = name == "mixed"
@@ -87,15 +87,15 @@ def draw_lengths(name: str, tokens: int, longest: int, seed: int = 0) -> NDArray
 
 
 def make_texts(tokenizer: TextTokenizer, lengths: Sequence[int] | NDArray[np.integer], seed: int = 0) -> list[str]:
-    """Texts of random words that have exactly so many tokens, special ones included.
+    """Return texts of random words with exactly these numbers of tokens, special ones included.
 
-    The words are whole words that are one token each. Where the tokenizer has none such, plain English words are put
-    together to as many tokens as fit, which may be a few fewer.
+    The words are complete words of one token each. If the tokenizer has no such words, plain English words are joined
+    up to the requested length, and a text may have a few tokens less.
 
     Args:
-        tokenizer: its ``max_length`` is at least the greatest of the lengths.
-        lengths: how many tokens each text has.
-        seed: of the random numbers.
+        tokenizer: its ``max_length`` is at least the maximum of the lengths.
+        lengths: number of tokens of each text.
+        seed: seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     special = int(tokenizer.encode([""]).lengths[0])
@@ -111,7 +111,7 @@ def make_texts(tokenizer: TextTokenizer, lengths: Sequence[int] | NDArray[np.int
 
 
 def single_token_words(tokenizer: TextTokenizer, most: int = 2000) -> list[str]:
-    """Words of the vocabulary that are one token wherever they stand in a text, at most so many, by their ids."""
+    """Return up to ``most`` words that are one token anywhere in a text, ordered by their ids."""
     by_id = sorted(tokenizer.vocabulary.items(), key=lambda item: item[1])
     # A leading ▁ (SentencePiece) or Ġ (byte-level BPE) stands for a space.
     candidates = [token.lstrip("▁Ġ") for token, _ in by_id]
@@ -126,7 +126,7 @@ def single_token_words(tokenizer: TextTokenizer, most: int = 2000) -> list[str]:
 
 
 def _longest_that_fits(tokenizer: TextTokenizer, words: Sequence[str], length: int) -> str:
-    """As many of the words, from the first on, as have at most so many tokens together."""
+    """Return the longest prefix of the words that has at most ``length`` tokens, as a text."""
     low, high = 0, len(words)
     while low < high:
         middle = (low + high + 1) // 2
@@ -139,18 +139,18 @@ def _longest_that_fits(tokenizer: TextTokenizer, words: Sequence[str], length: i
 
 
 def random_batch(rows: int, tokens: int, vocab_size: int, seed: int = 0) -> Tokenized:
-    """Texts of random token ids, all of the same length: the network's part of the work, without the tokenizer's."""
+    """Return texts of random token ids, all of the same length, to measure the network without the tokenizer."""
     ids = np.random.default_rng(seed).integers(0, vocab_size, (rows, tokens), dtype=np.int32)
     return Tokenized(list(ids), np.full(rows, tokens, np.int32), np.zeros(rows, np.bool_))
 
 
 def write_random_model(directory: Path, size: str, tokenizer_of: Header) -> Header:
-    """A checkpoint of a BERT with random weights and positions for 512 tokens, pooled by the mean.
+    """Write a checkpoint of a BERT with random weights and positions for 512 tokens, pooled by the mean.
 
     Args:
-        directory: to make.
+        directory: the directory to make.
         size: one of `RANDOM_MODELS`.
-        tokenizer_of: whose tokenizer it gets.
+        tokenizer_of: checkpoint whose tokenizer to use.
     """
     from tsjax.checkpoints.format import Metadata, read_tokenizer, save  # noqa: PLC0415  # who makes texts needs no JAX
     from tsjax.model.config import EncoderConfig, ModelConfig  # noqa: PLC0415

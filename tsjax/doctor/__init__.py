@@ -1,1 +1,1 @@
-"""`tsjax doctor`: whether this machine computes right, with its versions, devices, kernels and caches."""
+"""`tsjax doctor`: checks of this machine's results, and a report of versions, devices, kernels and caches."""

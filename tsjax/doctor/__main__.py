@@ -1,6 +1,6 @@
-"""The process that the checks run in: one JSON object a line, before and after each check.
+"""Process in which the checks run: it prints one JSON object per line, before and after each check.
 
-Usage: python -m tsjax.doctor FIRST — the number of the first check to run; those before it are left out.
+Usage: python -m tsjax.doctor FIRST — the number of the first check to run; earlier checks are skipped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def checks() -> Iterator[Check]:
 
 
 def main(first: int) -> None:
-    """Run the checks from the given one on; what they print themselves goes to standard error."""
-    # Native code (drivers, plugins) writes to the descriptor of standard output: what the parent reads is another one.
+    """Run the checks from the given one on; their own output goes to standard error."""
+    # Native code (drivers, plugins) writes to the descriptor of standard output, so the parent reads another one.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
     def tell(**content: Any) -> None:
-        print(json.dumps(content), file=output, flush=True)  # read by the process above
+        print(json.dumps(content), file=output, flush=True)  # the parent process reads it
 
     with contextlib.redirect_stdout(sys.stderr):
         every = list(checks())
@@ -47,7 +47,7 @@ def main(first: int) -> None:
             tell(started=check.name, ours=check.ours, of=len(every))
             try:
                 found = check.run()
-            except Exception as error:  # a check that fails in whatever way has found something
+            except Exception as error:  # any error of a check is a finding
                 advice = "try another version of jax and jaxlib, and report it with the output of tsjax doctor --json"
                 found = Found("fail", f"{type(error).__name__}: {error}", advice)
             tell(**found._asdict())

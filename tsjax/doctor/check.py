@@ -1,4 +1,4 @@
-"""What a check of the doctor is, and what it finds."""
+"""Checks of the doctor and their results."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple, TypeAlias
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
 
-# What to do where a compiler gets a program wrong.
+# Advice if a compiler makes a wrong program.
 OTHER_COMPILER = (
     "for programs of your own, set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= (with nothing after the =) before "
     "JAX starts, or use another version of jaxlib"
 )
 
 
-# What to do where this package's own programs are wrong.
+# Advice if this package's own programs are wrong.
 DISTRUST = (
     "do not trust this device's vectors: try another version of jax and jaxlib (and driver), compute in another dtype, "
     "and report it with the output of tsjax doctor --json"
@@ -25,11 +25,10 @@ DISTRUST = (
 class Found(NamedTuple):
     """The result of a check.
 
-    Attributes:
-        status: ``fail`` where this package would compute wrongly or cannot work; ``warn`` where only something beside
-            it is affected.
-        detail: what was found.
-        advice: what to do about it; empty where there is nothing to do.
+    status: ``fail`` if this package would compute wrongly or cannot work; ``warn`` if only something outside it is
+    affected.
+        detail: description of the finding.
+        advice: recommended action; empty if none is needed.
     """
 
     status: Status
@@ -39,12 +38,12 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """A check by name. It may crash or hang: the doctor runs it in a process of its own.
+    """Named check. It may crash or hang: the doctor runs it in a separate process.
 
     Attributes:
-        name: what is checked, and where.
+        name: what is checked, and on which device.
         run: the check.
-        ours: whether it is about this package's own programs; if not, it can only warn.
+        ours: whether it checks this package's own programs; otherwise, it can only warn.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Four small random models and their inputs, the same on every machine, with the vectors that they must give.
+"""Four small random models and their inputs, the same on every machine, with the expected vectors.
 
 `RandomState` makes the numbers, because NumPy has frozen its streams. The expected vectors were computed in float64 by
 `scripts/verify/doctor_reference.py`, which uses neither JAX nor this package's network.
@@ -21,7 +21,7 @@ EXPECTED = Path(__file__).parent / "expected.npz"
 
 VOCABULARY = 50
 
-# Tokens of each text: one, a window's border, more than a window of the local layers, and up to 2,048.
+# Tokens of each text: one, the border of a window, more than a window of the local layers, and up to 2,048.
 LENGTHS = (2048, 777, 512, 300, 129, 128, 65, 17, 16, 3, 1, 1)
 
 _SIZES: dict[str, Any] = {
@@ -32,7 +32,7 @@ _SIZES: dict[str, Any] = {
     "max_positions": 2048,
 }
 
-# One model for each way that attention can differ: a kernel that serves one may fail another.
+# One model for each variant of attention: a kernel that works for one may fail for another.
 MODELS = {
     "absolute positions": ModelConfig(
         encoder=EncoderConfig(num_layers=2, type_vocab_size=2, **_SIZES),
@@ -86,10 +86,10 @@ MODELS = {
     ),
 }
 
-# The lengths of the texts that gradients are taken of.
+# Lengths of the texts whose gradients are taken.
 GRADIENT_TEXTS = (129, 65, 17, 3)
 
-# τ: none, and one for each layer and head.
+# τ: one for all, or one for each layer and head.
 TEMPERATURES = ("one", "by head")
 
 
@@ -124,19 +124,19 @@ def temperature(kind: str, config: ModelConfig) -> NDArray[np.float32]:
 
 
 def direction(config: ModelConfig) -> NDArray[np.float32]:
-    """Return what the vectors of `GRADIENT_TEXTS` are multiplied by before they are summed, float32 (E,)."""
+    """Return the factors on the vectors of `GRADIENT_TEXTS` before they are summed, float32 (E,)."""
     return np.random.RandomState(91).standard_normal(config.embedding_dimension).astype(np.float32)
 
 
 def expected(name: str, kind: str) -> NDArray[np.float64]:
-    """Return the vectors that a model must give for the texts of `token_ids`, float64 (texts, E)."""
+    """Return the vectors that a model must return for the texts of `token_ids`, float64 (texts, E)."""
     with np.load(EXPECTED) as stored:
         vectors: NDArray[np.float64] = stored[f"{name}, τ {kind}"]
     return vectors
 
 
 def expected_gradient(name: str) -> NDArray[np.float64]:
-    """Return the gradient of that sum by τ of each layer and head, at τ "by head": float64 (L, N)."""
+    """Return the gradient of that sum with respect to τ of each layer and head, at τ "by head": float64 (L, N)."""
     with np.load(EXPECTED) as stored:
         gradient: NDArray[np.float64] = stored[f"{name}, gradient"]
     return gradient

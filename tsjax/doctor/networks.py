@@ -1,4 +1,4 @@
-"""The network itself, kernel by kernel, against vectors and gradients that were computed once in float64."""
+"""Checks of the network, kernel by kernel, against vectors and gradients that were computed once in float64."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# The greatest error of a vector allowed, as a share of its largest number.
+# Maximum error of a vector, as a share of its largest number.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 1e-2}
 _GRADIENT_TOLERANCE = 1e-4
 
-# A CPU compiles long rows slowly, and a loop for each window, so in half precision it gets the shorter texts and one
-# model: the one with both global and local layers.
+# A CPU compiles long rows slowly, and a loop for each window. In half precision it therefore gets the shorter texts and
+# one model: the one with both global and local layers.
 _LONGEST_IN_HALF = 129
 _MODEL_IN_HALF = "rotary, local layers"
 
-# A kernel with one text a row compiles a program for each of these lengths, so it gets no others.
+# A kernel with one text per row compiles a program for each of these lengths, so it gets no others.
 _LENGTHS_OF_ROWS = (2048, 65)
 
 
 def kernels(device: jax.Device, name: str, dtype: Dtype) -> tuple[Kernel, ...]:
-    """Return the kernels that can run a model on a device: the one that embeds, then those that learn or stand in."""
+    """Return the kernels that can run a model on a device: the one that embeds, then those for training or fallback."""
     best = kernel_for(device.platform, getattr(device, "compute_capability", None), MODELS[name].encoder, dtype)
     return tuple(dict.fromkeys((best, "xla", "mapped")))
 
@@ -74,7 +74,7 @@ def _is_slow(device: jax.Device, dtype: Dtype) -> bool:
 
 
 def _check_vectors(device: jax.Device, dtype: Dtype, name: str, kernel: Kernel) -> Found:
-    """Embed all texts at both temperatures: packed where the kernel packs, else padded."""
+    """Embed all texts at both temperatures: packed if the kernel packs, otherwise padded."""
     config = MODELS[name]
     params = cast_params(config, unflatten(parameters(config)), jnp.dtype(dtype))
     few = _is_slow(device, dtype)
@@ -101,7 +101,7 @@ def _check_vectors(device: jax.Device, dtype: Dtype, name: str, kernel: Kernel) 
 
 
 def _check_gradient(device: jax.Device, name: str, kernel: Kernel) -> Found:
-    """Differentiate a sum over all numbers of some vectors by τ of each layer and head."""
+    """Differentiate a sum over all numbers of some vectors with respect to τ of each layer and head."""
     config = MODELS[name]
     ids = [text for text in token_ids() if len(text) in GRADIENT_TEXTS]
     lengths = np.array([len(text) for text in ids], np.int32)

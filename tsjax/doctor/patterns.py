@@ -1,7 +1,7 @@
-"""Operations that compilers are known to have got wrong, against the same in NumPy's float64.
+"""Checks of operations that compilers are known to have miscompiled, against NumPy in float64.
 
-Each is compiled as this package compiles its programs, and where a fault is known also as `jax.jit` does by itself,
-which is what a user's own program gets. Sizes lie on both sides of the borders where the faults began.
+Each is compiled as this package compiles its programs. If a fault is known, it is also compiled as `jax.jit` does by
+default, as a user's own program is. Sizes lie on both sides of the borders where the faults began.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 
-# The greatest error allowed, as a share of the largest value. A wrong program is off by 1e-3 at least.
+# Maximum error, as a share of the largest value. A wrong program is off by 1e-3 at least.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
 
 # Just beyond 32,768 rows, and well beyond.
@@ -39,14 +39,14 @@ _ROWS = (32_769, 40_000)
 
 @dataclass(frozen=True)
 class _Pattern:
-    """Operations in JAX, and the same in NumPy.
+    """Operations in JAX, and the same operations in NumPy.
 
     Attributes:
-        name: what it is.
-        ours: a function of arrays of the dtype to check.
-        right: the same of float64 arrays.
-        arguments: makes the float64 arrays.
-        report: where the fault was described; empty where the operations are checked for their own sake.
+        name: name of the operations.
+        ours: function of arrays of the dtype to check.
+        right: the same function of float64 arrays.
+        arguments: function that makes the float64 arrays.
+        report: report of the fault; empty if no fault of the operations is known.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _product(x: Any, y: Any) -> Any:
 
 
 def _row_gradient(x: Any, scale: Any) -> Any:
-    """The gradient of 0.37 · Σ (scale · x)·x by the scale of each row: a batched product with one number spread out."""
+    """Return the gradient of 0.37 · Σ (scale · x)·x by each row's scale: a batched product with a broadcast number."""
     return jax.grad(lambda scale: 0.37 * jnp.sum(_product(scale[..., None] * x, x)))(scale)
 
 
@@ -77,7 +77,7 @@ def _normal(*shapes: tuple[int, ...]) -> Callable[[np.random.RandomState], _Arra
 
 
 def _symmetric(batch: int, size: int, *more: NDArray[np.float64]) -> Callable[[np.random.RandomState], _Arrays]:
-    """Return a function that makes symmetric matrices, and gives what else is wanted with them."""
+    """Return a function that makes symmetric matrices, and returns additional arrays with them."""
 
     def made(random: np.random.RandomState) -> _Arrays:
         x = random.standard_normal((batch, size, size))
@@ -143,7 +143,7 @@ def _right_summed(x: NDArray[np.float64], y: NDArray[np.float64], *, axis: int) 
 
 
 def pattern_checks(device: jax.Device) -> Iterator[Check]:
-    """Yield the checks of a device: each pattern in each dtype, and again by itself where a fault is known."""
+    """Yield the checks of a device: each pattern in each dtype, and again by itself if a fault is known."""
     for pattern in _patterns():
         for dtype in DTYPES:
             name = f"{device}, {dtype}: {pattern.name}"
@@ -174,6 +174,6 @@ def _error_of(compiled: Any, pattern: _Pattern, dtype: str, device: jax.Device) 
 
 
 def _error(found: Any, right: NDArray[np.float64]) -> float:
-    """Return the greatest difference as a share of the largest value; NaN counts as infinite."""
+    """Return the maximum difference as a share of the largest value; NaN counts as infinite."""
     difference = np.abs(np.asarray(found).astype(np.float64) - right).max() / np.abs(right).max()
     return float("inf") if np.isnan(difference) else float(difference)

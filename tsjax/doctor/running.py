@@ -1,4 +1,4 @@
-"""Running the checks in a process of their own, so that one that crashes or hangs is a finding and not the end."""
+"""Running of the checks in a separate process, so that a crash or a hang is a finding and does not end the doctor."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tsjax.doctor.check import DISTRUST, OTHER_COMPILER, Found
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# Seconds that one check may take; compiling for an accelerator takes the longest.
+# Maximum seconds of one check; compiling for an accelerator takes longest.
 _PATIENCE = 300.0
 
-# How a process that is silent for so long is ended.
+# Signal that ends a process that is silent for too long.
 _GIVEN_UP = signal.SIGKILL
 
 _COMMAND = (sys.executable, "-m", "tsjax.doctor")
@@ -34,11 +34,11 @@ _BETWEEN = "process of the checks, after one of them"
 
 
 class _SilentError(Exception):
-    """A process that is silent for too long."""
+    """Raised for a process that is silent for too long."""
 
 
 class Result(NamedTuple):
-    """A check's name and what it found."""
+    """Name of a check, and its finding."""
 
     name: str
     found: Found
@@ -49,15 +49,15 @@ def examine(
     patience: float = _PATIENCE,
     starting: Callable[[str, int | None], object] = lambda name, total: None,
 ) -> Iterator[Result]:
-    """Run every check; yields each result when it is there.
+    """Run every check; yield each result when it is available.
 
-    This process does not start JAX, so that the checks can have the devices for themselves. After a check that crashed
-    or hung, a new process goes on with the next one.
+    This process does not start JAX, so that the checks have the devices to themselves. After a check that crashed or
+    hung, a new process continues with the next one.
 
     Args:
-        command: runs the checks, given the number of the first one, and prints what `tsjax.doctor.__main__` prints.
+        command: command that runs the checks from the number it is given, with the output of `tsjax.doctor.__main__`.
         patience: seconds without output after which a check counts as hanging.
-        starting: told the name of each check when it starts, and how many checks there are.
+        starting: called with the name of each check when it starts, and the number of checks.
     """
     first, ended = 0, False
     while not ended:
@@ -87,17 +87,17 @@ def examine(
 def _started(command: Sequence[str], first: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # The child imports the same package, wherever this one came from.
+    # The child imports the same package as this process.
     package = str(Path(tsjax.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
     return subprocess.Popen([*command, str(first)], stdout=subprocess.PIPE, stderr=errors, env=environment)
 
 
 def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any]]:
-    """Yield what the child prints, until it ends or is not needed any more.
+    """Yield the output of the child, until it ends or is not needed any more.
 
     Raises:
-        _SilentError: it did neither print nor end for so long, and was ended.
+        _SilentError: it neither printed nor ended in this time, and was ended.
     """
     said: queue.Queue[bytes] = queue.Queue()
 
@@ -123,7 +123,7 @@ def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str
 
 
 def _problem(child: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
-    """Return how a child failed, with the last line that it wrote to standard error; empty if it did not."""
+    """Return a description of a child's failure, with its last line on standard error; empty if it did not fail."""
     status = child.wait()
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, the kernel that each kind of model gets there, and the caches."""
+"""Checks of this machine's versions, devices, kernels for each kind of model, and caches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("tsjax", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "numpy")
 
-# What decides the kernel: the size of the heads, and whether something is added to the logits.
+# Properties that determine the kernel: the size of the heads, and whether attention adds a term to the logits.
 _CLASSES = {
     "BERT, RoBERTa, ModernBERT, GTE and others": (12, 64, False),
     "MPNet, T5, Jina v2 (bias on the logits)": (12, 64, True),
@@ -32,7 +32,7 @@ _CLASSES = {
     "EmbeddingGemma (heads of 256)": (3, 256, False),
 }
 
-# Less than this free, and a model of base size may not fit.
+# With less free memory, a model of base size may not fit.
 _LEAST_FREE = 1 << 30
 
 
@@ -101,7 +101,7 @@ def _hub() -> Path:
 
 
 def _cache(folder: Callable[[], Path]) -> Found:
-    """Check that a directory can be written, or made, and who else can write there."""
+    """Check that a directory can be written or created, and report other users who can write there."""
     path = folder()
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():

@@ -1,1 +1,1 @@
-"""Adapters to other packages' protocols."""
+"""Adapters to the protocols of other packages."""

@@ -1,6 +1,6 @@
-"""An adapter to MTEB: ``mteb.evaluate(Model("all-MiniLM-L6-v2", temperature=0.9), tasks)`` runs any text task.
+"""MTEB adapter: ``mteb.evaluate(Model("all-MiniLM-L6-v2", temperature=0.9), tasks)`` runs any text task.
 
-Needs the extra ``mteb``, and PyTorch, which MTEB brings. Nothing else in tsjax imports this file.
+It needs the extra ``mteb``, and PyTorch, which MTEB installs. No other module of tsjax imports this file.
 """
 
 from __future__ import annotations
@@ -45,31 +45,32 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Model:
-    """What MTEB calls an encoder: an embedder, and the facts about it that MTEB keeps beside the scores.
+    """Encoder in MTEB's sense: an embedder, and the facts about it that MTEB stores with the scores.
 
     The scores are those that MTEB's own wrapper of sentence-transformers (``SentenceTransformerEncoderWrapper``) gives
-    the same model, but for rounding. Queries are embedded with `Embedder.encode_query`, documents with
+    the same model, except for rounding. Queries are embedded with `Embedder.encode_query`, documents with
     `Embedder.encode_document` and all other texts with `Embedder.encode`, each with the temperature of its kind. The
-    prompt before them is the first there is of those named ``TASK-KIND``, ``TASK``, ``TYPE-KIND``, ``TYPE`` and
-    ``KIND``, such as ``SciFact-query``, ``SciFact``, ``Retrieval-query``, ``Retrieval`` and ``query``; without any, a
-    query or document gets none, and another text the model's default prompt. As in that wrapper, prompts under other
-    names are not used, and neither are those of a task that is not in MTEB's registry: name the prompts of a task of
-    your own after its type. A document is its title and text, joined by MTEB with a space.
+    prompt is the first one that exists of those named ``TASK-KIND``, ``TASK``, ``TYPE-KIND``, ``TYPE`` and ``KIND``,
+    such as ``SciFact-query``, ``SciFact``, ``Retrieval-query``, ``Retrieval`` and ``query``. Without any, a query or
+    document gets no prompt, and another text the model's default prompt. As in that wrapper, prompts under other names
+    are not used, and neither are those of a task that is not in MTEB's registry: name the prompts of a custom task
+    after its type. A document is its title and text, joined by MTEB with a space.
 
     Args:
-        model: an embedder, or what `tsjax.load` takes.
-        name: ``organization/model`` under which MTEB keeps the results, to which τ is added; None for where the
-            weights came from.
-        kind: ``embedder`` takes the encoder of a sequence classification model; for a ``model`` that is not loaded.
-        options: ``temperature``, for a copy of an embedder that is given, too; and where ``model`` is not loaded the
-            others of `tsjax.load`.
+        model: an embedder, or a model as `tsjax.load` takes it.
+        name: ``organization/model`` under which MTEB stores the results; τ is added to it. None for the origin of the
+            weights.
+        kind: for a ``model`` that is not loaded; ``embedder`` takes the encoder of a sequence classification model.
+        options: ``temperature``, also for a copy of a given embedder; for a ``model`` that is not loaded, also the
+            other options of `tsjax.load`.
 
     Raises:
-        InputError: a cross-encoder, options beside an embedder, or a temperature beside one of several routes.
+        InputError: the model is a cross-encoder, options are given with an embedder, or a temperature is given with one
+            of several routes.
         Other errors as `tsjax.load` raises them.
 
     Warns:
-        UserWarning: the model has prompts that are not used, as said above.
+        UserWarning: the model has prompts that are not used, as described above.
     """
 
     @strict_keywords(LoadOptions)
@@ -96,10 +97,10 @@ class Model:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What MTEB keeps beside the scores.
+        """Facts that MTEB stores with the scores.
 
-        The name carries τ and the revision is the embedder's encoding fingerprint, so that MTEB keeps the results of
-        every τ, length and prompt apart. What a checkpoint does not say, such as its license, is None.
+        The name contains τ and the revision is the embedder's encoding fingerprint, so that MTEB keeps the results of
+        every τ, length and prompt apart. Facts that a checkpoint does not contain, such as its license, are None.
         """
         metadata = self.embedder.route("document").metadata
         source = metadata.source.rstrip("/")
@@ -144,15 +145,15 @@ class Model:
 
         Args:
             inputs: batches, each with its texts under ``text``.
-            task_metadata: MTEB's facts about the task; only the prompt depends on them.
+            task_metadata: MTEB's facts about the task; they determine only the prompt.
             hf_split: not used.
             hf_subset: not used.
-            prompt_type: what the texts are.
-            options: as for `Embedder.encode`, such as ``show_progress_bar`` and ``precision``, but for ``batch_size``,
-                which is not used: MTEB always gives 32, and batches here are bounded by tokens.
+            prompt_type: kind of the texts.
+            options: those of `Embedder.encode`, such as ``show_progress_bar`` and ``precision``. ``batch_size`` is not
+                used: MTEB always passes 32, and batches are bounded by tokens.
 
         Returns:
-            float32 (n, D) in the order of the texts; what `Embedder.encode` gives for another ``precision``.
+            float32 (n, D) in the order of the texts; for another ``precision``, see `Embedder.encode`.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         name = get_prompt_name(self._prompts, task_metadata, prompt_type)
@@ -162,23 +163,23 @@ class Model:
         return np.asarray(encode(texts, **options))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """How alike each of the first is to each of the second: float32 (n, m)."""
+        """Return the similarity of each first to each second embedding: float32 (n, m)."""
         return torch.from_numpy(self.embedder.similarity(np.asarray(embeddings1), np.asarray(embeddings2)))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """How alike each of the first is to the second of the same place: float32 (n,)."""
+        """Return the similarity of each first embedding to the second at the same index: float32 (n,)."""
         return torch.from_numpy(self.embedder.similarity_pairwise(np.asarray(embeddings1), np.asarray(embeddings2)))
 
 
 def _usable(prompts: Mapping[str, str], default: str | None) -> dict[str, str]:
     """Return the prompts that MTEB's wrapper of sentence-transformers would use, by MTEB's own check of their names.
 
-    sentence-transformers fills in empty prompts for queries and documents, so these never fall back to others. The
-    default prompt, whatever its name, stands before texts that are neither.
+    sentence-transformers adds empty prompts for queries and documents, so these never fall back to others. The default
+    prompt, regardless of its name, is put before texts that are neither.
     """
     everything = {"query": "", "document": "", **prompts}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # one a name; all of them are named once below
+        warnings.simplefilter("ignore", UserWarning)  # one per name; a single warning below lists all of them
         usable = AbsEncoder.validate_task_to_prompt_name(everything, raise_for_invalid_keys=False)[0]
     if left := [name for name in everything if name not in usable and name != default]:
         warn(
@@ -192,7 +193,7 @@ def _usable(prompts: Mapping[str, str], default: str | None) -> dict[str, str]:
 def _with_temperature(
     embedder: Embedder | RoutedEmbedder, temperature: TemperatureLike | None
 ) -> Embedder | RoutedEmbedder:
-    """The embedder with another temperature: one of its own settings that shares its parameters."""
+    """Return the embedder with another temperature: one with its own settings that shares its parameters."""
     if temperature is None:
         return embedder
     if isinstance(embedder, RoutedEmbedder):
@@ -203,7 +204,7 @@ def _with_temperature(
 
 
 def _slug(temperature: Temperature) -> str:
-    """The temperature as part of a name: a number in full, all else shortly and with a digest of its own."""
+    """Return the temperature as part of a name: a number in full, any other value abbreviated with a digest."""
     if isinstance(temperature.value, float) and temperature.by_length is None and temperature.query is None:
         return str(temperature.value)
     digest = json_sha256(temperature.to_json())

@@ -1,4 +1,4 @@
-"""`Embed`: vectors beside the texts of somebody's own Ray Data pipeline."""
+"""`Embed` for Ray Data pipelines, which adds vectors to the texts of batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BadRows: TypeAlias = Literal["fail", "nan"]
 
 
 class Embed:
-    """Adds a column of vectors to batches; for ``Dataset.map_batches``, which makes an actor of it.
+    """Callable that adds a column of vectors to batches; for ``Dataset.map_batches``, which makes an actor of it.
 
     ::
 
@@ -33,24 +33,24 @@ class Embed:
             batch_size=4096, concurrency=8, num_gpus=1,
         )
 
-    An actor loads the model once. What the device computes at a time is bounded by tokens (``token_budget``), whatever
-    ``batch_size`` is; that should be some thousands, so that texts of like length find each other.
+    An actor loads the model once. The work of the device at a time is bounded by tokens (``token_budget``), not by
+    ``batch_size``. That should be some thousands, so that texts of similar length can be grouped.
 
     Args:
-        model: as for `tsjax.load`: a name, or a directory that every node has.
-        text_column: where the texts are.
-        output_column: where the vectors go: float32 (n, D).
-        task: ``query`` or ``document``: use the model's prompt, temperature and encoder for these.
-        prompt_name: one of the model's prompts, put before each text.
-        prompt: text put before each text; wins over ``prompt_name``.
+        model: as for `tsjax.load`: a name, or a directory that exists on every node.
+        text_column: column of the texts.
+        output_column: column of the vectors: float32 (n, D).
+        task: ``query`` or ``document``: use the model's prompt, temperature and encoder for these texts.
+        prompt_name: name of one of the model's prompts, put before each text.
+        prompt: text put before each text; takes precedence over ``prompt_name``.
         normalize_embeddings: divide each vector by its norm.
-        bad_rows: what becomes of a row that is null, no text, or not Unicode: ``fail``, an error that names it;
-            ``nan``, a vector of NaN.
-        options: more keywords of `tsjax.load`, such as ``temperature``, ``dtype`` and ``truncate_dim``.
+        bad_rows: treatment of a row that is null, not text, or not valid Unicode: ``fail`` raises an error that names
+            it; ``nan`` gives it a vector of NaN.
+        options: other keywords of `tsjax.load`, such as ``temperature``, ``dtype`` and ``truncate_dim``.
 
     Raises:
-        ModelNotFoundError, ConversionError, CheckpointError: the model cannot be had.
-        InputError: an option that cannot be used.
+        ModelNotFoundError, ConversionError, CheckpointError: the model cannot be loaded.
+        InputError: an option cannot be used.
     """
 
     @strict_keywords(LoadOptions)
@@ -86,7 +86,7 @@ class Embed:
         }
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """A batch with its vectors.
+        """Return a batch with its vectors.
 
         Args:
             batch: columns as numpy arrays, as Ray Data gives them by default; texts of dtype object or str, (n,).
@@ -95,7 +95,7 @@ class Embed:
             the same columns, and ``output_column``: float32 (n, D).
 
         Raises:
-            InputError: there is no such column; or, with ``bad_rows="fail"``, a row that is null or no text.
+            InputError: there is no such column; or, with ``bad_rows="fail"``, a row is null or not text.
         """
         if not isinstance(batch, dict):
             raise InputError(
@@ -124,12 +124,12 @@ class Embed:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is text that a tokenizer can take."""
+    """Return whether a value is text that a tokenizer can take."""
     return isinstance(value, str) and lone_surrogate(value) is None
 
 
 def _known_by(batch: Mapping[str, NDArray[Any]], place: int, text_column: str) -> str:
-    """What the row's other columns say of it, to find it by: a batch does not know its place in the dataset."""
+    """Return the values of a row's other columns, to identify it: a batch does not know its place in the dataset."""
     found = [
         f"{name} = {str(values[place])!r:.40}"
         for name, values in batch.items()
