@@ -48,7 +48,7 @@ class Figures:
         compile_seconds: time of tracing and compiling them; not part of ``seconds``.
         tokenize_seconds: time of tokenising alone, which is part of ``seconds``; None for token ids.
         peak_resident: maximum bytes of memory of the process during the workload; during its entire life if the system
-            cannot measure the former; None if it measures neither.
+            only measures that; None if it can measure neither.
         peak_device: maximum bytes of device memory in the life of the process; None if the device does not report it.
     """
 
@@ -67,7 +67,7 @@ class Figures:
 
     @property
     def median(self) -> float:
-        """Median time of the passes, in seconds."""
+        """Return the median time of the passes, in seconds."""
         return statistics.median(self.seconds)
 
     def to_json(self, matrix_rate: float) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class CompileClock:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds; nested or concurrent work counts once."""
+        """Return wall-clock seconds; nested or concurrent work counts once."""
         total, reached = 0.0, float("-inf")
         for start, end in sorted(self._spans):
             total += max(0.0, end - max(start, reached))

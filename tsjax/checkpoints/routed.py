@@ -54,7 +54,7 @@ class RouterConfig:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Folders of all routes; a folder that several routes share is listed once."""
+        """Return the folders of all routes; a folder that several routes share is listed once."""
         return tuple(dict.fromkeys(self.routes.values()))
 
     def route(self, task: str | None) -> str:

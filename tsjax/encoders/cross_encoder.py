@@ -162,12 +162,12 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
 
     @property
     def num_labels(self) -> int:
-        """Number of scores per pair."""
+        """Return the number of scores per pair."""
         return self._config.embedding_dimension
 
     @property
     def activation(self) -> Scoring:
-        """Activation of the logits when a call gives none. Settable."""
+        """Return the activation of the logits when a call gives none. Settable."""
         return self._activation
 
     @activation.setter
@@ -199,17 +199,17 @@ class CrossEncoder(Lifecycle, Saving, ModelSettings[PairTokenizer]):
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of this cross-encoder's work so far, as a copy; each pair counts as one text."""
+        """Return counts of this cross-encoder's work so far, as a copy; each pair counts as one text."""
         return self._engine.statistics
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """Devices to compute on; the rows of a batch are spread over all of them."""
+        """Return the devices to compute on; the rows of a batch are spread over all of them."""
         return self._engine.devices
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """All batch shapes that may be compiled, with the present ``max_seq_length``."""
+        """Return all batch shapes that may be compiled, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length).shapes
 
     @overload

@@ -146,12 +146,12 @@ class Embedder(Lifecycle, Saving, Settings):
 
     @property
     def token_budget(self) -> int:
-        """Maximum tokens of a batch on each device, padding included, unless one text has more."""
+        """Return the maximum tokens of a batch on each device, padding included, unless one text has more."""
         return self._engine.token_budget
 
     @property
     def embedding_dimension(self) -> int:
-        """Width of the vectors, after ``truncate_dim``."""
+        """Return the width of the vectors, after ``truncate_dim``."""
         return self.truncate_dim or self._config.embedding_dimension
 
     def get_embedding_dimension(self) -> int:
@@ -164,22 +164,22 @@ class Embedder(Lifecycle, Saving, Settings):
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of this embedder's work so far, as a copy."""
+        """Return counts of this embedder's work so far, as a copy."""
         return self._engine.statistics
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """Devices to compute on; the rows of a batch are spread over all of them."""
+        """Return the devices to compute on; the rows of a batch are spread over all of them."""
         return self._engine.devices
 
     @property
     def pipeline(self) -> Pipeline:
-        """Pipeline from texts to token ids to vectors, with the present ``max_seq_length``."""
+        """Return the pipeline from texts to token ids to vectors, with the present ``max_seq_length``."""
         return Pipeline(self._engine, self._tokenizer)
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """All batch shapes that may be compiled, with the present ``max_seq_length``."""
+        """Return all batch shapes that may be compiled, with the present ``max_seq_length``."""
         return self._engine.shapes(self.max_seq_length).shapes
 
     def route(self, task: str | None = None) -> Embedder:

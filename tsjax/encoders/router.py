@@ -121,7 +121,7 @@ class RoutedEmbedder(Saving):
 
     @property
     def routes(self) -> Mapping[str, Embedder]:
-        """Embedder of each route, by name; identical routes share one."""
+        """Return the embedder of each route, by name; identical routes share one."""
         return MappingProxyType(self._routes)
 
     def route(self, task: str | None = None) -> Embedder:
@@ -144,7 +144,7 @@ class RoutedEmbedder(Saving):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Texts to put before the input, by name, for every route. Settable."""
+        """Return the texts to put before the input, by name, for every route. Settable."""
         return self._embedders[0].prompts
 
     @prompts.setter
@@ -155,28 +155,31 @@ class RoutedEmbedder(Saving):
 
     @property
     def encoding_fingerprint(self) -> str:
-        """SHA-256 of everything that determines the vectors: the route of each task, and every route's fingerprint."""
+        """Return the SHA-256 of everything that determines the vectors.
+
+        It covers the route of each task and the fingerprint of every route.
+        """
         routes = [embedder.encoding_fingerprint for embedder in self._embedders]
         return json_sha256([self._header.fingerprint, *routes])
 
     @property
     def dtype(self) -> Dtype:
-        """Compute dtype of the encoders."""
+        """Return the compute dtype of the encoders."""
         return self._embedders[0].dtype
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """Devices to compute on."""
+        """Return the devices to compute on."""
         return self._embedders[0].devices
 
     @property
     def token_budget(self) -> int:
-        """Maximum tokens of a batch, padding included."""
+        """Return the maximum tokens of a batch, padding included."""
         return self._embedders[0].token_budget
 
     @property
     def embedding_dimension(self) -> int:
-        """Width of the vectors, after ``truncate_dim``; that of the first route, if they differ."""
+        """Return the width of the vectors, after ``truncate_dim``; that of the first route, if they differ."""
         return self._embedders[0].embedding_dimension
 
     def get_embedding_dimension(self) -> int:
@@ -189,7 +192,7 @@ class RoutedEmbedder(Saving):
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of the work of all routes so far, as a copy."""
+        """Return counts of the work of all routes so far, as a copy."""
         done = [embedder.statistics for embedder in self._embedders]
         return Statistics(
             texts=sum(each.texts for each in done),
@@ -202,7 +205,7 @@ class RoutedEmbedder(Saving):
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """All batch shapes that may be compiled, of all routes."""
+        """Return all batch shapes that may be compiled, of all routes."""
         return tuple(dict.fromkeys(shape for embedder in self._embedders for shape in embedder.shapes))
 
     # -- embedding ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tsjax.checkpoints.format import Header, Metadata
     from tsjax.temperature import TemperatureLike
 
-# Sentinel: no length limit. No text has so many tokens.
+# Sentinel: no length limit.
 _NO_LIMIT = 2**31 - 1
 
 AnyTokenizer = TypeVar("AnyTokenizer", TextTokenizer, PairTokenizer)
@@ -78,17 +78,17 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def header(self) -> Header:
-        """Directory, fingerprint, files and metadata of the checkpoint."""
+        """Return the directory, fingerprint, files and metadata of the checkpoint."""
         return self._header
 
     @property
     def metadata(self) -> Metadata:
-        """Metadata of the checkpoint: architecture, pooling, heads, and the defaults of the settings below."""
+        """Return the checkpoint's metadata: architecture, pooling, heads, and the defaults of the settings below."""
         return self._header.metadata
 
     @property
     def dtype(self) -> Dtype:
-        """Compute dtype of the encoder."""
+        """Return the compute dtype of the encoder."""
         return self._dtype
 
     def _decisive(self) -> list[Any]:
@@ -114,7 +114,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def encoding_fingerprint(self) -> str:
-        """SHA-256 of everything that determines the output, to label vectors with.
+        """Return the SHA-256 of everything that determines the output, to label vectors with.
 
         It covers the checkpoint (by its own fingerprint, which ``tsjax info`` prints), the dtype, and the present
         settings. Options of a single call are not part of it.
@@ -123,7 +123,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def temperature(self) -> Temperature:
-        """τ used when a call gives none. Settable."""
+        """Return the τ used when a call gives none. Settable."""
         return self._temperature
 
     @temperature.setter
@@ -132,7 +132,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def max_seq_length(self) -> int:
-        """Maximum length in tokens, special ones included; longer texts are truncated. Settable.
+        """Return the maximum length in tokens, special ones included; longer texts are truncated. Settable.
 
         A model with a position table is limited to the length of the table. Rotary positions, ALiBi and T5's biases
         have no limit.
@@ -152,7 +152,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Texts to put before the input, by name. Settable.
+        """Return the texts to put before the input, by name. Settable.
 
         As in sentence-transformers, an embedder has the prompts ``query`` and ``document`` once it is loaded; they are
         empty if neither the model nor the user gives them. Prompts that are set later replace all of them.
@@ -169,7 +169,7 @@ class ModelSettings(Generic[AnyTokenizer]):
 
     @property
     def default_prompt_name(self) -> str | None:
-        """Name of the prompt used when a call names none. Settable."""
+        """Return the name of the prompt used when a call names none. Settable."""
         return self._default_prompt_name
 
     @default_prompt_name.setter
@@ -261,7 +261,7 @@ class Settings(ModelSettings[TextTokenizer]):
 
     @property
     def truncate_dim(self) -> int | None:
-        """Number of leading dimensions kept when a call gives none; None for all. Settable."""
+        """Return the number of leading dimensions kept when a call gives none; None for all. Settable."""
         return self._truncate_dim
 
     @truncate_dim.setter
@@ -270,7 +270,7 @@ class Settings(ModelSettings[TextTokenizer]):
 
     @property
     def similarity_fn_name(self) -> Similarity:
-        """Name of the comparison in `similarity`: cosine, dot, euclidean or manhattan. Settable."""
+        """Return the name of the comparison in `similarity`: cosine, dot, euclidean or manhattan. Settable."""
         return self._similarity_fn_name
 
     @similarity_fn_name.setter

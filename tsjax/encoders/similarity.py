@@ -76,7 +76,7 @@ def top_indices(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
     if k >= len(negated):
         return np.argsort(negated, kind="stable")
     limit = np.partition(negated, k - 1)[k - 1]
-    candidates = np.flatnonzero(~(negated > limit))  # includes ties with the k-th; NaN compares greater than no limit
+    candidates = np.flatnonzero(~(negated > limit))  # includes ties with the k-th; no comparison with NaN is true
     return candidates[np.argsort(negated[candidates], kind="stable")[:k]]
 
 

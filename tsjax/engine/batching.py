@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
     @property
     def indices(self) -> NDArray[np.intp]:
-        """Indices of the texts, row by row."""
+        """Return the indices of the texts, row by row."""
         return np.concatenate(self.rows)
 
 
@@ -74,7 +74,7 @@ class BucketShapes:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """All shapes."""
+        """Return all shapes."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.classes)))
 
     def at_least(self, length: int, tokens: int = 0) -> tuple[Shape, ...]:
@@ -149,7 +149,7 @@ class _Pool:
 
     @property
     def longest(self) -> int:
-        """Size of the longest text."""
+        """Return the size of the longest text."""
         return self._available[-1]
 
     def take(self, capacity: int, most: int) -> list[int]:

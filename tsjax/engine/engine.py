@@ -195,17 +195,17 @@ class Engine:
 
     @property
     def params(self) -> Params:
-        """Parameters, as a nested dict of arrays; empty after `close`."""
+        """Return the parameters, as a nested dict of arrays; empty after `close`."""
         return self._placement.params
 
     @property
     def shard_parameters(self) -> bool:
-        """True if each device holds only a shard of the parameters."""
+        """Return whether each device holds only a shard of the parameters."""
         return self._placement.sharded
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of the work so far, as a copy."""
+        """Return counts of the work so far, as a copy."""
         return self._counter.statistics
 
     def bytes_per_device(self) -> dict[str, int]:
@@ -218,7 +218,7 @@ class Engine:
 
     @property
     def block_characters(self) -> int:
-        """Approximate number of characters of texts that should be planned together."""
+        """Return the approximate number of characters of texts that should be planned together."""
         return max(_CHARACTERS_PER_TOKEN * self.token_budget * len(self.devices), _LEAST_CHARACTERS)
 
     def compute(

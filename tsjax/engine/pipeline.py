@@ -40,12 +40,12 @@ class Pipeline:
 
     @property
     def max_length(self) -> int:
-        """Maximum length in tokens, special ones included; longer texts are truncated."""
+        """Return the maximum length in tokens, special ones included; longer texts are truncated."""
         return self.tokenizer.max_length
 
     @property
     def block_characters(self) -> int:
-        """Approximate number of characters of texts that should be tokenised and planned together."""
+        """Return the approximate number of characters of texts that should be tokenised and planned together."""
         return self.engine.block_characters
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> Tokenized:

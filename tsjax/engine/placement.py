@@ -59,7 +59,7 @@ class Placement:
 
     @property
     def program_key(self) -> dict[str, Any]:
-        """Arguments of `tsjax.model.forward.compiled_apply` that depend on the devices."""
+        """Return the arguments of `tsjax.model.forward.compiled_apply` that depend on the devices."""
         return {
             "mesh": self.mesh,
             "shared_out": self.sharded,

@@ -31,7 +31,7 @@ class Statistics:
 
     @property
     def padding_share(self) -> float:
-        """Share of the computed tokens that was padding, 0 to 1."""
+        """Return the share of the computed tokens that was padding, 0 to 1."""
         return 1 - self.tokens / self.computed_tokens if self.computed_tokens else 0.0
 
 

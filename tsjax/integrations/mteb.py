@@ -97,7 +97,7 @@ class Model:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """Facts that MTEB stores with the scores.
+        """Return the facts that MTEB stores with the scores.
 
         The name contains τ and the revision is the embedder's encoding fingerprint, so that MTEB keeps the results of
         every τ, length and prompt apart. Facts that a checkpoint does not contain, such as its license, are None.

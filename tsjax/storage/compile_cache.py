@@ -80,7 +80,7 @@ def enable_compile_cache(directory: str | os.PathLike[str] | None = None) -> str
 
 
 def disable_compile_cache() -> None:
-    """Neither keep compiled programs nor use kept ones, in any directory that JAX was told to use."""
+    """Disable the compile cache: neither keep programs nor use kept ones, in any directory that JAX was told to use."""
     _tell_jax("jax_enable_compilation_cache", False)
 
 

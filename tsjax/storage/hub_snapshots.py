@@ -47,7 +47,7 @@ class Snapshot:
 
     @property
     def cache(self) -> Path:
-        """Cache directory, as the hub's client names it."""
+        """Return the cache directory, as the hub's client names it."""
         return self.path.parent.parent.parent
 
 

@@ -50,7 +50,7 @@ class PairTokenizer:
 
     @property
     def highest_segment(self) -> int:
-        """Highest segment that the post-processor assigns to a token of a pair."""
+        """Return the highest segment that the post-processor assigns to a token of a pair."""
         before, between, after, kinds = self._frame
         return max((*kinds, *(int(types.max(initial=0)) for _, types in (before, between, after))))
 

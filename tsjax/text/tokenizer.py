@@ -88,7 +88,7 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Highest token id that it can return, plus one.
+        """Return the highest token id that can occur, plus one.
 
         Raises:
             CheckpointError: it cannot tokenise at all.
@@ -98,12 +98,12 @@ class TextTokenizer:
 
     @property
     def highest_segment(self) -> int:
-        """Highest segment that the post-processor assigns to a token of a text."""
+        """Return the highest segment that the post-processor assigns to a token of a text."""
         return max((max(encoding.type_ids, default=0) for encoding in encodings(self._tokenizer, ["", "a"])), default=0)
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Id of every token, added ones included."""
+        """Return the id of every token, added ones included."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tokenized:
@@ -120,7 +120,7 @@ class TextTokenizer:
 
     @property
     def special_tokens(self) -> int:
-        """Number of special tokens that it adds to a text."""
+        """Return the number of special tokens that it adds to a text."""
         return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
 
     def beginning(self, text: str) -> str:
