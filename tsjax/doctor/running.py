@@ -34,7 +34,7 @@ _BETWEEN = "process of the checks, after one of them"
 
 
 class _SilentError(Exception):
-    """Raised for a process that is silent for too long."""
+    """Error for a process that is silent for too long."""
 
 
 class Result(NamedTuple):

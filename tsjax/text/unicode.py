@@ -1,4 +1,4 @@
-"""Check that text can be encoded, shared by all inputs of text."""
+"""Validity check of Unicode text, shared by all inputs of text."""
 
 from __future__ import annotations
 
