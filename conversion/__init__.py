@@ -1,5 +1,5 @@
-"""From other people's checkpoints to ours: the only place that knows PyTorch's and Hugging Face's names.
+"""Conversion of published checkpoints: the only code that knows PyTorch's and Hugging Face's names.
 
-It imports from tsjax what a checkpoint of ours is (its configuration, the shapes that follow, its tokenizer, its files)
-and nothing that embeds; tsjax reaches it only through `tsjax.hub`.
+This package imports from tsjax the definition of a tsjax checkpoint (its configuration, the shapes that follow from it,
+its tokenizer, its files) and nothing that embeds. tsjax imports it only through `tsjax.hub`.
 """

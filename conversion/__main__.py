@@ -1,4 +1,4 @@
-"""``python -m conversion SOURCE DEST``, the same as ``tsjax convert SOURCE DEST``."""
+"""The command ``python -m conversion SOURCE DEST``, the same as ``tsjax convert SOURCE DEST``."""
 
 import sys
 

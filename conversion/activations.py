@@ -1,8 +1,9 @@
 """The activations of a Dense module, which its config names by their classes in torch.nn.
 
-The config stores no parameters, and sentence-transformers makes the class anew without any: a GELU saved with
-``approximate="tanh"`` is the exact one ever after, there as here. Left out are those that have weights (PReLU), change
-the width (GLU), or cannot be made or applied so (Threshold, MultiheadAttention, Softmax2d).
+The config stores no parameters, and sentence-transformers creates the class without any. A GELU that was saved with
+``approximate="tanh"`` therefore becomes the exact GELU when it is loaded, there and here. The table omits activations
+that have weights (PReLU), change the width (GLU), or cannot be created or applied in this way (Threshold,
+MultiheadAttention, Softmax2d).
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def torch_activation(path: str, file: str) -> Activation:
-    """Our name of a class in torch.nn.
+    """Return the tsjax name of an activation class in torch.nn.
 
     Args:
-        path: its dotted path, such as ``torch.nn.modules.activation.Tanh``.
-        file: where it is named, for the message.
+        path: dotted path of the class, such as ``torch.nn.modules.activation.Tanh``.
+        file: file that names the class, for the message.
 
     Raises:
-        ConversionError: it is not of torch.nn, or not supported.
+        ConversionError: the class is not in torch.nn, or not supported.
     """
     module, _, name = path.rpartition(".")
     if not f"{module}.".startswith("torch.nn.") or name not in ACTIVATIONS:

@@ -1,7 +1,7 @@
 """Task adapters (LoRA, arXiv:2106.09685), merged into the weights as they are read: W + s · B · A, in float32.
 
-Checkpoints hold them in two ways. Jina v3's authors put those of all tasks beside each weight, as a parametrisation of
-torch; PEFT has a folder for each task. What nobody chose is not read.
+Checkpoints store them in two ways. Jina v3's authors store the adapters of all tasks next to each weight, as a torch
+parametrisation. PEFT stores one folder per task. Adapters that are not selected are not read.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PEFT_PREFIX = "base_model.model."
 
-# PEFT's pairs of factors; in an embedding's, (r, rows) and (D, r), the product is the transpose of the table.
+# PEFT's pairs of factors. In an embedding's, (r, rows) and (D, r), the product is the transpose of the table.
 _PEFT_PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
-# Of PEFT's config: bookkeeping, training, and which modules were adapted, which the weights say themselves.
+# Ignored fields of PEFT's config: bookkeeping, training, and the adapted modules, which the weights name themselves.
 _PEFT_HARMLESS = frozenset(
     """
     auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform lora_dropout
@@ -43,8 +43,8 @@ _PEFT_HARMLESS = frozenset(
     """.split()
 )
 
-# And what would change the product, with the values under which it does not. Some ways to initialise the factors
-# change the weights below them too.
+# Fields that would change the product, with the values under which they do not. Some ways to initialise the factors
+# also change the weights below them.
 _PEFT_REQUIRED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "use_dora": (False,),
@@ -71,15 +71,15 @@ _PEFT_REQUIRED: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class _Update:
-    """What is added to one weight, or to a part of a packed one: scale · left · right.
+    """The update of one weight, or of a part of a packed weight: scale · left · right.
 
     Attributes:
-        part: of the weight's first axis, which of how many equal parts.
+        part: index of the part along the weight's first axis, and the number of equal parts.
         left: reads (out, r); (rows, r) for an embedding.
         right: reads (r, in); (r, width) for an embedding.
         scale: α / r, or α / √r.
         rank: r, as the config has it.
-        names: of the two factors, for messages.
+        names: names of the two factors, for messages.
     """
 
     part: tuple[int, int]
@@ -115,19 +115,19 @@ def with_task(
     task: str | None,
     ignore: Collection[str] = (),
 ) -> Tensors:
-    """The weights of a checkpoint with a task's adapter merged, or without any.
+    """Return the weights of a checkpoint, with a task's adapter merged or without any adapter.
 
     Args:
-        tensors: of the encoder.
-        source: the checkpoint, where PEFT's folders are.
-        config: the encoder's config.json, which says what the adapters beside the weights are.
-        family: how weights may be named.
-        encoder: what weights there are.
-        task: which adapter to merge; None for the weights below the adapters.
-        ignore: names of config fields that the user waves through.
+        tensors: the encoder's tensors.
+        source: the checkpoint, which contains PEFT's folders.
+        config: the encoder's config.json, which describes the adapters stored next to the weights.
+        family: the family, which defines the possible names of weights.
+        encoder: the architecture, which defines the set of weights.
+        task: task whose adapter is merged; None for the weights below the adapters.
+        ignore: names of config fields that the user chose to ignore.
 
     Raises:
-        ConversionError: there is no such task, or an adapter is damaged or of a kind that is not known here.
+        ConversionError: there is no such task, or an adapter is damaged or of an unknown kind.
     """
     if any(_PARAMETRIZED in name for name in tensors.read):
         return _beside_weights(tensors, config, task)
@@ -164,11 +164,14 @@ def _reader(tensors: Tensors, name: str) -> Callable[[], NDArray[np.float32]]:
     return lambda: as_float32(tensors.read[name](), name, tensors.where)
 
 
-# -- beside the weights, as published by Jina -------------------------------------------------------------------------
+# -- next to the weights, as published by Jina -------------------------------------------------------------------------
 
 
 def _beside_weights(tensors: Tensors, config: Mapping[str, Any], task: str | None) -> Tensors:
-    """``<weight>.original`` is W; ``<weight>.0.lora_A`` and ``.lora_B`` hold the factors of all tasks."""
+    """Merge adapters that are stored next to the weights.
+
+    ``<weight>.original`` is W; ``<weight>.0.lora_A`` and ``.lora_B`` hold the factors of all tasks.
+    """
     fields = Fields(config, f"the config.json of {tensors.where}")
     tasks = fields.take("lora_adaptations", kind=list)
     rank, alpha = fields.take_count("lora_rank"), fields.take("lora_alpha", kind=(int, float))
@@ -203,7 +206,7 @@ def _beside_weights(tensors: Tensors, config: Mapping[str, Any], task: str | Non
         if name == original:
             plain[f"{module}.weight"] = tensors.read[original]
             if task is not None:
-                # A table is looked up, not multiplied with, so that its factors stand the other way round.
+                # A table is indexed and not multiplied, so its factors are transposed.
                 left, right = (a, b) if module.endswith("_embeddings") else (b, a)
                 index = tasks.index(task)
                 factors = factor(left, index), factor(right, index)
@@ -218,7 +221,7 @@ def _beside_weights(tensors: Tensors, config: Mapping[str, Any], task: str | Non
 def _peft_updates(
     tensors: Tensors, folder: Path, family: Family, encoder: EncoderConfig, ignore: Collection[str]
 ) -> dict[str, list[_Update]]:
-    """By the name of the weight in the encoder's file: what the adapter in a folder adds to it."""
+    """Return the updates in an adapter's folder, by the name of the weight in the encoder's file."""
     rank, scale = _peft_scale(folder, ignore)
     adapter = open_tensors(folder, _ADAPTER_FILES)
     targets = _Targets(tensors, family, encoder)
@@ -251,17 +254,17 @@ def _peft_updates(
 
 
 class _Targets:
-    """Where in the encoder's file a weight is that an adapter names.
+    """The mapping from the weight names of an adapter to the weights in the encoder's file.
 
-    An adapter has the names of transformers' modules. The file may have others: transformers writes a model's weights
-    back as their authors named and packed them.
+    An adapter has the names of transformers' modules. The file may have other names: transformers writes a model's
+    weights back as their authors named and packed them.
     """
 
     def __init__(self, tensors: Tensors, family: Family, encoder: EncoderConfig) -> None:
         spelling = family.spelling(tensors.read)
         self._files = {spelling.names.canonical(name): name for name in tensors.read}
         layers = encoder.num_layers
-        # The pooler is kept for the way back, so an adapter of it is not lost.
+        # The pooler is kept for export, so an adapter of it is not lost.
         pooler = family.pooler_rules() if family.has_pooler(tensors.read, spelling) else ()
 
         def rules(of: Spelling) -> tuple[Rule, ...]:
@@ -272,12 +275,12 @@ class _Targets:
         self._rows = expand(rules(self._native), layers)
 
     def ignored(self, weight: str) -> bool:
-        """Whether it is of a part of the model that the encoder does not use, such as the pooler."""
+        """Return whether a weight belongs to a part of the model that the encoder does not use, such as the pooler."""
         name = self._native.names.canonical(weight)
         return name not in self._rows and self._native.names.ignores(name)
 
     def find(self, weight: str) -> tuple[str, tuple[int, int]] | None:
-        """The name in the file, and which part of it; None if there is none."""
+        """Return the name in the file and the part of that weight; None if the weight is not found."""
         rows = self._rows.get(self._native.names.canonical(weight), [])
         place = self._places.get((rows[0].ours, rows[0].layer)) if len(rows) == 1 else None
         if place is None or place.torch not in self._files or place.layout != rows[0].layout:
@@ -290,7 +293,7 @@ def _transposed(read: Callable[[], NDArray[np.float32]]) -> Callable[[], NDArray
 
 
 def _peft_scale(folder: Path, ignore: Collection[str]) -> tuple[int, float]:
-    """The rank and the factor of the product: α / r, or α / √r with ``use_rslora`` (arXiv:2312.03732)."""
+    """Return the rank and the factor of the product: α / r, or α / √r with ``use_rslora`` (arXiv:2312.03732)."""
     file = folder / _ADAPTER_CONFIG
     fields = Fields(read_json_object(file), str(file), ignore)
     fields.harmless(_PEFT_HARMLESS)

@@ -1,6 +1,6 @@
-"""The head that turns an encoder into a cross-encoder: what families put between the first token and the logits.
+"""The head that turns an encoder into a cross-encoder: the layers between the first token and the logits, by family.
 
-It is the same as what may stand after pooling in a sentence-transformers model: Dense and LayerNorm.
+It consists of the modules that may follow pooling in a sentence-transformers model: Dense and LayerNorm.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from tsjax.model.config import Activation
 
 
-# From the encoder, config.json and the number of labels.
+# Arguments: the encoder, config.json and the number of labels.
 MakeClassifier: TypeAlias = Callable[[EncoderConfig, Fields, int], Classifier]
 
 
 def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:
-    """The commonest head: a square layer on the first token, and a layer to the labels."""
+    """Return a builder of the most common head: a square layer on the first token, and a layer to the labels."""
 
     def make(encoder: EncoderConfig, fields: Fields, labels: int) -> Classifier:
-        del fields  # they say nothing about this head
+        del fields  # no field describes this head
         width = encoder.hidden_size
         return Classifier("cls", (dense(first, width, width, activation), dense(last, width, labels)))
 
@@ -34,10 +34,10 @@ def two_layers(first: str, last: str, activation: Activation) -> MakeClassifier:
 
 
 def label_count(config: Mapping[str, Any], file: str) -> int:
-    """The number of labels; 2 where config.json does not say, as in transformers.
+    """Return the number of labels; 2 where config.json does not state it, as in transformers.
 
     Raises:
-        ConversionError: it is not a number of at least 1.
+        ConversionError: the value is not an integer of at least 1.
     """
     names = config.get("id2label")
     count = len(names) if isinstance(names, dict) and names else config.get("num_labels", 2)

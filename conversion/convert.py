@@ -1,4 +1,4 @@
-"""The engine: a Hugging Face or sentence-transformers directory in, a tsjax checkpoint out, strict both ways."""
+"""Conversion of a Hugging Face or sentence-transformers directory to a tsjax checkpoint, strict in both directions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tsjax.checkpoints.routed import RoutedHeader
     from tsjax.model.config import EncoderConfig
 
-# Where neither the checkpoint nor its positions say where texts are to be cut.
+# Used where neither the checkpoint nor its position table gives a maximum length.
 _USUAL_LENGTH = 512
 
 
@@ -61,22 +61,23 @@ def convert(
     kind: Kind | None = None,
     **choices: Unpack[ConversionOptions],
 ) -> Header | RoutedHeader:
-    """Convert a checkpoint directory; one with a Router becomes one of several routes.
+    """Convert a checkpoint directory; a checkpoint with a Router becomes a routed checkpoint.
 
     Args:
         source: a directory in the format of Hugging Face or of sentence-transformers.
-        destination: the directory to make.
-        temperature: τ to save in it; None for 1.
+        destination: the directory to create.
+        temperature: τ to save in the checkpoint; None for 1.
         overwrite: whether a checkpoint at the destination may be replaced.
-        name: what to record as the source; None for the directory's path.
-        assumed: sentences about what could not be looked at, to record.
-        kind: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None for what it is.
+        name: the source to record; None for the directory's path.
+        assumed: sentences to record about files that could not be inspected.
+        kind: the kind of model: an embedder, also of a checkpoint with a classifier, or a cross-encoder; None to keep
+            the kind of the checkpoint.
         choices: see `tsjax.checkpoints.conversion_options.Options`.
 
     Raises:
-        ConversionError: something in the source is missing, damaged, unknown or contradictory; or it is not of the kind
-            asked for; or a pattern matches no weight.
-        InputError: an adapter, a pattern, a kind or a stride that none can have.
+        ConversionError: something in the source is missing, damaged, unknown or contradictory; or the source is not of
+            the requested kind; or a pattern matches no weight.
+        InputError: an adapter, a pattern, a kind or a stride is invalid for every checkpoint.
         OutputError: the destination exists, or cannot be written.
     """
     options = Options.of(kind, **choices)
@@ -108,7 +109,7 @@ def convert(
 
 
 def axes(encoder: EncoderConfig) -> dict[str, int]:
-    """Sizes of the axes that layouts split: heads, key and value heads, and the width of each."""
+    """Return the sizes of the axes that layouts split: heads, key and value heads, and the width of each."""
     return {"n": encoder.num_heads, "k": encoder.key_value_heads, "h": encoder.head_dim}
 
 
@@ -120,7 +121,7 @@ def _translate(
     name: str,
     ignored: IgnoredWeights,
 ) -> tuple[Metadata, FlatWeights, str]:
-    """An encoder and what follows it in our words: what its checkpoint says, its weights, and its tokenizer.json."""
+    """Return the metadata, the weights and the tokenizer.json of an encoder and its modules, in tsjax's terms."""
     directory = modules[0].path if modules else source
     config_file = directory / "config.json"
     config = read_json_object(config_file)
@@ -155,7 +156,7 @@ def _translate(
     model = ModelConfig(encoder=encoder, pooling=stack.pooling, heads=tuple(head.config for head in stack.heads))
 
     tokenizer = read_tokenizer(directory, config, lower_case=stack.lower_case, chats=not modules, ignore=ignore)
-    # As in sentence-transformers: its own field, or else the least of the other two.
+    # The same rule as sentence-transformers: its own field, or else the smaller of the other two.
     others = [length for length in (tokenizer.model_max_length, encoder.made_for_length) if length is not None]
     said = stack.max_seq_length or min(others, default=_USUAL_LENGTH)
     try:
@@ -204,7 +205,7 @@ def _translate(
 def _embedder_stack(
     source: Path, modules: Sequence[Module], config: Mapping[str, Any], width: int, name: str, ignore: Collection[str]
 ) -> tuple[Stack, tuple[str, ...]]:
-    """Return what follows an encoder that is to give vectors, and what is taken for granted where nothing says it."""
+    """Return the modules that follow the encoder of an embedder, and the assumptions made where no file states them."""
     if is_classifier(config) and len(modules) <= 1:
         assumed = (
             "it is a sequence classification model and nothing says how to pool: its head is left out and its tokens "
@@ -222,10 +223,10 @@ def _embedder_stack(
 def _scores(
     source: Path, modules: Sequence[Module], config: Mapping[str, object], kind: Kind | None, head_is_ignored: bool
 ) -> bool:
-    """Whether a checkpoint becomes a cross-encoder.
+    """Return whether a checkpoint becomes a cross-encoder.
 
     Raises:
-        ConversionError: it was asked for, and cannot.
+        ConversionError: a cross-encoder was requested, and the checkpoint cannot become one.
     """
     classifier = is_classifier(config)
     if kind == "cross_encoder":
@@ -241,7 +242,7 @@ def _scores(
 
 
 def _strided(encoder: EncoderConfig, stride: int, file: str) -> EncoderConfig:
-    """The same encoder, but short texts use every ``stride``-th row of the position table, as e5-base-4k does."""
+    """Return an encoder whose short texts use every ``stride``-th row of the position table, as e5-base-4k's do."""
     if stride == 1:
         return encoder
     if not encoder.absolute_positions or encoder.max_positions is None or encoder.position_padding_id is not None:
@@ -262,7 +263,7 @@ def _read(
     encoder: EncoderConfig,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, NDArray[np.float32]]:
-    """The weights that rules make of a file; ``shapes`` may hold more than these."""
+    """Read the weights that rules produce from a file; ``shapes`` may hold more weights than these."""
     table = expand(rules, encoder.num_layers)
     rows = match(tensors.read, table, names, tensors.where)
     check_copies(tensors.read, names, tensors.where)
@@ -271,10 +272,10 @@ def _read(
 
 
 def _input(tokenizer: TokenizerSource, max_length: int, encoder: EncoderConfig, *, pairs: bool) -> tuple[int, bool]:
-    """Return one more than the highest id that the tokenizer gives, and whether the encoder is told its segments.
+    """Return one more than the highest id of the tokenizer, and whether the encoder receives segment ids.
 
     Raises:
-        ConversionError: there are more segments than the encoder has.
+        ConversionError: the tokenizer uses more segments than the encoder has.
         CheckpointError: the tokenizer cannot tokenise.
         InputError: ``max_length`` leaves no room for text.
     """
@@ -290,7 +291,7 @@ def _input(tokenizer: TokenizerSource, max_length: int, encoder: EncoderConfig, 
 
 
 def _pad_token_id(config: Mapping[str, object], encoder: EncoderConfig, of_tokenizer: int | None) -> int:
-    """The id that fills up batches; any will do, since it is masked, so an unusable one becomes 0."""
+    """Return the id that fills up batches. Padding is masked, so any id is correct and an unusable one becomes 0."""
     for pad in (config.get("pad_token_id"), of_tokenizer, encoder.position_padding_id):
         if is_whole_number(pad, 0, encoder.vocab_size - 1):
             return pad

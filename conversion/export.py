@@ -1,4 +1,4 @@
-"""The way back: a tsjax checkpoint as a Hugging Face and sentence-transformers directory, τ folded into its weights."""
+"""Export to a Hugging Face and sentence-transformers directory, with τ folded into the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Weights = dict[str, NDArray[np.float32]]
 
-# Special tokens by the names that transformers has for them, under the spellings in use.
+# Special tokens by transformers' names for them, under the spellings in use.
 _SPECIAL = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -45,16 +45,16 @@ _SPECIAL = {
 
 
 def export(source: Path, destination: Path, *, temperature: Temperature | None = None) -> None:
-    """Write a checkpoint of ours as transformers and sentence-transformers read it.
+    """Write a tsjax checkpoint in the format of transformers and sentence-transformers.
 
     Args:
         source: the checkpoint.
-        destination: the directory to make.
+        destination: the directory to create.
         temperature: τ to fold into the weights; None for the one saved with the model.
 
     Raises:
         CheckpointError: the source is damaged.
-        ConversionError: its architecture has no class in transformers.
+        ConversionError: the architecture has no class in transformers.
         InputError: τ cannot be folded into its weights.
         OutputError: the destination exists, or cannot be written.
     """
@@ -74,7 +74,7 @@ def export(source: Path, destination: Path, *, temperature: Temperature | None =
         classifier = _classifier(family, metadata)
         for index, (_, rules) in enumerate(classifier.steps):
             theirs |= _head(weights, index, rules, encoder)
-        # The bare encoder's names stand below the name of its model in such a file.
+        # In such a file, the names of the bare encoder are prefixed with the name of its model.
         theirs = {_full_name(name, classifier, family): tensor for name, tensor in theirs.items()}
         labels = classifier.steps[-1][0].out_features
         config |= {
@@ -111,7 +111,7 @@ def _family(header: Header) -> Family:
 
 
 def _classifier(family: Family, metadata: Metadata) -> Classifier:
-    """The head of a cross-encoder, with the names of its weights."""
+    """Return the head of a cross-encoder, with the names of its weights."""
     assert family.classifier is not None  # it was converted
     heads = metadata.model.heads
     config = {
@@ -123,7 +123,7 @@ def _classifier(family: Family, metadata: Metadata) -> Classifier:
 
 
 def _full_name(name: str, classifier: Classifier, family: Family) -> str:
-    """The name in the file of a sequence classification model."""
+    """Return the name of a weight in the file of a sequence classification model."""
     own = any(rule.torch == name for _, rules in classifier.steps for rule in rules)
     return name if own and not name.startswith(f"{family.pooler}.") else f"{family.base_name}.{name}"
 
@@ -142,10 +142,11 @@ class SpecialTokens(NamedTuple):
 
 
 def special_tokens(tokenizer: Tokenizer, pad_token_id: int) -> SpecialTokens:
-    """Those that a tokenizer has.
+    """Return the special tokens of a tokenizer.
 
-    Named as padding, a token is no longer text. So only one that is special already is, and if the padding's own is
-    not (where any id did, since it is masked), another special one.
+    A token that is named as padding is no longer treated as text, so only a token that is already special is named. If
+    the padding token is not special (any id is possible, because padding is masked), another special token is named
+    instead.
     """
     known = tokenizer.get_vocab(with_added_tokens=True)
     tokens = {name: next((s for s in spellings if s in known), None) for name, spellings in _SPECIAL.items()}
@@ -159,7 +160,7 @@ def special_tokens(tokenizer: Tokenizer, pad_token_id: int) -> SpecialTokens:
 
 
 def _write_tokenizer(directory: Path, content: str, special: SpecialTokens, metadata: Metadata) -> None:
-    """tokenizer.json as it is, and beside it what the class of tokenizers that takes it as it is wants to know."""
+    """Write tokenizer.json unchanged, and the config files that its tokenizer class in transformers requires."""
     (directory / "tokenizer.json").write_text(content, encoding="utf-8")
     names = (
         ["input_ids", "token_type_ids", "attention_mask"] if metadata.token_types else ["input_ids", "attention_mask"]

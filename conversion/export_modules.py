@@ -1,4 +1,4 @@
-"""modules.json and the configs beside it, so that old and new readers pool alike: the inverse of reading them."""
+"""Writer of modules.json and its configs, so that old and new versions pool alike: the inverse of reading them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ModuleFile(NamedTuple):
-    """A module's folder, its config, and the rules of its weights; ``head`` says which head it is, if it is one."""
+    """A module's folder, its config, the rules of its weights, and the index of the head, if it is one."""
 
     folder: str
     config: dict[str, Any]
@@ -25,7 +25,7 @@ class ModuleFile(NamedTuple):
 
 
 def modules(metadata: Metadata) -> tuple[list[ModuleFile], dict[str, Any]]:
-    """The folders of the modules after the encoder, and the JSON files beside modules.json by name.
+    """Return the folders of the modules after the encoder, and the JSON files next to modules.json by name.
 
     Raises:
         ConversionError: a head's activation has no class in torch.nn.
@@ -68,7 +68,11 @@ def modules(metadata: Metadata) -> tuple[list[ModuleFile], dict[str, Any]]:
 
 
 def _pooling(pooling: PoolingConfig, width: int) -> dict[str, Any]:
-    """In the old words, which every reader knows, unless they cannot say the order of several modes."""
+    """Return the pooling config in the old format, unless it cannot express the order of several modes.
+
+    Every version reads the old format.
+
+    """
     said = {name: mode in pooling.modes for name, mode in POOLING_BOOLEANS.items()}
     if tuple(mode for name, mode in POOLING_BOOLEANS.items() if said[name]) == pooling.modes:
         return {"word_embedding_dimension": width, **said, "include_prompt": pooling.include_prompt}

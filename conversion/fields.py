@@ -1,7 +1,7 @@
-"""Reading the fields of a foreign JSON file so that none is overlooked.
+"""Fields of a foreign JSON file, read so that none is overlooked.
 
-Each field is used, or known to be harmless, or must have the one value under which it changes nothing. What is left is
-a field that nobody here has thought about, and an error: the worst bugs of this trade are fields skipped in silence.
+Each field must be used, be known to be harmless, or have the one value under which it changes nothing. Any other field
+is unknown to tsjax and an error, because the worst conversion bugs are fields that are skipped silently.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _MOST = 2**31 - 1
 
 
 class Fields:
-    """The fields of one file, ticked off as they are read.
+    """The fields of one file, marked as they are read.
 
     Args:
         data: the file's JSON object.
         file: its path, for messages.
-        ignore: names of fields that the user waves through although nobody knows them.
+        ignore: names of unknown fields that the user chose to ignore.
     """
 
     def __init__(self, data: Mapping[str, Any], file: str, ignore: Collection[str] = ()) -> None:
         self.file = file
         self._data = dict(data)
         self._ignore = ignore
-        # null means absent, in Hugging Face's files as here.
+        # null means absent, in Hugging Face's files and here.
         self._left = {name for name, value in data.items() if value is not None}
 
     def __contains__(self, name: str) -> bool:
@@ -38,14 +38,14 @@ class Fields:
 
     @property
     def left(self) -> set[str]:
-        """The names of the fields that have not been read yet."""
+        """Return the names of the fields that have not been read yet."""
         return set(self._left)
 
     def take(self, name: str, default: Any = _REQUIRED, kind: type | tuple[type, ...] | None = None) -> Any:
-        """The value of a field; ``default`` if it is absent or null.
+        """Return the value of a field; ``default`` if it is absent or null.
 
         Raises:
-            ConversionError: it is absent and has no default, or it is not of the kind asked for.
+            ConversionError: the field is absent and has no default, or it is not of the requested type.
         """
         self._left.discard(name)
         value = self._data.get(name)
@@ -58,14 +58,14 @@ class Fields:
         return value
 
     def take_count(self, name: str, default: Any = _REQUIRED, most: int = _MOST, least: int = 1) -> Any:
-        """A field that counts something: a whole number, usually of at least 1, and one that an array can have."""
+        """Return a field that counts something: an integer, usually at least 1, and at most an array's size."""
         value = self.take(name, default, int)
         if value is not default and not least <= value <= most:
             raise ConversionError(f"{self.file}: field {name!r} is {value!r}, not a number of at least {least}")
         return value
 
     def rename(self, alias: str, name: str) -> None:
-        """Read a field under another name too, which wins where both are given: transformers sets it last."""
+        """Read a field under another name too, which wins if both are given because transformers sets it last."""
         if alias in self:
             self._data[name] = self._data.pop(alias)
             self._left = self._left - {alias} | {name}
@@ -74,17 +74,17 @@ class Fields:
         """Check that fields are absent or have a value, where null does not mean absent.
 
         Raises:
-            ConversionError: one is null.
+            ConversionError: a field is null.
         """
         for name in names:
             if name in self._data and self._data[name] is None:
                 raise ConversionError(f"{self.file}: field {name!r} is null; give it a value or leave it out")
 
     def require(self, name: str, *allowed: object) -> None:
-        """Check that a field is absent, null, or one of the values under which it changes nothing.
+        """Check that a field is absent, null, or has one of the values under which it changes nothing.
 
         Raises:
-            ConversionError: it has another value, and the user did not wave it through.
+            ConversionError: the field has another value, and the user did not choose to ignore it.
         """
         self._left.discard(name)
         value = self._data.get(name)
@@ -93,14 +93,14 @@ class Fields:
             raise ConversionError(f"{self.file}: {name} = {value!r:.100} is not supported; it must be {known:.200}")
 
     def harmless(self, names: Iterable[str]) -> None:
-        """Tick off fields that cannot change a vector."""
+        """Mark fields that cannot change a vector as read."""
         self._left.difference_update(names)
 
     def done(self) -> None:
-        """Check that no field is left.
+        """Check that every field has been read.
 
         Raises:
-            ConversionError: names the first that is, and how to wave it through.
+            ConversionError: names the first unread field, and how to ignore it.
         """
         unknown = sorted(self._left.difference(self._ignore))
         if unknown:
@@ -112,5 +112,5 @@ class Fields:
 
 
 def _same(value: object, allowed: object) -> bool:
-    """Equality that does not take 0 for False."""
+    """Return whether two values are equal, without treating 0 as False."""
     return value == allowed and isinstance(value, bool) == isinstance(allowed, bool)

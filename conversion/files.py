@@ -1,4 +1,4 @@
-"""Which files of a checkpoint a conversion reads, and which of those that are not there would have said something."""
+"""The files of a checkpoint that a conversion reads, and the absent files that would have changed its result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"})
 _ADAPTER = "adapter_config.json"
 
-# The folder of the templates beside chat_template.jinja.
+# The folder of the templates, next to chat_template.jinja.
 CHAT_TEMPLATES = "additional_chat_templates"
 
-# Files of a tokenizer that change what it does, and need not be there.
+# Optional files of a tokenizer that change its result.
 _OF_TOKENIZERS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     "tokenizer.json",
@@ -30,14 +30,16 @@ _OF_TOKENIZERS = (
 
 
 def read_files(source: Path, ignore: Collection[str] = ()) -> tuple[Path, ...]:
-    """Return every file that a conversion of a directory may read, sorted; no other, since those may be many and large.
+    """Return every file that a conversion of a directory may read, sorted.
+
+    Other files are excluded, because they may be many and large.
 
     Args:
         source: a directory in the format of Hugging Face or of sentence-transformers.
-        ignore: names of config fields that the user waves through.
+        ignore: names of config fields that the user chose to ignore.
 
     Raises:
-        ConversionError: what says which folders are read is damaged.
+        ConversionError: a file that defines which folders are read is damaged.
     """
     folders = {source, *(module.path for module in _modules(source, ignore))}
     folders |= {file.parent for file in source.glob(f"*/{_ADAPTER}")}
@@ -49,23 +51,23 @@ def read_files(source: Path, ignore: Collection[str] = ()) -> tuple[Path, ...]:
 
 
 def absent_files(source: Path, ignore: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the files that a conversion would heed but does not find, as paths below the directory.
+    """Return the files that a conversion would use but does not find, as paths below the directory.
 
-    Their absence says something: that pooling is the usual one, that there are no prompts, no other special tokens.
+    Their absence is information: pooling is the default one, there are no prompts, there are no other special tokens.
 
     Args:
-        source: as for `read_files`.
-        ignore: likewise.
+        source: see `read_files`.
+        ignore: see `read_files`.
 
     Raises:
-        ConversionError: likewise.
+        ConversionError: see `read_files`.
     """
     modules = _modules(source, ignore)
     wanted = [source / _ADAPTER, source / "modules.json"]
     encoders = [module.path for module in modules if module.kind == "Transformer"] or [source]
     if modules:
         wanted.append(source / MODEL_CONFIG)
-        # One of its names is enough.
+        # One of the alternative names is enough.
         wanted += [
             folder / TRANSFORMER_CONFIGS[0]
             for folder in encoders
@@ -84,7 +86,7 @@ def _modules(source: Path, ignore: Collection[str]) -> tuple[Module, ...]:
 
 
 def _read_in(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that matter; PyTorch's weights do not beside safetensors."""
+    """Yield the files of a folder that matter; PyTorch's weights do not where there are safetensors."""
     safe = any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json"))
     for file in folder.glob("*"):
         superseded = safe and file.suffix == ".bin" and file.name != "adapter_model.bin"
@@ -93,7 +95,7 @@ def _read_in(folder: Path) -> Iterator[Path]:
 
 
 def _shards(index: Path) -> Iterator[Path]:
-    """Yield the files that an index lists; what is wrong with it, the conversion says."""
+    """Yield the files that an index lists. Errors in the index are reported by the conversion itself."""
     with contextlib.suppress(ConversionError, AttributeError, TypeError):
         for name in {str(shard) for shard in read_json(index)["weight_map"].values()}:
             yield subfolder(index.parent, name, index)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadSource:
-    """A head, where its weights are, and their rules; no directory where it has none."""
+    """A head, the directory of its weights, and their rules; the directory is None for a head without weights."""
 
     config: HeadConfig
     directory: Path | None = None
@@ -26,12 +26,12 @@ class HeadSource:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A head.
+    """A classification head.
 
     Attributes:
-        pooling: how tokens are pooled.
-        steps: what follows, with the rules of its weights.
-        config: the fields of config.json that say so, where the family's head varies.
+        pooling: the pooling of the tokens.
+        steps: the layers that follow, with the rules of their weights.
+        config: the fields of config.json that describe the head, where it varies within the family.
     """
 
     pooling: PoolingMode
@@ -40,7 +40,7 @@ class Classifier:
 
 
 def dense_rules(config: HeadConfig, torch: str = "linear") -> tuple[Rule, ...]:
-    """The weights of a Dense module, or of a linear layer that goes by another name in PyTorch."""
+    """Return the rules of a Dense module, or of a linear layer that has another name in PyTorch."""
     rules = [Rule(f"{torch}.weight", "linear.kernel", "o i -> i o")]
     if config.use_bias:
         rules.append(Rule(f"{torch}.bias", "linear.bias"))
@@ -50,7 +50,7 @@ def dense_rules(config: HeadConfig, torch: str = "linear") -> tuple[Rule, ...]:
 
 
 def layer_norm_rules(config: HeadConfig, torch: str = "norm") -> tuple[Rule, ...]:
-    """The weights of a LayerNorm module, or of a norm that goes by another name in PyTorch."""
+    """Return the rules of a LayerNorm module, or of a norm that has another name in PyTorch."""
     scale, bias = Rule(f"{torch}.weight", "norm.scale"), Rule(f"{torch}.bias", "norm.bias")
     return (scale, bias) if config.use_bias else (scale,)
 
@@ -58,12 +58,12 @@ def layer_norm_rules(config: HeadConfig, torch: str = "norm") -> tuple[Rule, ...
 def dense(
     torch: str, inputs: int, outputs: int, activation: Activation = "identity", *, bias: bool = True
 ) -> tuple[HeadConfig, tuple[Rule, ...]]:
-    """A linear layer with an activation."""
+    """Return a linear layer with an activation, and the rules of its weights."""
     config = HeadConfig(kind="dense", in_features=inputs, out_features=outputs, use_bias=bias, activation=activation)
     return config, dense_rules(config, torch)
 
 
 def layer_norm(torch: str, size: int, eps: float, *, bias: bool = True) -> tuple[HeadConfig, tuple[Rule, ...]]:
-    """A LayerNorm."""
+    """Return a LayerNorm, and the rules of its weights."""
     config = HeadConfig(kind="layer_norm", in_features=size, out_features=size, use_bias=bias, norm_eps=eps)
     return config, layer_norm_rules(config, torch)

@@ -1,4 +1,4 @@
-"""Weights that a user leaves out of a conversion, by patterns of their names."""
+"""Weights that a user excludes from a conversion, by patterns of their names."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class IgnoredWeights:
-    """The weights of one conversion that are left out, whichever of its files they are in.
+    """The weights that one conversion excludes, from any of its files.
 
     Args:
-        patterns: of names in the files, as of `fnmatch`, for instance ``classifier.*``.
+        patterns: `fnmatch` patterns of names in the files, for instance ``classifier.*``.
     """
 
     def __init__(self, patterns: Collection[str]) -> None:
@@ -37,6 +37,6 @@ class IgnoredWeights:
         return replace(tensors, read=kept)
 
     def check(self, source: Path) -> None:
-        """Raise a ConversionError if a pattern has matched no weight; call it when all files have been read."""
+        """Raise a ConversionError if a pattern has matched no weight. Call this after all files have been read."""
         if self._idle:
             raise ConversionError(f"{source} has no weight that matches {min(self._idle)!r}, which was to be ignored")

@@ -1,4 +1,4 @@
-"""What kind of model transformers' name of a class stands for, and what it has beside its encoder."""
+"""The kind of model that a transformers class name stands for, and the parts that it adds to its encoder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 _TASK = "ForSequenceClassification"
 
-# The ends of the names of transformers' classes that put a head on an encoder.
+# Suffixes of the names of transformers' classes that add a head to an encoder.
 _TASKS = (
     *(_TASK, "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "ForMultipleChoice"),
     *("ForNextSentencePrediction", "ForPreTraining", "ForQuestionAnswering", "ForTokenClassification", "LMHeadModel"),
 )
 
-# The parts that these classes put beside the encoder, in all families.
+# The parts that these classes add to the encoder, in all families.
 _HEADS = frozenset(
     """
     classification_head classifier cls decoder dense discriminator_predictions generator_lm_head generator_predictions
@@ -32,18 +32,18 @@ _HEADS = frozenset(
 
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
-    """Whether config.json is that of a sequence classification model."""
+    """Return whether config.json describes a sequence classification model."""
     names = config.get("architectures")
     return isinstance(names, list) and any(str(name).endswith(_TASK) for name in names)
 
 
 def changes_nothing(directory: Path, kind: Kind, *, weights_ignored: bool) -> bool:
-    """Return whether a directory is certainly converted to this kind also where nobody asks for it.
+    """Return whether a directory is certain to be converted to this kind when no kind is requested.
 
     Args:
         directory: a checkpoint in the format of Hugging Face or of sentence-transformers.
-        kind: what the user asks for.
-        weights_ignored: whether the user leaves weights out; without its head, a classifier becomes an embedder.
+        kind: the kind that the user requests.
+        weights_ignored: whether the user excludes weights; without its head, a classifier becomes an embedder.
 
     Raises:
         ConversionError: modules.json or a config.json is damaged.
@@ -57,11 +57,12 @@ def changes_nothing(directory: Path, kind: Kind, *, weights_ignored: bool) -> bo
 
 
 def head_weights(config: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
-    """Return the weights of a file that belong to the head of another task, which an embedder leaves out.
+    """Return the weights of a file that belong to the head of another task, which an embedder excludes.
 
     Args:
-        config: config.json, which names the model's class; one that is not transformers' may do anything with them.
-        names: of the weights in the file.
+        config: config.json, which names the model's class; a class from outside transformers may use the weights in any
+            way.
+        names: names of the weights in the file.
     """
     classes = config.get("architectures")
     if not isinstance(classes, list) or not any(str(name).endswith(_TASKS) for name in classes):
@@ -70,7 +71,7 @@ def head_weights(config: Mapping[str, Any], names: Iterable[str]) -> frozenset[s
 
 
 def is_causal(config: Mapping[str, Any]) -> bool:
-    """Whether sentence-transformers pools by the last token where no modules.json says how: a causal language model."""
+    """Return whether sentence-transformers pools a bare encoder by the last token: a causal language model."""
     classes = config.get("architectures")
     first = str(classes[0]) if isinstance(classes, list) and classes else ""
     return first.endswith("ForCausalLM") and bool(config.get("is_causal", True))

@@ -1,4 +1,4 @@
-"""README.md beside an exported model: where it came from, and what temperature its weights hold."""
+"""README.md of an exported model: its origin, and the temperature folded into its weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def model_card(metadata: Metadata, tau: Temperature) -> ModelCard:
-    """Write the card, with the front matter that the hub reads.
+    """Return the card, with the front matter that the hub reads.
 
     Args:
-        metadata: of the checkpoint that was exported.
-        tau: what was folded into its weights.
+        metadata: metadata of the exported checkpoint.
+        tau: temperature folded into its weights.
     """
     embedder = metadata.kind == "embedder"
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.source) and not Path(metadata.source).exists()

@@ -1,6 +1,6 @@
-"""Which modules a sentence-transformers directory consists of: modules.json, and the order in which they can stand.
+"""The modules of a sentence-transformers directory: modules.json, and the valid orders of modules.
 
-What each of them says is read elsewhere: `conversion.sentence_transformers`, and `conversion.router` for a Router.
+The content of the modules is read elsewhere: `conversion.sentence_transformers`, and `conversion.router` for a Router.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MODULES = "modules.json"
 
-# What is said of the whole model, and of an encoder: the first of these names that there is.
+# Config files of the whole model, and of an encoder. The first name that exists is used.
 MODEL_CONFIG = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
@@ -25,19 +25,19 @@ TRANSFORMER_CONFIGS = tuple(
 
 _OFFICIAL = "sentence_transformers."
 
-# Foreign code that may do what sentence-transformers' Transformer does; `check_classes` has the last word.
+# Foreign code that may do the same as sentence-transformers' Transformer; `check_classes` decides.
 _FOREIGN = ("custom_st.Transformer",)
 
 HEADS = ("Dense", "LayerNorm", "Normalize")
-# Asym is what a Router was called before version 5.
+# Asym is the name of a Router before version 5.
 ROUTERS = ("Router", "Asym")
-# Changes nothing outside of training.
+# These change nothing outside of training.
 _IDLE = ("Dropout",)
 _KNOWN = ("Transformer", "Pooling", *HEADS, *_IDLE, *ROUTERS)
 
 
 class Module(NamedTuple):
-    """A module: the last part of its type, its folder, the file that names it, and its whole type."""
+    """A module: the last part of its type, its folder, the file that names it, and its full type."""
 
     kind: str
     path: Path
@@ -46,10 +46,10 @@ class Module(NamedTuple):
 
 
 def read_modules(directory: Path) -> tuple[Module, ...]:
-    """The modules that a checkpoint consists of; none where it is a bare encoder.
+    """Return the modules of a checkpoint; an empty tuple for a bare encoder.
 
     Raises:
-        ConversionError: modules.json names a foreign or unknown module, or a path that leads out.
+        ConversionError: modules.json names a foreign or unknown module, or a path outside the directory.
     """
     file = directory / _MODULES
     if not file.exists():
@@ -64,16 +64,16 @@ def read_modules(directory: Path) -> tuple[Module, ...]:
 
 
 def known_module(kind: object, path: object, directory: Path, file: Path) -> Module:
-    """A module that ``file`` names, known to be one that tsjax can run.
+    """Return a module that ``file`` names, after checking that tsjax can run it.
 
     Args:
         kind: the dotted path of its class, or of the file of that name.
         path: its folder in the directory.
-        directory: the one that the file speaks of.
+        directory: the directory that the file describes.
         file: for messages.
 
     Raises:
-        ConversionError: it is foreign code, not supported, or its path leads out.
+        ConversionError: the module is foreign code or not supported, or its path leads out of the directory.
     """
     full = str(kind)
     last = full.rpartition(".")[2]
@@ -85,10 +85,10 @@ def known_module(kind: object, path: object, directory: Path, file: Path) -> Mod
 
 
 def check_classes(modules: Sequence[Module], known: Collection[str]) -> None:
-    """Check that every module is sentence-transformers' own, or foreign code that is known for this family.
+    """Check that every module belongs to sentence-transformers, or is foreign code that is known for this family.
 
     Raises:
-        ConversionError: names the first that is not.
+        ConversionError: names the first module for which neither is true.
     """
     for module in modules:
         if not module.type.startswith(_OFFICIAL) and module.type not in known:
@@ -100,10 +100,10 @@ def _foreign(file: Path, full: str) -> ConversionError:
 
 
 def in_order(modules: Sequence[Module]) -> tuple[Module, ...]:
-    """One after the other, without those that do nothing: an encoder, and its pooling and heads.
+    """Return the modules in order, without those that have no effect: an encoder, its pooling and its heads.
 
     Raises:
-        ConversionError: they stand in another order.
+        ConversionError: the modules are in another order.
     """
     modules = tuple(module for module in modules if module.kind not in _IDLE)
     kinds = [module.kind for module in modules]

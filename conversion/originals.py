@@ -1,7 +1,7 @@
-"""The original in PyTorch, with a temperature: what tsjax is measured against, in the tests and by users.
+"""The original model in PyTorch, with a temperature: the reference for tsjax, in the tests and for users.
 
-The temperature divides the whole logit, biases and masks included, as the paper's own code does. It is put where every
-architecture must pass, in PyTorch's softmax, so that no family stays untouched unseen.
+The temperature divides the complete logit, biases and masks included, as in the paper's own code. It is applied in
+PyTorch's softmax, which every architecture uses, so that no family can skip it unnoticed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def tempered(temperature: float) -> Iterator[list[int]]:
-    """Divide the logits of every softmax by τ; what is yielded is a list of the calls' sizes.
+    """Divide the logits of every softmax by τ, and yield a list of the calls' sizes.
 
-    Only for eager attention, which calls `torch.nn.functional.softmax`. A masked logit stays finite, lest a query that
-    sees nothing give NaN.
+    This requires eager attention, which calls `torch.nn.functional.softmax`. Masked logits stay finite, so that a query
+    that sees no key does not give NaN.
     """
     plain = torch.nn.functional.softmax
     calls: list[int] = []
@@ -43,8 +43,8 @@ def tempered(temperature: float) -> Iterator[list[int]]:
 
 
 def load_original(directory: Path | str, dtype: torch.dtype = torch.float32) -> Any:
-    """The bare encoder in PyTorch, as transformers reads it, with eager attention."""
-    # AutoModel would build T5's decoder too.
+    """Load the bare encoder in PyTorch, as transformers reads it, with eager attention."""
+    # AutoModel would also build T5's decoder.
     encoders: dict[str, Any] = {"t5": T5EncoderModel, "mt5": MT5EncoderModel}
     kind = encoders.get(AutoConfig.from_pretrained(directory).model_type, AutoModel)
     return kind.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
@@ -57,7 +57,7 @@ def hidden_states(
     temperature: float = 1.0,
     token_type_ids: NDArray[np.integer[Any]] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Hidden states of the last layer, float64 (B, T, D), and the mask of the tokens that are none of the padding.
+    """Return the hidden states of the last layer, float64 (B, T, D), and the mask of the tokens that are not padding.
 
     Raises:
         AssertionError: the temperature did not reach every layer.

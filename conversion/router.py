@@ -1,7 +1,7 @@
-"""A Router of sentence-transformers: the modules of each route, and which route the texts of a task take.
+"""The Router of sentence-transformers: the modules of each route, and the route of each task's texts.
 
-There, a route is found by task and modality when texts come. Ours are text in any case, so what it would find for each
-task is worked out here, once, by its own order of precedence.
+sentence-transformers selects a route by task and modality for each input. Inputs to tsjax are always text, so the route
+of each task is computed here, once, with the order of precedence of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MODALITY = "text"
-# By task and modality; None stands for any.
+# Routes by task and modality; None stands for any.
 _Mappings: TypeAlias = "dict[tuple[str | None, str | None], str]"
 
 
 class Router(NamedTuple):
-    """Which route a task takes, and for each of ``config.folders`` all modules that its texts go through."""
+    """The route of each task, and for each of ``config.folders`` all modules that its texts pass through."""
 
     config: RouterConfig
     chains: tuple[tuple[Module, ...], ...]
 
 
 def read_router(modules: Sequence[Module], ignore: Collection[str] = ()) -> Router | None:
-    """What a Router among the modules says; None where there is none.
+    """Read the Router among the modules; return None where there is no Router.
 
     Args:
-        modules: those in modules.json; what stands before and after the Router belongs to every route.
-        ignore: names of config fields that the user waves through.
+        modules: the modules in modules.json; those before and after the Router belong to every route.
+        ignore: names of config fields that the user chose to ignore.
 
     Raises:
-        ConversionError: there is more than one, its config is damaged or unknown, a route is for something else than
-            text, or its modules are not supported.
+        ConversionError: there is more than one Router, its config is damaged or unknown, a route is for something other
+            than text, or its modules are not supported.
     """
     at = [index for index, module in enumerate(modules) if module.kind in ROUTERS]
     if not at:
@@ -71,14 +71,14 @@ def read_router(modules: Sequence[Module], ignore: Collection[str] = ()) -> Rout
     config = RouterConfig(
         routes={name: folders[chain] for name, chain in chains.items()},
         tasks={task: name for task, name in found.items() if name is not None},
-        other_tasks=without_task,  # what a task leads to that nothing names
+        other_tasks=without_task,  # the route of a task that no mapping names
         default_route=default if without_task is None else without_task,
     )
     return Router(config, tuple(folders))
 
 
 def _structure(fields: Fields, directory: Path, file: Path) -> dict[str, tuple[Module, ...]]:
-    """The modules of each route, by its name."""
+    """Return the modules of each route, by its name."""
     types, structure = fields.take("types", kind=dict), fields.take("structure", kind=dict)
     if not structure:
         raise ConversionError(f"{file}: there is no route")
@@ -93,7 +93,7 @@ def _structure(fields: Fields, directory: Path, file: Path) -> dict[str, tuple[M
 
 
 def _mappings(saved: Mapping[str, Any], routes: Collection[str], file: Path) -> _Mappings:
-    """Its keys are pairs as Python prints them: ``('query', 'text')``, ``(None, 'text')``."""
+    """Read the mappings, whose keys are pairs in Python's syntax: ``('query', 'text')``, ``(None, 'text')``."""
     mappings: _Mappings = {}
     for key, route in saved.items():
         try:
@@ -111,7 +111,7 @@ def _mappings(saved: Mapping[str, Any], routes: Collection[str], file: Path) -> 
 
 
 def _route(task: str | None, mappings: _Mappings, routes: Collection[str]) -> str | None:
-    """The route of a task by the precedence of sentence-transformers; None where it has none."""
+    """Return the route of a task by the precedence of sentence-transformers; None where it has no route."""
     for key in ((task, _MODALITY), (task, None), (None, _MODALITY), (None, None)):
         if key in mappings:
             return mappings[key]

@@ -1,9 +1,9 @@
-"""Rules that say, as data, which weight of theirs is which of ours and how its axes are laid out.
+"""Rules that define, as data, the tsjax name and axis layout of each PyTorch weight.
 
-One row a weight, or a part of a packed one. ``{i}`` in a name stands for the layer. Written out for a number of layers,
-the rows are a finite table, so that completeness is an equality of sets, checked before a tensor is read; and since a
-layout is an einops string, the way back is the same string with its sides swapped. Stacking the layers is the engine's
-work, not a rule's.
+There is one rule for each weight, or for each part of a packed weight. ``{i}`` in a name stands for the layer. Expanded
+for a number of layers, the rules are a finite table, so completeness is an equality of sets that is checked before a
+tensor is read. A layout is an einops string, so export uses the same string with its sides swapped. The engine stacks
+the layers; the rules do not.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rule:
-    """One weight: its name in PyTorch, its name here, and the layout that turns the first into the second.
+    """One weight: its name in PyTorch, its name in tsjax, and the layout that turns the first into the second.
 
     Attributes:
         torch: for instance ``encoder.layer.{i}.attention.self.query.weight``.
         ours: for instance ``layers.{i}.attention.query.kernel``.
-        layout: for instance ``(n h) d -> d n h``; empty where the axes stay as they are.
-        part: where PyTorch's packs several of ours along its first axis, which of how many equal parts this is.
-        first_layer: the first layer that has this weight; in ours, those before it get ones, which nothing reads.
+        layout: for instance ``(n h) d -> d n h``; empty where the axes do not change.
+        part: where PyTorch packs several tsjax weights along its first axis, the index of this one and the number of
+            equal parts.
+        first_layer: the first layer that has this weight; in tsjax, earlier layers get ones, which are never read.
     """
 
     torch: str
@@ -44,7 +45,7 @@ class Rule:
     first_layer: int = 0
 
     def for_layers(self, num_layers: int) -> list[Row]:
-        """The rows that this rule stands for."""
+        """Return the rows that this rule stands for."""
         if "{i}" not in self.torch:
             return [Row(self.torch, self.ours, None, self.layout, self.part)]
         stacked = self.ours.replace("{i}.", "")
@@ -56,7 +57,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of theirs, or a part of it, and where it goes: a weight of ours, or one layer of a stacked one."""
+    """One PyTorch tensor, or a part of it, and its target: a tsjax weight, or one layer of a stacked weight."""
 
     torch: str
     ours: str
@@ -67,14 +68,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Names:
-    """How the names in a file may differ from the names in the rules.
+    """The differences between the names in a file and the names in the rules.
 
     Attributes:
-        prefixes: leading words that are dropped, for instance ``bert.``.
-        renames: endings of old names and what they are now, for instance ``.gamma`` and ``.weight``.
-        ignored: patterns of weights that are left out where no rule takes them, for instance ``cls.*``.
+        prefixes: leading words that are removed, for instance ``bert.``.
+        renames: endings of old names and their replacements, for instance ``.gamma`` and ``.weight``.
+        ignored: patterns of weights that are excluded where no rule uses them, for instance ``cls.*``.
         copies: names under which some files hold a weight a second time, and the name that the rules use; where only
-            the copy is there, it is taken.
+            the copy exists, it is used.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ class Names:
     copies: Mapping[str, str] = field(default_factory=dict)
 
     def canonical(self, name: str) -> str:
-        """The name as the rules have it."""
+        """Return the name that the rules use."""
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
         for old, new in self.renames:
@@ -92,15 +93,16 @@ class Names:
         return name
 
     def ignores(self, canonical: str) -> bool:
-        """Whether a weight of this canonical name is left out where no rule takes it."""
+        """Return whether a weight of this canonical name is excluded where no rule uses it."""
         return any(fnmatchcase(canonical, pattern) for pattern in self.ignored)
 
 
 def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, list[Row]]:
-    """The table of rows by PyTorch name; a packed weight has several.
+    """Return the table of rows by PyTorch name; a packed weight has several rows.
 
     Raises:
-        AssertionError: two rules claim one name, on either side, or parts are missing; a mistake in a family file.
+        AssertionError: two rules claim one name, on either side, or parts are missing; this is a mistake in a family
+            file.
     """
     rows = [row for rule in rules for row in rule.for_layers(num_layers)]
     table: dict[str, list[Row]] = {}
@@ -115,7 +117,7 @@ def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, list[Row]]:
 
 
 def match(available: Iterable[str], table: Mapping[str, list[Row]], names: Names, where: str) -> dict[str, list[Row]]:
-    """Pair the names in a file with the rows of the table, strictly: nothing left over on either side.
+    """Match the names in a file with the rows of the table, strictly: nothing may be left over on either side.
 
     Returns:
         the rows for each name in the file that is used.
@@ -144,10 +146,10 @@ def match(available: Iterable[str], table: Mapping[str, list[Row]], names: Names
 
 
 def check_copies(read: Mapping[str, Callable[[], NDArray[Any]]], names: Names, where: str) -> None:
-    """Check that what a file holds twice is the same both times; which one is meant cannot be known otherwise.
+    """Check that duplicate weights in a file are equal, because it cannot be known which of two is correct.
 
     Raises:
-        ConversionError: names the two.
+        ConversionError: names the two weights.
     """
     by_name = {names.canonical(name): name for name in read}
     for copy, original in names.copies.items():
@@ -168,8 +170,8 @@ def apply(
 
     Args:
         rows: from `match`.
-        read: gives a tensor by its name in the file.
-        shapes: the shape of each weight of ours, stacked.
+        read: returns a tensor by its name in the file.
+        shapes: the shape of each tsjax weight, stacked.
         axes: sizes of the axes that a layout splits, for instance ``{"n": heads}``.
         where: the file, for messages.
 
@@ -201,14 +203,14 @@ def check_floats(tensor: NDArray[Any], name: str, where: str) -> None:
     """Check that a weight is floating point.
 
     Raises:
-        ConversionError: it is not.
+        ConversionError: the weight is not floating point.
     """
     if tensor.dtype.kind != "f" and not tensor.dtype.name.startswith("bfloat"):
         raise ConversionError(f"{where}: weight {name!r} has dtype {tensor.dtype}, not floating point")
 
 
 def as_float32(tensor: NDArray[Any], name: str, where: str) -> NDArray[np.float32]:
-    """A weight in float32; the arguments and the error are those of `check_floats`."""
+    """Return a weight in float32; the arguments and the error are those of `check_floats`."""
     check_floats(tensor, name, where)
     return tensor.astype(np.float32)
 
@@ -219,7 +221,7 @@ def invert(
     weights: Mapping[str, NDArray[np.float32]],
     axes: Mapping[str, int],
 ) -> dict[str, NDArray[np.float32]]:
-    """The way back: our stacked weights as PyTorch's, by their canonical names. The exact inverse of `apply`."""
+    """Return stacked tsjax weights as PyTorch weights by canonical names: the exact inverse of `apply`."""
     theirs = {}
     for torch, packed in expand(rules, num_layers).items():
         parts = [
@@ -235,12 +237,12 @@ def _of_layer(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def swapped(layout: str) -> str:
-    """The layout of the way back."""
+    """Return the layout of the inverse conversion."""
     return " -> ".join(reversed(layout.split(" -> "))) if layout else ""
 
 
 def rearrange(array: NDArray[Any], layout: str, axes: Mapping[str, int]) -> NDArray[Any]:
-    """Lay out an array's axes; ``axes`` may hold sizes that the layout does not need."""
+    """Rearrange an array's axes; ``axes`` may hold sizes that the layout does not need."""
     if not layout:
         return array
     needed = {name: size for name, size in axes.items() if name in layout.replace("(", " ").replace(")", " ").split()}
@@ -249,7 +251,7 @@ def rearrange(array: NDArray[Any], layout: str, axes: Mapping[str, int]) -> NDAr
 
 
 def shape_before(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a layout turns into ``shape``; only the left side of a layout may have groups."""
+    """Return the shape that a layout turns into ``shape``; only the left side of a layout may have groups."""
     if not layout:
         return shape
     left, right = layout.split(" -> ")

@@ -1,7 +1,7 @@
-"""What the modules of a sentence-transformers directory say in their configs, of every generation so far.
+"""The configs of the modules in a sentence-transformers directory, in every version so far.
 
 Version 5.4 changed the pooling config from booleans to ``pooling_mode`` and the types in modules.json to longer paths.
-Readers that missed it pooled wrongly without a word, so a type, a mode or a field that is not known is an error here.
+Libraries that missed the change pooled wrongly without an error, so an unknown type, mode or field is an error here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ POOLING_BOOLEANS: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
-# What a Transformer module does by kind of model: its task, its output's name, and transformers' name of that.
+# The function of a Transformer module by kind of model: its task, its output's name, and transformers' name of that
+# output.
 TASKS: dict[Kind, tuple[str, str, str]] = {
     "embedder": ("feature-extraction", "token_embeddings", "last_hidden_state"),
     "cross_encoder": ("sequence-classification", "scores", "logits"),
@@ -47,20 +48,19 @@ TASKS: dict[Kind, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Stack:
-    """What a sentence-transformers directory says around the encoder; the defaults are those of a bare encoder.
+    """The settings of a sentence-transformers directory around the encoder; the defaults are those of a bare encoder.
 
     Attributes:
-        pooling: mean pooling where there is no modules.json, as in sentence-transformers, which then reads no file of
-            its own.
-        heads: what follows pooling.
-        max_seq_length: None if it is not said.
-        lower_case: whether text is lower-cased before the tokenizer sees it.
-        prompts: by name.
-        default_prompt_name: the one used when none is named.
-        similarity_fn_name: how vectors are meant to be compared.
+        pooling: mean pooling where there is no modules.json; sentence-transformers then reads none of its own files.
+        heads: the modules after pooling.
+        max_seq_length: maximum length in tokens; None if it is not stated.
+        lower_case: whether text is lower-cased before it is tokenised.
+        prompts: the prompts by name.
+        default_prompt_name: the prompt that is used when none is named.
+        similarity_fn_name: the intended function to compare vectors.
         truncate_dim: leading dimensions to keep; None for all.
-        kind: what the model is for.
-        activation: what a cross-encoder applies to its logits.
+        kind: the kind of model.
+        activation: the activation that a cross-encoder applies to its logits.
     """
 
     pooling: PoolingConfig = PoolingConfig()
@@ -82,7 +82,7 @@ def read_stack(directory: Path, modules: Sequence[Module], hidden_size: int, ign
         directory: the checkpoint.
         modules: an encoder, its pooling, and heads.
         hidden_size: width of the encoder.
-        ignore: names of config fields that the user waves through.
+        ignore: names of config fields that the user chose to ignore.
 
     Raises:
         ConversionError: an unknown field, mode or activation, or modules that do not fit each other.
@@ -109,21 +109,21 @@ def read_scorer(
     saved: Mapping[str, Any],
     ignore: Collection[str] = (),
 ) -> Stack:
-    """The same for a cross-encoder: how it pools, its head, what is applied to its logits.
+    """Read the configs of a cross-encoder: its pooling, its head, and the activation of its logits.
 
     Args:
         directory: the checkpoint.
-        modules: a Transformer, or none.
+        modules: a Transformer, or no module.
         classifier: the head of its family.
         saved: config.json, where older versions keep the activation.
-        ignore: names of config fields that the user waves through.
+        ignore: names of config fields that the user chose to ignore.
 
     Raises:
         ConversionError: as for `read_stack`.
     """
     path = directory
     options: dict[str, Any] = {"activation": None}
-    if modules:  # as in sentence-transformers, its own files count only where modules.json is
+    if modules:  # as in sentence-transformers, its files count only with a modules.json
         path = modules[0].path
         options = _model_options(directory, "CrossEncoder", ignore)
         options |= _transformer_options(path, TASKS["cross_encoder"], ignore)
@@ -201,11 +201,11 @@ def _check_width(config: HeadConfig, width: int, file: str) -> None:
 
 
 def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collection[str]) -> dict[str, Any]:
-    """What sentence_bert_config.json (or its sisters) says of the encoder's input.
+    """Return the options of the encoder's input in sentence_bert_config.json (or an equivalent file).
 
-    ``task`` is what it may say of the output, one of `TASKS`.
+    ``task`` is the permitted description of the output, one of `TASKS`.
     """
-    # The first that says anything, as in sentence-transformers.
+    # Use the first file that is not empty, as sentence-transformers does.
     found = ((path / name, read_json_object(path / name, optional=True)) for name in TRANSFORMER_CONFIGS)
     file, content = next(((file, content) for file, content in found if content), (path, {}))
     fields = Fields(content, str(file), ignore)
@@ -216,7 +216,7 @@ def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collect
     fields.require("transformer_task", task[0])
     fields.require("module_output_name", task[1])
     fields.require("modality_config", {"text": {"method": "forward", "method_output_name": task[2]}})
-    # Each of these can change the vectors in ways of its own; empty ones are common.
+    # Each of these fields can change the vectors; empty ones are common.
     for name in ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs"):
         fields.require(name, {})
     for name in ("processing_kwargs", "query_length", "document_length", "query_expansion"):
@@ -227,7 +227,7 @@ def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collect
 
 
 def _model_options(directory: Path, model_type: str, ignore: Collection[str]) -> dict[str, Any]:
-    """What config_sentence_transformers.json says of the whole model."""
+    """Return the options of the whole model in config_sentence_transformers.json."""
     file = directory / MODEL_CONFIG
     fields = Fields(read_json_object(file, optional=True), str(file), ignore)
     fields.harmless(["__version__", "requirements"])
@@ -241,7 +241,7 @@ def _model_options(directory: Path, model_type: str, ignore: Collection[str]) ->
     for name, prompt in prompts.items():
         if prompt is not None and (not isinstance(prompt, str) or lone_surrogate(prompt) is not None):
             raise ConversionError(f"{file}: prompt {name!r} is not text")
-    prompts = merged(prompts, {})  # null is an empty text
+    prompts = merged(prompts, {})  # null is an empty prompt
     if default is not None and default not in (*prompts, *(ALWAYS if model_type == "SentenceTransformer" else ())):
         raise ConversionError(f"{file}: default_prompt_name {default!r} is not among the prompts")
     if similarity not in get_args(Similarity):
@@ -256,7 +256,7 @@ def _model_options(directory: Path, model_type: str, ignore: Collection[str]) ->
 
 
 def _score_activation(paths: Sequence[object], labels: int, file: str) -> Activation:
-    """What is applied to the logits: the first path of torch.nn that is given; else Sigmoid for one label."""
+    """Return the activation of the logits: the first torch.nn path that is given; else Sigmoid for one label."""
     path = next((path for path in paths if path is not None), None)
     if path is None:
         return "sigmoid" if labels == 1 else "identity"

@@ -1,6 +1,6 @@
-"""A checkpoint directory as Hugging Face and sentence-transformers write it: its JSON files and its tensors.
+"""A checkpoint directory in the format of Hugging Face and sentence-transformers: its JSON files and its tensors.
 
-Nothing here needs torch, except the reading of .bin files.
+Only the reading of .bin files requires torch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Tensors:
     """The tensors of a model, read one at a time.
 
     Attributes:
-        where: the file they are in, or the index that lists the files.
-        read: gives the tensor of each name.
+        where: the file of the tensors, or the index that lists the files.
+        read: returns the tensor of each name.
     """
 
     where: str
@@ -38,10 +38,10 @@ class Tensors:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        ConversionError: it is missing or damaged.
+        ConversionError: the file is missing or damaged.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
@@ -52,7 +52,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
-    """The same for a file that must hold an object; empty if it is optional and absent."""
+    """Return the content of a JSON file that must hold an object; an empty dict if the file is optional and absent."""
     if optional and not file.exists():
         return {}
     value = read_json(file)
@@ -62,10 +62,10 @@ def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
 
 
 def subfolder(directory: Path, relative: object, said_in: Path) -> Path:
-    """A folder that a file names, known to lie inside the checkpoint.
+    """Return a folder that a file names, after checking that it lies inside the checkpoint.
 
     Raises:
-        ConversionError: the path is absolute or climbs out.
+        ConversionError: the path is absolute or leads out of the checkpoint.
     """
     path = PurePosixPath(str(relative).replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in str(path) or "\0" in str(path):
@@ -74,14 +74,14 @@ def subfolder(directory: Path, relative: object, said_in: Path) -> Path:
 
 
 def open_tensors(directory: Path, names: Sequence[str] = _SINGLE) -> Tensors:
-    """The tensors in a directory: safetensors first, whole or in shards, then .bin files.
+    """Return the tensors in a directory: from safetensors, as one file or in shards, else from .bin files.
 
     Args:
-        directory: where the files are.
-        names: of the files, in order of preference.
+        directory: directory of the files.
+        names: names of the files, in order of preference.
 
     Raises:
-        ConversionError: there are none, or a file is damaged, or shards and index do not agree.
+        ConversionError: there are no files, or a file is damaged, or shards and index do not agree.
         MissingExtraError: there are only .bin files and torch is not installed.
     """
     for name in names:
@@ -119,11 +119,11 @@ def _open(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 
 def _open_safetensors(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     try:
-        file.open("rb").close()  # safetensors calls every failure a missing file
+        file.open("rb").close()  # safetensors reports every failure as a missing file
         with reported_panics():
-            handle = safe_open(file, framework="numpy")  # held open by the readers below
-            names = list(handle.keys())  # type: ignore[no-untyped-call]  # safetensors is half typed
-    except Exception as error:  # OSError, SafetensorError, and for a damaged header others
+            handle = safe_open(file, framework="numpy")  # the readers below keep it open
+            names = list(handle.keys())  # type: ignore[no-untyped-call]  # safetensors is only partly typed
+    except Exception as error:  # OSError, SafetensorError, and other types for a damaged header
         raise ConversionError(f"{file} is damaged or incomplete: {error!s:.300}") from error
 
     def reader(name: str) -> Callable[[], NDArray[Any]]:
@@ -132,7 +132,8 @@ def _open_safetensors(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
                 with reported_panics():
                     return handle.get_tensor(name)  # type: ignore[no-untyped-call]
             except Exception as error:
-                # NumPy has no float8 and nothing smaller: an AttributeError, or another, by the version of safetensors.
+                # NumPy has no float8 and nothing smaller. The error is an AttributeError, or another one in other
+                # versions of safetensors.
                 kind = _stored_dtype(handle, name)
                 raise ConversionError(
                     f"{file}: weight {name!r}, stored as {kind}, cannot be read ({error!s:.200}); tsjax reads float16, "
@@ -145,10 +146,10 @@ def _open_safetensors(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 
 
 def _stored_dtype(handle: Any, name: str) -> str:
-    """The name of a tensor's dtype in its safetensors file."""
+    """Return the name of a tensor's dtype in its safetensors file."""
     try:
         return str(handle.get_slice(name).get_dtype())
-    except Exception:  # it is for a message about another error
+    except Exception:  # the name is only for a message about another error
         return "an unknown dtype"
 
 
@@ -156,7 +157,7 @@ def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     torch = require_optional("torch", extra="torch", feature=f"{file}, a pickle,")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or a hostile pickle
+    except Exception as error:  # torch raises many types for a damaged or a hostile pickle
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConversionError(f"{file} cannot be read as weights: {reason:.200}") from error
     if not isinstance(state, dict):
@@ -167,7 +168,7 @@ def _open_bin(file: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 
     def reader(tensor: Any) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
-            # numpy has no bfloat16; float32 holds each of its values.
+            # NumPy has no bfloat16; float32 holds each of its values.
             try:
                 return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
             except (RuntimeError, TypeError) as error:

@@ -1,10 +1,10 @@
-"""The tokenizer of a foreign checkpoint as one tokenizer.json that says everything.
+"""The tokenizer of a foreign checkpoint as one complete tokenizer.json.
 
-Hugging Face spreads what a tokenizer does over tokenizer.json, tokenizer_config.json, special_tokens_map.json and
+Hugging Face stores the settings of a tokenizer in tokenizer.json, tokenizer_config.json, special_tokens_map.json and
 added_tokens.json, and its class decides which of them wins. A plain BERT tokenizer is read here, without transformers,
-as its class reads it: of tokenizer.json it takes the vocabulary and the added tokens, and builds the rest from
-``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` of tokenizer_config.json (true, follow the case,
-true where they are absent). Whatever is not plain in every respect, or has no tokenizer.json, goes through
+as its class reads it: it takes the vocabulary and the added tokens from tokenizer.json, and builds the rest from
+``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` of tokenizer_config.json (defaults: true, the value
+of ``do_lower_case``, true). A tokenizer that is not plain in every respect, or has no tokenizer.json, is loaded with
 transformers, once, at conversion.
 """
 
@@ -36,15 +36,15 @@ _BERT_TOKENS = {
 }
 _WHOLE = "tokenizer.json"
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
-# The files that hold a vocabulary; those of one row only together.
+# The files that hold a vocabulary; files in one row are only valid together.
 _VOCABULARIES = ((_WHOLE,), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in _SENTENCEPIECE))
 
 _CHAT = "chat_template"
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 
-# The fields of tokenizer_config.json by what they hold. Those that decide about ids are read by transformers' class, or
-# below; the others are bookkeeping. Besides these there are the special tokens, which end in "_token".
+# The fields of tokenizer_config.json by content. Those that affect ids are read by transformers' class, or below; the
+# others are bookkeeping. The special tokens, whose names end in "_token", come in addition.
 _KNOWN: dict[type | tuple[type, ...], str] = {
     bool: """
         add_bos_token add_eos_token add_prefix_space clean_text clean_up_tokenization_spaces
@@ -71,13 +71,13 @@ _KNOWN: dict[type | tuple[type, ...], str] = {
 
 
 class TokenizerSource(NamedTuple):
-    """A tokenizer and what is said about it besides.
+    """A tokenizer and its settings outside tokenizer.json.
 
     Attributes:
         json: the content of tokenizer.json.
-        model_max_length: the most tokens that a text may have; None if it does not say.
-        pad_token_id: the id of the token that it names for padding; None if it names none.
-        token_types: whether the model is told the segment of each token, as in a pair's first or second text.
+        model_max_length: the maximum number of tokens of a text; None if it is not stated.
+        pad_token_id: the id of the token that is named for padding; None if no token is named.
+        token_types: whether the model receives the segment of each token, such as the first or second text of a pair.
     """
 
     json: str
@@ -92,14 +92,14 @@ def read_tokenizer(
     """Read the tokenizer of a checkpoint.
 
     Args:
-        directory: with tokenizer.json and tokenizer_config.json, or what transformers can read instead.
+        directory: directory with tokenizer.json and tokenizer_config.json, or other files that transformers can read.
         model_config: config.json; names the class where tokenizer_config.json does not.
-        lower_case: whether text is lower-cased first, on top of what the tokenizer does (sentence-transformers).
-        chats: whether sentence-transformers would write texts into a chat template, if there is one.
+        lower_case: whether text is lower-cased first, in addition to the tokenizer's own steps (sentence-transformers).
+        chats: whether sentence-transformers would format texts with a chat template, if there is one.
         ignore: names of fields in tokenizer_config.json that the user accepts although tsjax does not know them.
 
     Raises:
-        ConversionError: there is no tokenizer, it is damaged, or it does what tsjax does not.
+        ConversionError: there is no tokenizer, it is damaged, or it has a feature that tsjax does not support.
         MissingExtraError: there is only a SentencePiece model, and the packages that read it are not installed.
     """
     file = directory / "tokenizer_config.json"
@@ -114,10 +114,10 @@ def read_tokenizer(
     if content is None:
         content, of_class = _through_transformers(directory)
     else:
-        of_class = True  # as BertTokenizer says
+        of_class = True  # the default of BertTokenizer
     if lower_case:
         content["normalizer"] = _lower_cased(content.get("normalizer"))
-    content["padding"] = content["truncation"] = None  # those of whoever saved it, not of the model
+    content["padding"] = content["truncation"] = None  # settings of the last user, not of the model
     _check_template(_part(content, "post_processor"), directory / _WHOLE)
     return TokenizerSource(
         json.dumps(content, ensure_ascii=False),
@@ -128,13 +128,13 @@ def read_tokenizer(
 
 
 def _check(fields: Fields) -> bool | None:
-    """Check each field of tokenizer_config.json; return whether it names token types, None if it does not say.
+    """Check each field of tokenizer_config.json; return whether it names token types, None if it does not state this.
 
     Raises:
         ConversionError: a field is unknown, or of the wrong type, or has a value that would give other ids.
     """
     fields.require("truncation_side", "right")
-    # Padding is masked and always on the right here: on which side it was changes no vector.
+    # Padding is masked and always on the right here, so the original padding side changes no vector.
     fields.require("padding_side", "right", "left")
     fields.require("split_special_tokens", False)
     fields.require("init_inputs", [])
@@ -155,9 +155,9 @@ def _check(fields: Fields) -> bool | None:
 
 
 def _check_tokens(config: Json, file: Path) -> None:
-    """Check the tokens that a file adds or names: a text, or an object of a text and flags that are known.
+    """Check the tokens that a file adds or names: a text, or an object of a text and known flags.
 
-    Transformers prints a flag that it does not know, and goes on without it.
+    transformers prints a warning for an unknown flag and ignores it.
 
     Raises:
         ConversionError: names the token.
@@ -188,10 +188,10 @@ def _check_token(token: object, file: Path) -> None:
 
 
 def _check_added(content: Json, file: Path) -> list[Json]:
-    """Return the added tokens of tokenizer.json, each known to have a text of its own and flags that are known.
+    """Return the added tokens of tokenizer.json, after checking that each has a text of its own and known flags.
 
     Raises:
-        ConversionError: names the token that is damaged, or there twice.
+        ConversionError: names the token that is damaged or duplicate.
     """
     added = content.get("added_tokens", [])
     if not isinstance(added, list):
@@ -208,10 +208,10 @@ def _check_added(content: Json, file: Path) -> list[Json]:
 
 
 def _check_template(processor: Json, file: Path) -> None:
-    """Check that the special tokens in a post-processor have ids; the Rust tokenizer panics where one has none.
+    """Check that the special tokens in a post-processor have ids. The Rust tokenizer panics for one without an id.
 
     Raises:
-        ConversionError: names the one that has none.
+        ConversionError: names the token without an id.
     """
     for inner in processor.get("processors") or ():
         _check_template(inner, file)
@@ -223,9 +223,9 @@ def _check_template(processor: Json, file: Path) -> None:
 
 
 def _refuse_chat_templates(directory: Path, config: Json) -> None:
-    """Refuse the templates that sentence-transformers would write each text or pair into.
+    """Refuse the chat templates that sentence-transformers would apply to each text or pair.
 
-    It does so where there is no modules.json, or where that asks for it.
+    It applies them where there is no modules.json, or where modules.json asks for it.
     """
     files = (directory / f"{_CHAT}.jinja", *sorted((directory / CHAT_TEMPLATES).glob("*.jinja")))
     found = next((file for file in files if file.is_file()), None)
@@ -239,7 +239,7 @@ def _refuse_chat_templates(directory: Path, config: Json) -> None:
 
 
 def _longest(config: Json, file: str) -> int | None:
-    """The most tokens of a text; ``max_len`` is the old name, which counts where the new one is not given at all."""
+    """Return the maximum number of tokens; ``max_len`` is the old name, used only if the new one is absent."""
     name = "model_max_length" if "model_max_length" in config else "max_len"
     length = config.get(name)
     if length is None or length >= 1e9:  # "no limit" is written as 10³⁰
@@ -250,16 +250,16 @@ def _longest(config: Json, file: str) -> int | None:
 
 
 def _id_of(content: Json, token: object) -> int | None:
-    """The id of an added token."""
+    """Return the id of an added token."""
     added = (one for one in content.get("added_tokens") or [] if isinstance(one, dict))
     return next((one.get("id") for one in added if token is not None and one.get("content") == token), None)
 
 
 def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | None:
-    """The content of tokenizer.json as BertTokenizer would have it; None if it is not plainly one."""
+    """Return the content of tokenizer.json as BertTokenizer would have it; None if the tokenizer is not plainly one."""
     file = directory / _WHOLE
     name = config.get("tokenizer_class") or model_config.get("tokenizer_class") or _BERT_CLASSES[0]
-    # For some other types of model transformers does not believe the name of the class.
+    # transformers ignores the class name for some other model types.
     if not file.exists() or name not in _BERT_CLASSES or model_config.get("model_type") != "bert":
         return None
     content = read_json_object(file)
@@ -278,11 +278,11 @@ def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | Non
         and all(_text(given.get(key, token)) == token for key, token in _BERT_TOKENS.items())
         and all(_text(token) in known and _as_added(token, added) for token in flagged)
         and set(known) >= _more(named)
-        # With a decoder, the class adds the tokens that are named there, and no others of tokenizer.json.
+        # With a decoder, the class adds the tokens that are named there, and no other tokens of tokenizer.json.
         and ("added_tokens_decoder" not in config or {_text(token) for token in decoder.values()} == set(known))
         and all(known.get(token) == index for token, index in _legacy(directory, config).items())
         and (_part(content, "truncation").get("direction") or "Right") == "Right"
-        # Another tokenizer.json for each version of transformers; a class of the checkpoint's own.
+        # Another tokenizer.json for each version of transformers, or a class in the checkpoint itself.
         and not config.get("fast_tokenizer_files")
         and "auto_map" not in config
     )
@@ -290,7 +290,7 @@ def _plain_bert(directory: Path, config: Json, model_config: Json) -> Json | Non
 
 
 def _named(directory: Path, config: Json) -> Json:
-    """The special tokens by name, as transformers gathers them.
+    """Return the special tokens by name, as transformers gathers them.
 
     special_tokens_map.json is the older file. It wins over tokenizer_config.json, unless that lists all added tokens.
     """
@@ -300,12 +300,12 @@ def _named(directory: Path, config: Json) -> Json:
 
 
 def _legacy(directory: Path, config: Json) -> Json:
-    """The ids in added_tokens.json, which counts where tokenizer_config.json does not list the added tokens."""
+    """Return the ids in added_tokens.json, which counts where tokenizer_config.json does not list the added tokens."""
     return {} if "added_tokens_decoder" in config else read_json_object(directory / "added_tokens.json", optional=True)
 
 
 def _bert_parts(vocabulary: Mapping[str, object], config: Json) -> Json:
-    """The parts of tokenizer.json that BertTokenizer builds anew."""
+    """Return the parts of tokenizer.json that BertTokenizer rebuilds."""
     first, last = (_BERT_TOKENS[name] for name in ("cls_token", "sep_token"))
 
     def special(token: str, segment: int) -> Json:
@@ -343,23 +343,23 @@ def _bert_parts(vocabulary: Mapping[str, object], config: Json) -> Json:
 
 
 def _part(content: Json, key: str) -> Json:
-    """An object in an object; empty if there is none."""
+    """Return an object in an object; empty if the key is absent."""
     value = content.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def _text(token: object) -> object:
-    """A token's text, where it may be given with its flags."""
+    """Return a token's text, where the token may be given with its flags."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _as_added(token: object, added: list[Json]) -> bool:
-    """Whether a token that is given with its flags has them in tokenizer.json too, where they count."""
+    """Return whether a token that is given with its flags has the same flags in tokenizer.json, where they count."""
     return not isinstance(token, dict) or any(token.items() <= one.items() for one in added)
 
 
 def _more(config: Json) -> set[object]:
-    """The tokens that a config adds to the vocabulary under no name, or under one of its own."""
+    """Return the tokens that a config adds to the vocabulary without a name, or under a name of its own."""
     more = [config.get(name) for name in (*_LISTS, "model_specific_special_tokens")]
     listed = [token for value in more if isinstance(value, list) for token in value]
     named = [token for value in more if isinstance(value, dict) for token in value.values()]
@@ -372,20 +372,20 @@ def _flag(config: Json, name: str, *, default: bool) -> bool:
 
 
 def _through_transformers(directory: Path) -> tuple[Json, bool]:
-    """The content of tokenizer.json as transformers' class has it, and whether the class gives token types.
+    """Return the content of tokenizer.json from transformers' class, and whether the class returns token types.
 
     Raises:
-        ConversionError: transformers cannot read it, or what it read does what tsjax does not.
+        ConversionError: transformers cannot read it, or the result has a feature that tsjax does not support.
         MissingExtraError: packages are missing for the only file there is.
     """
     if (directory / _WHOLE).is_file():
         _check_added(read_json_object(directory / _WHOLE), directory / _WHOLE)
     found = [names for names in _VOCABULARIES if all((directory / name).is_file() for name in names)]
     if not found:
-        # transformers would make a tokenizer without words, for which every text is [UNK].
+        # transformers would create a tokenizer without a vocabulary, for which every text is [UNK].
         known = ", ".join(" with ".join(names) for names in _VOCABULARIES)
         raise ConversionError(f"{directory} holds no tokenizer: none of {known}")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch is as it should be
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not required here
     from transformers import AutoTokenizer  # noqa: PLC0415  # slow to import, and rarely needed
 
     if all(names[0] in _SENTENCEPIECE for names in found):
@@ -394,30 +394,30 @@ def _through_transformers(directory: Path) -> tuple[Json, bool]:
             require_optional(module, extra="sentencepiece", feature=feature)
     try:
         with reported_panics():
-            # Left open, the question whether to run the checkpoint's own code would be put to the user.
+            # The default would ask the user whether to run the checkpoint's own code.
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
             content = json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception as error:  # many kinds, and all mean that there is no usable tokenizer
+    except Exception as error:  # many types, and all mean that there is no usable tokenizer
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConversionError(f"{directory} holds no tokenizer that transformers can read: {reason:.200}") from error
     _check_unique(tokenizer.get_vocab(), directory)
     wanted = tuple(name for name in tokenizer.vocab_files_names.values() if name != _WHOLE)
     if not any(names in ((_WHOLE,), wanted, ("tokenizer.model",)) for names in found):
-        # Again a tokenizer without words: the class did not look at the file that there is.
+        # The class ignored the existing file and created a tokenizer without a vocabulary.
         raise ConversionError(
             f"{directory} has {' and '.join(found[0])}, but its {type(tokenizer).__name__} "
             f"reads {' and '.join(wanted) or _WHOLE}"
         )
-    if tokenizer.truncation_side != "right":  # tokenizer.json may say so where tokenizer_config.json is silent
+    if tokenizer.truncation_side != "right":  # tokenizer.json may state it where tokenizer_config.json does not
         raise ConversionError(f"{directory / _WHOLE}: truncation on the {tokenizer.truncation_side} is not supported")
     return content, "token_type_ids" in tokenizer.model_input_names
 
 
 def _check_unique(vocabulary: Mapping[str, int], directory: Path) -> None:
-    """Check that no two tokens have one id: the Rust tokenizer forgets one of them when it is written down.
+    """Check that no two tokens have one id. The Rust tokenizer drops one of them when it is saved.
 
     Raises:
-        ConversionError: names the two.
+        ConversionError: names the two tokens.
     """
     by_id: dict[int, str] = {}
     for token, index in vocabulary.items():
@@ -426,7 +426,7 @@ def _check_unique(vocabulary: Mapping[str, int], directory: Path) -> None:
 
 
 def _lower_cased(normalizer: Json | None) -> Json:
-    """The normaliser with lower-casing put before it, unless it lower-cases already."""
+    """Return the normaliser with lower-casing prepended, unless it already lower-cases."""
     steps = [normalizer] if normalizer else []
     steps = (normalizer or {}).get("normalizers", steps)
     if normalizer is not None and any(s.get("type") == "Lowercase" or s.get("lowercase") is True for s in steps):
