@@ -1,4 +1,4 @@
-"""The families that can be converted, and this table of them."""
+"""The model families that can be converted, and the table of them."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(config: Mapping[str, Any], file: str) -> Family:
-    """The family of a config.json.
+    """Return the family of a config.json.
 
     Raises:
-        ConversionError: there is none; lists those that there are.
+        ConversionError: there is no such family; lists the known families.
     """
     for family in FAMILIES:
         if config.get("model_type") == family.model_type and family.matches(config):

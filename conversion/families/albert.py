@@ -1,4 +1,4 @@
-"""ALBERT: one layer's weights, used again and again, and narrow embeddings that are projected."""
+"""ALBERT: one layer's weights, shared by all layers, and narrow embeddings that are projected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BERT and those who took over its layers: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
+"""BERT and the families with its layers: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _names(*prefixes: str, ignored: tuple[str, ...]) -> Names:
     return Names(
         prefixes=prefixes,
         renames=((".gamma", ".weight"), (".beta", ".bias")),
-        # The pooler, and buffers that count 0, 1, 2, …
+        # The pooler, and position buffers: 0, 1, 2, …
         ignored=("pooler.*", "embeddings.position_ids", "embeddings.token_type_ids", *ignored),
     )
 
@@ -63,7 +63,7 @@ BERT = Family(
     fields=_FIELDS,
     defaults={"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
     spellings=(Spelling(_rules, _names("bert.", ignored=("cls.*",))),),
-    # The padding's id (masked; the converter reads it), the pooler, and what some published checkpoints carry beside
+    # The padding's id (masked; the converter reads it), the pooler, and additional fields of some published checkpoints
     # (rubert-tiny2, TinyBERT, deepset's). Computing the feed-forward layer in chunks gives the same numbers.
     harmless=_HARMLESS
     | frozenset(
@@ -109,7 +109,7 @@ XLM_ROBERTA = _roberta("XLM-RoBERTa", "xlm-roberta", "XLMRobertaModel", 1e-12, _
 
 
 def _embedding_size(fields: Fields) -> dict[str, Any]:
-    """ELECTRA projects only where the widths differ."""
+    """Return the embedding size for ELECTRA, which projects only where the widths differ."""
     size = fields.take_count("embedding_size", 128)
     return {"embedding_size": None if size == fields.take_count("hidden_size") else size}
 

@@ -1,4 +1,4 @@
-"""Decoders' blocks used as encoders: EuroBERT, Qwen3-Embedding, EmbeddingGemma."""
+"""Decoder blocks used as encoders: EuroBERT, Qwen3-Embedding, EmbeddingGemma."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ EUROBERT = Family(
     read=_eurobert,
     write=lambda config: {"mlp_bias": config.up_bias, **write_rope(config)},
     spellings=_SPELLINGS,
-    # The published config names its special tokens too.
+    # The published config also names its special tokens.
     harmless=TRAINING
     | {"auto_map", "classifier_pooling", "clf_pooling", "mask_token_id", "pad_token_id"}
     | {"bos_token", "eos_token", "hidden_dropout", "mask_token", "pad_token"},
@@ -124,7 +124,7 @@ QWEN3 = Family(
 
 
 def _gemma(fields: Fields) -> dict[str, Any]:
-    # Absent means false: the blocks of a causal language model, which gives other vectors.
+    # The default is false: the blocks of a causal language model, which gives other vectors.
     if not fields.take("use_bidirectional_attention", default=False, kind=bool):
         raise ConversionError(
             f"{fields.file}: use_bidirectional_attention is not true: this is a language model, not an encoder"
@@ -132,7 +132,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
     theta = float(fields.take("rope_theta", 1e6, (int, float)))
     local_theta = float(fields.take("rope_local_base_freq", 1e4, (int, float)))
     fields.require("rope_scaling")
-    # The name with an underscore is what transformers writes beside layer_types, and does not read.
+    # transformers writes the name with an underscore next to layer_types, and does not read it.
     local = take_layer_types(fields, fields.take_count("sliding_window_pattern", 6), last=True)
     scale = fields.take("query_pre_attn_scalar", 256, (int, float))
     if scale <= 0 or scale != round(scale):
@@ -140,7 +140,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
     width = fields.take_count("hidden_size")
     return {
         "local_layers": local,
-        # Of the window of a bidirectional model, half to each side.
+        # A bidirectional model has half of the window on each side.
         "local_window": fields.take_count("sliding_window", 4096) // 2 if local else None,
         "attention_scale": float(scale) ** -0.5,
         "embedding_scale": float(width) ** 0.5,
@@ -149,7 +149,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
 
 
 def _write_gemma(config: EncoderConfig) -> dict[str, Any]:
-    assert config.attention_scale is not None  # every one that was read has it
+    assert config.attention_scale is not None  # set in every config that was read
     return {
         "layer_types": layer_types(config),
         "sliding_window": 2 * (config.local_window or 256),

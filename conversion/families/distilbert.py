@@ -1,4 +1,4 @@
-"""DistilBERT: BERT without token types, under names of its own."""
+"""DistilBERT: BERT without token types, with its own weight names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
-    del config  # all alike
+    del config  # the same for every config
     layer, ours = "transformer.layer.{i}", "layers.{i}"
     return (
         embedding("embeddings.word_embeddings", "embeddings.token"),
@@ -47,7 +47,7 @@ DISTILBERT = Family(
     defaults={"max_position_embeddings": 512, "activation": "gelu"},
     spellings=(Spelling(_rules, Names(prefixes=("distilbert.",), ignored=("vocab_*", "embeddings.position_ids"))),),
     classifier=two_layers("pre_classifier", "classifier", "relu"),
-    # Sinusoidal positions are in the file like learned ones.
+    # The file stores sinusoidal positions in the same way as learned positions.
     harmless=frozenset(
         "attention_dropout dropout initializer_range pad_token_id qa_dropout seq_classif_dropout sinusoidal_pos_embds "
         "sentence_transformers tie_weights_".split()

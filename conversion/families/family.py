@@ -1,4 +1,4 @@
-"""What a family is: its config fields, its weights, and how its names vary; and the pieces that recur in families."""
+"""The definition of a family: its config fields, weights and variants of names; and parts that families share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HARMLESS = frozenset(
     """.split()
 )
 
-# Fields of every Hugging Face config that would change it, and the values under which they do not.
+# Fields of every Hugging Face config that would change the result, and the values under which they do not.
 REQUIRED: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "auto_map": (),  # foreign code
@@ -47,10 +47,10 @@ REQUIRED: dict[str, tuple[object, ...]] = {
     "tie_encoder_decoder": (False,),
 }
 
-# More is a damaged config; the table of weights has a row for each layer.
+# A higher number means a damaged config; the table of weights has a row for each layer.
 MOST_LAYERS = 1000
 
-# The way back, where a name has several.
+# Names for export, where an activation has several.
 ACTIVATION_NAMES = {
     "gelu": "gelu",
     "gelu_tanh": "gelu_pytorch_tanh",
@@ -75,7 +75,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-# What most families call their sizes.
+# The most common names of the sizes.
 SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -85,7 +85,7 @@ SIZES = {
     "max_position_embeddings": "max_positions",
 }
 
-# Training, and other things that cannot change what an encoder computes, under their usual names.
+# Training options and other fields that cannot change the result of an encoder, under their usual names.
 TRAINING = frozenset(
     """
     attention_dropout attention_probs_dropout_prob classifier_dropout embedding_dropout hidden_dropout_prob
@@ -100,8 +100,8 @@ class Spelling:
 
     Attributes:
         rules: the weights of an architecture.
-        names: how names in files vary.
-        marker: part of a name that only files of this spelling have; empty for the spelling to fall back on.
+        names: the variants of names in files.
+        marker: part of a name that only files of this spelling have; empty for the default spelling.
     """
 
     rules: Callable[[EncoderConfig], tuple[Rule, ...]]
@@ -114,24 +114,24 @@ class Family:
     """One architecture, as data.
 
     Attributes:
-        name: what people call it.
-        model_type: what config.json calls it.
+        name: the common name of the family.
+        model_type: its name in config.json.
         fields: fields of config.json that are fields of `EncoderConfig` under another name.
-        spellings: how files name the weights. The first is the one to export to.
+        spellings: the names of weights in files. The first is used for export.
         constants: the fields of `EncoderConfig` that are the same in the whole family.
-        aliases: other names that transformers has for fields of config.json, and the names that they stand for.
+        aliases: transformers' alternative names for fields of config.json, and the names that they stand for.
         defaults: values of those of ``fields`` that may be absent.
-        harmless: fields of this family that cannot change a vector, besides `HARMLESS`.
-        required: fields of this family that must have one of these values, besides `REQUIRED`.
-        read: gives the fields of `EncoderConfig` that follow from config.json in another way.
+        harmless: fields of this family that cannot change a vector, in addition to `HARMLESS`.
+        required: fields of this family that must have one of these values, in addition to `REQUIRED`.
+        read: returns the fields of `EncoderConfig` that are derived from config.json in another way.
         write: the inverse of ``read``: fields of config.json.
         matches: whether a config.json of this model type is of this family, where several share a model type.
         model_class: transformers' class of the bare encoder, for config.json.
         pooler: the layer that transformers puts on the first token; empty where there is none.
-        base_name: what the files of models with heads put before the names of the encoder.
-        classifier: the head of a cross-encoder; None where this family has none that is known here.
-        modules: types in modules.json, other than sentence-transformers' own, that run this encoder and no more.
-        exportable: whether transformers has a class that reads what is exported.
+        base_name: the prefix of the encoder's names in the files of models with heads.
+        classifier: the head of a cross-encoder; None where no head of this family is supported.
+        modules: types in modules.json, outside sentence-transformers, that run this encoder and nothing else.
+        exportable: whether transformers has a class that reads an exported checkpoint.
     """
 
     name: str
@@ -154,19 +154,19 @@ class Family:
     exportable: bool = True
 
     def pooler_rules(self) -> tuple[Rule, ...]:
-        """The weights of the pooler."""
+        """Return the rules of the pooler's weights."""
         return tuple(linear(self.pooler, "pooler"))
 
     def has_pooler(self, names: Collection[str], spelling: Spelling) -> bool:
-        """Whether a file that holds weights of these names has the pooler."""
+        """Return whether a file that holds weights of these names has the pooler."""
         wanted = f"{self.pooler}.weight"
         return bool(self.pooler) and any(spelling.names.canonical(name) == wanted for name in names)
 
     def translate(self, fields: Fields) -> EncoderConfig:
-        """The architecture that a config.json describes, every field of it accounted for.
+        """Return the architecture that a config.json describes, with every field of it accounted for.
 
         Raises:
-            ConversionError: a field is missing, unknown, or has a value that cannot be run.
+            ConversionError: a field is missing, unknown, or has a value that is not supported.
         """
         for alias, name in self.aliases.items():
             fields.rename(alias, name)
@@ -181,7 +181,7 @@ class Family:
             encoder = EncoderConfig(**{**values, **self.read(fields)})
         except ConfigError as error:
             raise ConversionError(f"{fields.file}: {error}") from error
-        except ConversionError:  # which names the file
+        except ConversionError:  # its message names the file
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ConversionError(f"{fields.file} has fields that make no sense together: {error}") from error
@@ -189,12 +189,13 @@ class Family:
         return encoder
 
     def config(self, encoder: EncoderConfig) -> dict[str, Any]:
-        """The inverse of `translate`: the fields of a config.json."""
+        """Return the fields of a config.json: the inverse of `translate`."""
         values = {}
         for theirs, ours in self.fields.items():
             value = getattr(encoder, ours)
             if ours == "activation":
-                # Of several names that mean the same, the family's own: transformers computes each in its own way.
+                # Several names mean the same activation. Use the family's default, because transformers computes each
+                # differently.
                 usual = self.defaults.get(theirs)
                 value = usual if ACTIVATIONS.get(str(usual)) == value else ACTIVATION_NAMES[value]
             values[theirs] = value
@@ -202,11 +203,11 @@ class Family:
 
     @property
     def classifier_class(self) -> str:
-        """Transformers' class of the encoder with the head of a cross-encoder."""
+        """Return transformers' class of the encoder with the head of a cross-encoder."""
         return f"{self.model_class.removesuffix('Model')}ForSequenceClassification"
 
     def spelling(self, names: Collection[str]) -> Spelling:
-        """The spelling of a file that holds weights of these names."""
+        """Return the spelling of a file that holds weights of these names."""
         for spelling in self.spellings:
             if spelling.marker and any(spelling.marker in name for name in names):
                 return spelling
@@ -218,7 +219,7 @@ _MAY_BE_ZERO = {"type_vocab_size", "position_padding_id"}
 
 
 def _take(fields: Fields, theirs: str, ours: str, default: Any) -> Any:
-    """The value of a field of theirs as a field of ours; an Ellipsis says that there is no default."""
+    """Return the value of a config.json field for a field of `EncoderConfig`; an Ellipsis means no default."""
     given = {} if default is Ellipsis else {"default": default}
     if ours == "activation":
         return activation(fields.take(theirs, kind=str, **given), fields.file)
@@ -233,10 +234,10 @@ def _take(fields: Fields, theirs: str, ours: str, default: Any) -> Any:
 
 
 def activation(name: str, file: str) -> Activation:
-    """Our name of an activation.
+    """Return the tsjax name of an activation.
 
     Raises:
-        ConversionError: there is none.
+        ConversionError: the activation is not supported.
     """
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ConversionError(f"{file}: activation {name!r} is not supported; known: {', '.join(ACTIVATIONS)}")
@@ -246,11 +247,11 @@ def activation(name: str, file: str) -> Activation:
 def take_rope(fields: Fields, default_theta: float) -> dict[str, float]:
     """Return the rotation that a config.json describes, in the old fields and in the new one.
 
-    The precedence is that of transformers: a ``rope_scaling`` that says anything replaces ``rope_parameters``, and the
-    ``rope_theta`` beside them counts where the one that is used names no base.
+    The precedence is that of transformers: a ``rope_scaling`` with a value replaces ``rope_parameters``, and the
+    ``rope_theta`` next to them counts where the selected field names no base.
 
     Raises:
-        ConversionError: it is scaled in a way that is not known here.
+        ConversionError: the rotation is scaled in an unknown way.
     """
     fields.require("partial_rotary_factor", 1)
     theta = fields.take("rope_theta", default_theta, (int, float))
@@ -264,7 +265,7 @@ def rope(parameters: Mapping[str, Any], file: str) -> dict[str, float]:
     ``type`` is the old name of ``rope_type``, which wins where both are given, as in transformers.
 
     Raises:
-        ConversionError: as for `take_rope`.
+        ConversionError: see `take_rope`.
     """
     left = {name: value for name, value in parameters.items() if value is not None}
     old_name = left.pop("type", "default")
@@ -280,24 +281,24 @@ def rope(parameters: Mapping[str, Any], file: str) -> dict[str, float]:
 
 
 def rope_parameters(theta: float | None, factor: float = 1.0) -> dict[str, Any]:
-    """The inverse of `rope`."""
+    """Return Hugging Face's parameters of a rotation: the inverse of `rope`."""
     if factor == 1:
         return {"rope_type": "default", "rope_theta": theta}
     return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
 
 
 def write_rope(encoder: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `take_rope`."""
+    """Return the fields of config.json for a rotation: the inverse of `take_rope`."""
     return {"rope_parameters": rope_parameters(encoder.rope_theta, encoder.rope_factor)}
 
 
-# -- rules that recur -------------------------------------------------------------------------------------------------
+# -- shared rules -----------------------------------------------------------------------------------------------------
 
 
 def into_heads(
     torch: str, ours: str, *, heads: str = "n", bias: bool = True, part: tuple[int, int] = (0, 1)
 ) -> list[Rule]:
-    """A projection from D to heads."""
+    """Return the rules of a projection from D to heads."""
     rules = [Rule(f"{torch}.weight", f"{ours}.kernel", f"({heads} h) d -> d {heads} h", part)]
     if bias:
         rules.append(Rule(f"{torch}.bias", f"{ours}.bias", f"({heads} h) -> {heads} h", part))
@@ -305,13 +306,13 @@ def into_heads(
 
 
 def out_of_heads(torch: str, ours: str, *, bias: bool = True) -> list[Rule]:
-    """A projection from heads to D."""
+    """Return the rules of a projection from heads to D."""
     rules = [Rule(f"{torch}.weight", f"{ours}.kernel", "d (n h) -> n h d")]
     return [*rules, Rule(f"{torch}.bias", f"{ours}.bias")] if bias else rules
 
 
 def attention(query: str, key: str, value: str, out: str, *, bias: bool = True, groups: bool = False) -> list[Rule]:
-    """The four projections of attention; ``groups`` where keys and values may have fewer heads."""
+    """Return the rules of attention's four projections; ``groups`` where keys and values may have fewer heads."""
     ours, heads = "layers.{i}.attention", "k" if groups else "n"
     return [
         *into_heads(query, f"{ours}.query", bias=bias),
@@ -322,7 +323,7 @@ def attention(query: str, key: str, value: str, out: str, *, bias: bool = True, 
 
 
 def packed_attention(packed: str, out: str, *, bias: bool = True) -> list[Rule]:
-    """The same where query, key and value are one matrix."""
+    """Return the rules of attention's four projections where query, key and value are one matrix."""
     ours = "layers.{i}.attention"
     parts = [
         into_heads(packed, f"{ours}.{name}", bias=bias, part=(i, 3)) for i, name in enumerate(("query", "key", "value"))
@@ -331,17 +332,17 @@ def packed_attention(packed: str, out: str, *, bias: bool = True) -> list[Rule]:
 
 
 def linear(torch: str, ours: str, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> list[Rule]:
-    """A matrix from the last axis to another."""
+    """Return the rules of a matrix from the last axis to another."""
     rules = [Rule(f"{torch}.weight", f"{ours}.kernel", "o i -> i o", part)]
     return [*rules, Rule(f"{torch}.bias", f"{ours}.bias", "", part)] if bias else rules
 
 
 def norm(torch: str, ours: str, *, bias: bool = True, first_layer: int = 0) -> list[Rule]:
-    """A norm."""
+    """Return the rules of a norm."""
     rules = [Rule(f"{torch}.weight", f"{ours}.scale", first_layer=first_layer)]
     return [*rules, Rule(f"{torch}.bias", f"{ours}.bias", first_layer=first_layer)] if bias else rules
 
 
 def embedding(torch: str, ours: str) -> Rule:
-    """A table of embeddings."""
+    """Return the rule of an embedding table."""
     return Rule(f"{torch}.weight", f"{ours}.embedding")

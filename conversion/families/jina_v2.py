@@ -1,4 +1,4 @@
-"""Jina v2: ALiBi in place of positions, a gated feed-forward; called "bert" by its config."""
+"""Jina v2: ALiBi instead of positions and a gated feed-forward layer; its config has the model type "bert"."""
 
 from __future__ import annotations
 

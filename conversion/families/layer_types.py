@@ -1,4 +1,4 @@
-"""Layers of two kinds, as ModernBERT and Gemma have them: those that see everything, and those that see a window."""
+"""The two kinds of layers of ModernBERT and Gemma: layers with global attention, and layers with a window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS = ("full_attention", "sliding_attention")
 
 
 def take_layer_types(fields: Fields, every: int, *, last: bool = False) -> tuple[int, ...]:
-    """The layers that see a window: as listed, or all but the first (or the last) of each ``every``."""
+    """Return the layers with a window: as listed, or all but the first (or the last) of each ``every``."""
     layers = fields.take_count("num_hidden_layers")
     kinds = fields.take("layer_types", None, list)
     if kinds is None:
@@ -26,12 +26,12 @@ def take_layer_types(fields: Fields, every: int, *, last: bool = False) -> tuple
 
 
 def layer_types(config: EncoderConfig) -> list[str]:
-    """The inverse of `take_layer_types`."""
+    """Return the list of layer types: the inverse of `take_layer_types`."""
     return [_KINDS[i in config.local_layers] for i in range(config.num_layers)]
 
 
 def take_two_ropes(fields: Fields, theta: float, local_theta: float) -> dict[str, float]:
-    """The rotations of layers that see all and of those that see a window."""
+    """Return the rotations of the layers with global attention and of the layers with a window."""
     given = fields.take("rope_parameters", {}, dict)
     both = []
     for kind, default in zip(_KINDS, (theta, local_theta), strict=True):
@@ -46,6 +46,6 @@ def take_two_ropes(fields: Fields, theta: float, local_theta: float) -> dict[str
 
 
 def write_two_ropes(config: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `take_two_ropes`."""
+    """Return the fields of config.json for both rotations: the inverse of `take_two_ropes`."""
     thetas = (config.rope_theta, config.local_rope_theta)
     return {"rope_parameters": {kind: rope_parameters(theta) for kind, theta in zip(_KINDS, thetas, strict=True)}}

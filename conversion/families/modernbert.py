@@ -1,4 +1,4 @@
-"""ModernBERT: rotary positions, layers that see a window between those that see all, GeGLU, no biases."""
+"""ModernBERT: rotary positions, layers with a window between layers with global attention, GeGLU, no biases."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
 
 def _read(fields: Fields) -> dict[str, Any]:
     fields.require("rope_scaling")
-    # A null stood for the base of the other layers in transformers 4, and stops version 5.
+    # null meant the base of the other layers in transformers 4, and is an error in version 5.
     fields.forbid_null("global_rope_theta", "local_rope_theta")
     local = take_layer_types(fields, fields.take_count("global_attn_every_n_layers", 3))
     theta = fields.take("global_rope_theta", 160_000.0, (int, float))
     local_theta = fields.take("local_rope_theta", 10_000.0, (int, float))
     mlp_bias = fields.take("mlp_bias", default=False, kind=bool)
-    # Half of it to each side; the other name, of that half, wins where both are given, as in transformers.
+    # Half of the window is on each side. As in transformers, the other name, which gives this half, wins if both are
+    # given.
     window = fields.take_count("sliding_window", fields.take_count("local_attention", 128) // 2)
     return {
         "local_layers": local,
@@ -72,7 +73,7 @@ def _write(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _classifier(encoder: EncoderConfig, fields: Fields, labels: int) -> Classifier:
-    """A layer, usually without bias, its norm, and a layer to the labels, on the first token or on the mean."""
+    """Return a head on the first token or the mean: a layer, usually without bias, its norm, a layer to the labels."""
     said = fields.take("classifier_pooling", "cls", str)
     if said not in _POOLING:
         raise ConversionError(f"{fields.file}: classifier_pooling = {said!r} is not supported; known: cls, mean")

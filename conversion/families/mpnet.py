@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
-    del config  # all alike
+    del config  # the same for every config
     layer, ours = "encoder.layer.{i}", "layers.{i}"
     return (
         embedding("embeddings.word_embeddings", "embeddings.token"),
@@ -44,12 +44,12 @@ MPNET = Family(
         "hidden_act": "gelu",
         "relative_attention_num_buckets": 32,
     },
-    # Both are written into transformers' class, whatever the config says.
+    # Both are constants in transformers' class, regardless of the config.
     constants={"relative_max_distance": 128, "position_padding_id": 1},
     spellings=(
         Spelling(_rules, Names(prefixes=("mpnet.",), ignored=("pooler.*", "lm_head.*", "embeddings.position_ids"))),
     ),
-    # transformers computes 32 buckets whatever the config says.
+    # transformers computes 32 buckets regardless of the config.
     required={"relative_attention_num_buckets": (32,)},
     harmless=TRAINING | {"pad_token_id"},
     pooler="pooler.dense",

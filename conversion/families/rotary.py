@@ -1,4 +1,4 @@
-"""Post-norm encoders with rotary positions: NomicBert, GTE, Jina v3, as transformers and their authors have them."""
+"""Post-norm encoders with rotary positions: NomicBert, GTE, Jina v3, in transformers' and their authors' formats."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
-    """As transformers names them."""
+    """Return the rules with transformers' names."""
     layer, ours = "layers.{i}", "layers.{i}"
     if config.feed_forward == "gated":
         up = (
@@ -66,7 +66,7 @@ def _embeddings(config: EncoderConfig, norm_name: str) -> tuple[Rule, ...]:
 _COMMON = {**SIZES, "type_vocab_size": "type_vocab_size"}
 _CONSTANTS = {"absolute_positions": False}
 _POOLED = two_layers("pooler.dense", "classifier", "tanh")
-# Heads, and what is computed anew: counts of positions, and frequencies.
+# Heads, and buffers that are recomputed: position ids, and frequencies.
 _IGNORED = (
     *("pooler.*", "classifier.*", "cls.*", "lm_head.*"),
     *("embeddings.position_ids", "embeddings.token_type_ids", "*inv_freq", "*.cos_cached", "*.sin_cached"),
@@ -86,7 +86,7 @@ def _published_nomic(config: EncoderConfig) -> tuple[Rule, ...]:
     )
 
 
-# The native config of NomicBert, and the fields of the published one, which grew out of GPT-2's.
+# The native config of NomicBert, and the fields of the published one, which derives from GPT-2's.
 _NOMIC = {
     "vocab_size": "vocab_size",
     "hidden_size": "n_embd",
@@ -99,7 +99,7 @@ _NOMIC = {
 
 
 def _nomic(fields: Fields) -> dict[str, Any]:
-    """Both dialects of NomicBert's config, told apart by one of the sizes."""
+    """Read NomicBert's config in either dialect; one of the sizes tells the dialects apart."""
     published = "n_embd" in fields
     taken = {
         _NOMIC_OURS[native]: fields.take_count(other if published else native)
@@ -108,7 +108,8 @@ def _nomic(fields: Fields) -> dict[str, Any]:
     }
     eps = fields.take("layer_norm_epsilon" if published else "layer_norm_eps", 1e-12, (int, float))
     if published:
-        # Some published files say everything in both dialects. max_position_embeddings is then the length in training.
+        # Some published files hold every field in both dialects. max_position_embeddings is then the length in
+        # training.
         fields.harmless(["max_position_embeddings"])
         for native, other in _NOMIC.items():
             if native not in (other, "max_position_embeddings"):
@@ -164,7 +165,7 @@ NOMIC_BERT = Family(
         Spelling(_rules, Names(prefixes=("nomic_bert.", "bert."), ignored=_IGNORED)),
         Spelling(_published_nomic, Names(prefixes=("nomic_bert.", "bert."), ignored=_IGNORED), marker=".Wqkv."),
     ),
-    # Of the published config: how the training ran, and which fused kernels it used.
+    # Fields of the published config: training options, and the fused kernels that were used.
     harmless=TRAINING
     | frozenset(
         """
@@ -211,7 +212,7 @@ def _published_gte(config: EncoderConfig) -> tuple[Rule, ...]:
 
 
 def _ntk(fields: Fields) -> dict[str, Any]:
-    """The published GTE's rotation: with "ntk", wavelengths for inputs ``factor`` times longer, at every length.
+    """Return the published GTE's rotation: with "ntk", wavelengths for inputs ``factor`` times longer, at every length.
 
     The base is multiplied by the factor, and positions are divided by factor^(2/H), so that the longest wavelength
     becomes exactly ``factor`` times as long (the "fixed" NTK scaling of the published code).
@@ -238,7 +239,7 @@ _GTE_SPELLINGS = (
 
 
 def _is_published_gte(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is in the dialect of the authors, who used transformers' later model type too."""
+    """Return whether a config.json is in the dialect of the authors, who also used transformers' later model type."""
     return any(name in config for name in ("auto_map", "layer_norm_type", "pack_qkv", "position_embedding_type"))
 
 
@@ -273,7 +274,7 @@ def _published_gte_family(
         spellings=_GTE_SPELLINGS,
         pooler="pooler.dense",
         classifier=_POOLED,
-        # What was packed, and with which kernels; and to what vectors may be cut, which is the user's to choose.
+        # Packing and kernel options; and the dimensions to which vectors may be cut, which the user chooses.
         harmless=TRAINING
         | frozenset(
             """
@@ -336,7 +337,7 @@ def _rotary_base(fields: Fields) -> dict[str, Any]:
     return {"rope_theta": float(fields.take("rotary_emb_base", 10_000.0, (int, float)))}
 
 
-# The published Jina v3: called XLM-RoBERTa, with rotary positions and adapters, which the converter merges.
+# The published Jina v3: its type is XLM-RoBERTa, with rotary positions and adapters, which the converter merges.
 PUBLISHED_JINA_V3 = Family(
     name="Jina v3",
     model_type="xlm-roberta",
@@ -361,7 +362,7 @@ PUBLISHED_JINA_V3 = Family(
         "use_reg_tokens": (False,),
     },
     matches=lambda config: config.get("position_embedding_type") == "rotary",
-    # It runs the encoder with the adapter of the task that it is told.
+    # The class runs the encoder with the adapter of the task that is passed to it.
     modules=frozenset({"custom_st.Transformer"}),
     exportable=False,
 )

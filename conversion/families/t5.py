@@ -19,7 +19,7 @@ def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
     up = {"plain": ("wi",), "gated": ("wi_0", "wi_1")}[config.feed_forward]
     return (
         embedding("shared", "embeddings.token"),
-        # The first layer has the table of all.
+        # The first layer holds the table that all layers use.
         Rule("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "relative_bias.embedding"),
         *attention(*(f"{block}.layer.0.SelfAttention.{part}" for part in "qkvo"), bias=False),
         *norm(f"{block}.layer.0.layer_norm", f"{ours}.attention_norm", bias=False),
@@ -32,7 +32,7 @@ def _rules(config: EncoderConfig) -> tuple[Rule, ...]:
 
 
 def _feed_forward(fields: Fields, default: str) -> dict[str, Any]:
-    """``feed_forward_proj`` is an activation, perhaps after "gated-"; the two other fields repeat it."""
+    """Read ``feed_forward_proj``: an activation, optionally after "gated-"; the two other fields repeat it."""
     said = fields.take("feed_forward_proj", default, str)
     gated, name = said.startswith("gated-"), said.removeprefix("gated-")
     name = "gelu_new" if said == "gated-gelu" else name
@@ -44,7 +44,7 @@ def _feed_forward(fields: Fields, default: str) -> dict[str, Any]:
 
 def _write(config: EncoderConfig) -> dict[str, Any]:
     gated = config.feed_forward == "gated"
-    # "gated-gelu" stands for the tanh form, and there is no way to say a gate with the exact one.
+    # "gated-gelu" means the tanh form, and there is no name for a gate with the exact form.
     names = {"gelu_tanh": "gelu" if gated else "gelu_new", "gelu": "gelu_python" if gated else "gelu"}
     name = names.get(config.activation, config.activation)
     return {"feed_forward_proj": f"gated-{name}" if gated else name, "is_encoder_decoder": False}
@@ -101,7 +101,7 @@ def _t5(name: str, model_type: str, model_class: str, default_projection: str) -
                 ),
             ),
         ),
-        # The decoder is not used; n_positions is what the model was trained on, not what it can do.
+        # The decoder is not used; n_positions is the length in training, not the maximum.
         harmless=frozenset(
             "classifier_dropout decoder_layers dropout_rate initializer_factor n_positions num_decoder_layers "
             "pad_token_id scale_decoder_outputs output_past gradient_checkpointing max_new_tokens "

@@ -1,1 +1,1 @@
-"""The commands of the command line, one file each: what it is called with, and what it calls in the library."""
+"""The commands of the command line, one file each: a command's options, and the library functions that it calls."""

@@ -1,4 +1,4 @@
-"""``tsjax batch``: a corpus in, shards of vectors out; a job that can be killed and started again."""
+"""``tsjax batch``: embed a corpus into shards of vectors, in a job that can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def run(options: argparse.Namespace) -> None:
     }
 
     def joined(job: Job) -> None:
-        """Before the work, which may take days, what speaks against the database is said."""
+        """Report problems with the database before the work starts, because the work may take days."""
         sinks.extend([] if options.sink is None else [open_sink(options.sink, job)])
 
     if worker is None:
@@ -228,7 +228,7 @@ def run(options: argparse.Namespace) -> None:
     _summarise(reporter, summary, options.output, output.job().facts["model"]["max_seq_length"])
     for sink in sinks:
         _load(sink, options.sink, output, plan, worker or Worker(), reporter)
-    alone = worker is None or worker == Worker()  # one worker's part may be bad rows only
+    alone = worker is None or worker == Worker()  # the part of one of several workers may contain only bad rows
     if alone and summary.input_rows and not summary.rows:
         first = next(output.rejections(output.record_keys()))
         raise InputError(
@@ -238,7 +238,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _load(sink: Sink, url: str, output: Output, plan: Plan, worker: Worker, reporter: Reporter) -> None:
-    """What this worker has written, into the database."""
+    """Load the vectors that this worker has written into the database."""
     from tsjax.jobs.sinks.loading import load
 
     with output.working(worker):
@@ -249,7 +249,7 @@ def _load(sink: Sink, url: str, output: Output, plan: Plan, worker: Worker, repo
 
 
 def _worker(shard: str | None, reporter: Reporter) -> Worker:
-    """The worker that was asked for; what the surroundings say counts only where they were asked."""
+    """Return the requested worker; the environment counts only where it was requested."""
     from tsjax.jobs.plan import Worker, parse_worker
     from tsjax.jobs.run.worker_identity import find_worker
 
@@ -259,7 +259,7 @@ def _worker(shard: str | None, reporter: Reporter) -> Worker:
         found = find_worker()
     except InputError:
         if shard is None:
-            return Worker()  # nobody asked
+            return Worker()  # no worker was requested
         raise
     if shard is None:
         if found is not None:

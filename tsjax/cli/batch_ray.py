@@ -1,4 +1,4 @@
-"""``tsjax batch --engine ray``: its options, and the engine that they ask for."""
+"""``tsjax batch --engine ray``: its options, and the engine that they configure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
 
 
 def check_engine_options(options: argparse.Namespace) -> None:
-    """Refuse options that the chosen engine does not have."""
+    """Reject options that the chosen engine does not have."""
     if options.engine == "ray":
         if options.shard is not None:
             raise InputError("--shard is for workers that know nothing of each other; --engine ray shares the job out")
@@ -50,7 +50,7 @@ def check_engine_options(options: argparse.Namespace) -> None:
 
 
 def ray_runner(asked: argparse.Namespace, **arguments: Any) -> RayRunner:
-    """The engine ray, with the other arguments of `RayRunner` as they are."""
+    """Return the engine for Ray, with the other arguments of `RayRunner` unchanged."""
     from tsjax.jobs.ray.actors import ModelSource
     from tsjax.jobs.ray.cluster import parse_resources
     from tsjax.jobs.ray.driver import Pool, RayRunner

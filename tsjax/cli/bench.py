@@ -1,4 +1,4 @@
-"""``tsjax bench``: how fast a model is on this machine."""
+"""``tsjax bench``: measure the speed of a model on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tsjax.bench.benchmark import Figures
     from tsjax.encoders.embedder import Embedder
 
-# Tokens of made texts in a pass, by JAX's name of the device.
+# Tokens of generated texts in a pass, by JAX's name of the device.
 _TOKENS = {"cpu": 32_768}
 _TOKENS_ACCELERATOR = 1 << 21
 
@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
         "apart from the rates; the limit is the rate of bare matrix products of the model's sizes.",
         epilog="example: tsjax bench --workloads 139,mixed,32x128 --json bench.json",
     )
-    # What was kept from another process would be fetched, and its time taken for compiling.
+    # A program cached by another process would be fetched, and the fetch measured as compilation.
     command.set_defaults(command=run, truncate_dim=None, no_compile_cache=True)
     command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
     command.add_argument(
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
         workloads = _possible(workloads, embedder, chosen=options.workloads is not None)
         tokens = options.tokens or _TOKENS.get(jax.default_backend(), _TOKENS_ACCELERATOR)
         limit = matrix_rate(embedder.metadata.model, options.dtype, embedder.token_budget)
-        if jax.default_backend() != "cpu":  # a processor's devices share its cores
+        if jax.default_backend() != "cpu":  # a CPU's devices share its cores
             limit *= len(embedder.devices)
         about = _about(embedder, limit)
         where = f"{about['devices']} × {about['device']}"
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _workloads(options: argparse.Namespace) -> list[str]:
-    """What was asked for, known to be names that mean something."""
+    """Return the requested workloads, after checking their names."""
     from tsjax.bench.workloads import SHAPE_WORKLOADS, TEXT_WORKLOADS, parse_shape
 
     if options.workloads is None:
@@ -168,7 +168,7 @@ def _texts(options: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def _embedder(options: argparse.Namespace) -> Iterator[Embedder]:
-    """The model to measure; one of random weights is in a directory that lasts as long as the block."""
+    """Yield the model to measure; one with random weights is in a directory that lasts as long as the block."""
     with tempfile.TemporaryDirectory() as folder:
         embedder = load_model(options).route() if options.random is None else _random(options, Path(folder) / "model")
         if options.max_seq_length is None:
@@ -194,7 +194,7 @@ def _random(options: argparse.Namespace, directory: Path) -> Embedder:
 
 
 def _possible(workloads: list[str], embedder: Embedder, *, chosen: bool) -> list[str]:
-    """The workloads whose texts fit the model: one that does not is an error where it was chosen, else left out."""
+    """Return the workloads whose texts fit the model. One that does not fit is an error if chosen, else omitted."""
     from tsjax.bench.workloads import needed_length
 
     longest = embedder.max_seq_length
@@ -207,7 +207,7 @@ def _possible(workloads: list[str], embedder: Embedder, *, chosen: bool) -> list
 
 
 def _about(embedder: Embedder, limit: float) -> dict[str, Any]:
-    """What the figures are figures of."""
+    """Return a description of the model and the machine that the figures belong to."""
     import jax
 
     from tsjax._version import __version__
@@ -232,7 +232,7 @@ def _about(embedder: Embedder, limit: float) -> dict[str, Any]:
 
 
 def _print_placement(about: dict[str, Any]) -> None:
-    """What lies where, of the parameters and of a batch."""
+    """Print the placement of the parameters and of a batch."""
     for device, held in about["parameter_bytes"].items():
         print(f"{device}: parameters {held / 1e6:,.1f} MB, 1/{about['devices']} of each batch's rows")
     shapes = ", ".join(f"{rows} × {tokens}" for rows, tokens in about["shapes"])
@@ -259,5 +259,5 @@ def _cells(figures: Figures, limit: float) -> tuple[str, ...]:
 
 
 def _print_row(cells: tuple[str, ...]) -> None:
-    """A line of the table, as soon as it is known."""
+    """Print a line of the table immediately."""
     print(f"{cells[0]:10}" + "".join(f"{cell:>11}" for cell in cells[1:]), flush=True)

@@ -1,4 +1,4 @@
-"""``tsjax collapse``: how the vectors of longer texts crowd together, and what a temperature does to it."""
+"""``tsjax collapse``: measure how close the vectors of longer texts are, and the effect of a temperature on it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
     if not texts:
         raise InputError(f"{options.texts} holds no text")
     grid = options.temperature or [1.0, 0.9, 0.8]
-    options.temperature = None  # the model's own is not what is measured
+    options.temperature = None  # the model's saved temperature is not measured
     embedder = load_model(options).route("document")
     with _progress() as progress:
         found = study_collapse(
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             progress=progress,
         )
-    print("\n".join(lines(found)), flush=True)  # first, so that a full disk costs nobody what was measured
+    print("\n".join(lines(found)), flush=True)  # first, so that a full disk does not lose the result
     with replacing(output, directory=True, overwrite=options.overwrite) as directory:
         plotted = write_report(found, directory)
     for note in found.notes:
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], object]]:
-    """Yield what is told of each step: a bar on a terminal, which estimates the time that is left, or a line."""
+    """Yield a function that reports each step: a bar with the estimated remaining time on a terminal, or a line."""
     if not on_terminal():
         yield lambda what, done, steps: _say(f"step {done + 1} of {steps}: {what}")
         return
@@ -145,7 +145,7 @@ _say: Callable[[str], object] = lambda text: print(f"tsjax: {text}", file=sys.st
 
 
 def _grid(text: str) -> list[Any]:
-    """One temperature in JSON, or numbers separated by commas."""
+    """Parse one temperature in JSON, or numbers separated by commas."""
     if text.lstrip().startswith(("[", "{")) or text.endswith(".json"):
         return [parse_temperature(text)]
     return [parse_temperature(part.strip()) for part in text.split(",")]

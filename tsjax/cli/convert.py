@@ -1,4 +1,4 @@
-"""``tsjax convert``: a checkpoint of Hugging Face or sentence-transformers to one of ours."""
+"""``tsjax convert``: convert a checkpoint of Hugging Face or sentence-transformers to a tsjax checkpoint."""
 
 from __future__ import annotations
 

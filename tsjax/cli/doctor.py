@@ -1,4 +1,4 @@
-"""``tsjax doctor``: whether this machine computes right."""
+"""``tsjax doctor``: check that this machine computes correctly."""
 
 from __future__ import annotations
 

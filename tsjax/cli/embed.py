@@ -1,4 +1,4 @@
-"""``tsjax embed``: texts in files to vectors in a file."""
+"""``tsjax embed``: embed the texts of files into a file of vectors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
         _progress(total) as progress,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", TruncationWarning)  # the summary says how many
+        warnings.simplefilter("ignore", TruncationWarning)  # the summary states the number
         while block := list(itertools.islice(texts, _BLOCK)):
             start = time.perf_counter()
             try:
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _explained(texts: Iterator[str]) -> Iterator[str]:
-    """Yield the texts; an error at a row without one says which command goes on."""
+    """Yield the texts; the error for a row without a text names the command that continues."""
     from tsjax.jobs.input.columns import RejectedRowError
 
     try:

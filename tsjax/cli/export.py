@@ -1,4 +1,4 @@
-"""``tsjax export``: a checkpoint of ours to a Hugging Face directory, τ folded into the weights."""
+"""``tsjax export``: export a tsjax checkpoint to a Hugging Face directory, with τ folded into the weights."""
 
 from __future__ import annotations
 

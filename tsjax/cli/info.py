@@ -1,4 +1,4 @@
-"""``tsjax info``: what a model is."""
+"""``tsjax info``: describe a model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _routed_content(routed: RoutedHeader) -> dict[str, Any]:
 
 
 def _describe_routed(routed: RoutedHeader) -> Iterator[tuple[str, str]]:
-    """Which task takes which route; what each folder holds comes after."""
+    """Yield the route of each task; the content of each folder follows."""
     config = routed.config
     for task, route in config.tasks.items():
         yield f"task {task!r}", f"route {route!r}, in {config.routes[route]}"
@@ -112,7 +112,7 @@ def _describe(header: Header) -> Iterator[tuple[str, str]]:
 
 
 def _describe_prompts(metadata: Metadata) -> Iterator[tuple[str, str]]:
-    """Each prompt, and which method uses it."""
+    """Yield each prompt, and the method that uses it."""
     default = metadata.default_prompt_name
     if metadata.kind == "cross_encoder":
         prompts = merged(metadata.prompts, {})
@@ -146,7 +146,7 @@ def add(commands: Any) -> None:
 
 
 def _print_families(*, as_json: bool) -> None:
-    """The table that scripts/verify/parity.py measured: the worst of three temperatures in each column."""
+    """Print the table that scripts/verify/parity.py measured: the worst of three temperatures in each column."""
     content = json.loads((Path(__file__).parent.parent / "parity.json").read_text(encoding="utf-8"))
     if as_json:
         print(json.dumps(content, indent=2, ensure_ascii=False))

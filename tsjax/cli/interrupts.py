@@ -1,13 +1,14 @@
-"""Ctrl-C and a polite kill: they end a command within moments, whatever it is doing.
+"""Handling of Ctrl-C and SIGTERM, which end a command within moments in any state.
 
-Python runs a signal's handler between two of its own instructions. Two things can come in between:
+Python runs a signal's handler between two Python instructions. Two things can delay or lose the interrupt:
 
 - The signal arrives just before a system call that blocks, such as reading a pipe, or in another thread. The handler
   runs when the call returns, which may be never.
-- The handler's exception is raised inside a callback of somebody's C code (JAX has some), which prints or drops it.
+- The handler's exception is raised inside a callback of C code (JAX has some), which prints or drops it.
 
-So a thread is told of each signal (`signal.set_wakeup_fd`) and sends another one to the main thread, which interrupts
-its system call, until the exception is on its way. An exception on its way is alive: somebody holds it.
+A thread therefore receives each signal (`signal.set_wakeup_fd`) and sends another signal to the main thread, which
+interrupts its system call, until the exception propagates. A propagating exception is alive, because something
+references it.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-# What the thread sends. An alarm ends a process that has no handler for it, and nobody else uses it here.
+# The signal that the thread sends. An alarm ends a process that has no handler for it, and has no other use here.
 _REMINDER = signal.SIGALRM
 _SECONDS = 0.1
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interrupt that knows its signal.
+    """An interrupt that stores its signal.
 
     Attributes:
         status: the exit status of a process that it ends.
-        caught: to be set by whoever ends the process, who is left alone from then on.
+        caught: set by the code that ends the process; no more reminders are sent from then on.
     """
 
     def __init__(self, signum: int, caught: threading.Event) -> None:
@@ -42,15 +43,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """The signals that end a command, once they are installed."""
+    """The signals that end a command, after they are installed."""
 
     def __init__(self) -> None:
-        self._signum: int | None = None  # what has arrived, and has not been dealt with
+        self._signum: int | None = None  # the signal that has arrived and was not handled yet
         self._raised: weakref.ref[Interrupted] | None = None
         self._caught = threading.Event()
 
     def install(self) -> None:
-        """Have the signals raise `Interrupted` in the main thread, and stay raised."""
+        """Install handlers that raise `Interrupted` in the main thread, and repeat it until it propagates."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         sys.unraisablehook = self._unraisable
@@ -71,14 +72,14 @@ class Interrupts:
         try:
             raise error
         finally:
-            del error  # this frame belongs to its traceback, and would keep it alive
+            del error  # this frame belongs to the error's traceback, and would keep it alive
 
     def _unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        if not isinstance(unraisable.exc_value, Interrupted):  # of which the thread reminds
+        if not isinstance(unraisable.exc_value, Interrupted):  # the thread sends a reminder for those
             sys.__unraisablehook__(unraisable)
 
     def _remind(self, reading: int) -> None:
-        while os.read(reading, 1)[0] == _REMINDER:  # our own
+        while os.read(reading, 1)[0] == _REMINDER:  # a reminder of this class
             pass
         main = threading.main_thread()
         while not self._caught.wait(_SECONDS) and main.ident is not None:

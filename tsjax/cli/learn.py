@@ -1,4 +1,4 @@
-"""``tsjax learn``: temperatures, and by choice weights, from pairs of a query and a text that answers it."""
+"""``tsjax learn``: learn temperatures, and optionally weights, from pairs of a query and a text that answers it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tsjax.lab.learning.recipe import Form, Recipe
 
 
-# Pairs that say badly when to stop.
+# With fewer pairs, early stopping is unreliable.
 _FEW = 20
 
 
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.lab.learning.state import RUN
     from tsjax.lab.learning.training import learn, refit
 
-    # Whatever can go wrong is found before an hour of learning.
+    # All checks come first, before an hour of learning.
     recipe = _recipe(options)
     candidates = () if options.no_compare else grid(options.compare, ("none", *options.compare_law))
     for package in ("matplotlib", *(() if options.no_compare else ("scipy", "ir_measures"))):
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace) -> None:
 def _compare(
     options: argparse.Namespace, embedder: Embedder, corpora: list[Corpus], unseen: list[Corpus], candidates: Any
 ) -> list[ComparisonRow]:
-    """The comparison, with what was learned as it comes back from the saved checkpoint."""
+    """Return the comparison, with the learned parameters reloaded from the saved checkpoint."""
     from tsjax.lab.learning.comparison import compare_learned
     from tsjax.lab.learning.report import MODEL
 

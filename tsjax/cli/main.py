@@ -1,4 +1,4 @@
-"""The command line: a thin door on the library. Data goes to standard output, everything else to standard error.
+"""The command line of the library. Data goes to standard output, everything else to standard error.
 
 Heavy imports wait until a command needs them, so that ``--help`` is quick.
 """
@@ -24,19 +24,19 @@ from tsjax.storage.atomic import expanded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# The options that name what a command writes.
+# The options that name the output of a command.
 _OUTPUTS = ("output", "destination", "save", "json")
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave the process: what the commands ``tsjax`` and ``python -m tsjax`` do."""
+    """Run the command line and leave the process: the entry point of ``tsjax`` and ``python -m tsjax``."""
     Interrupts().install()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     status = main(arguments)
     if status > 128:
-        # The device may still be computing what nobody wants any more; the interpreter's own end crashes on that.
+        # The device may still be computing an abandoned result; a normal exit of the interpreter crashes on that.
         os._exit(status)
     sys.exit(status)
 
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        the exit status: 0, 2 for an error of the user's, 128 and the signal's number for an interrupt; what a command
-        says of itself, such as 3 for a search of an output that is not finished.
+        the exit status: 0, 2 for a user error, 128 plus the signal's number for an interrupt, or a status that the
+        command defines, such as 3 for a search of an unfinished output.
     """
     parser = _parser()
     parser.check_options(sys.argv[1:] if arguments is None else arguments)
@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tsjax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        _silence_stdout()  # whoever read our output has seen enough
+        _silence_stdout()  # the reader closed the pipe (e.g. `head`)
         return 0
-    except OSError as error:  # such as a full disk under standard output, or a folder that one may not enter
+    except OSError as error:  # such as a full disk under standard output, or a folder without permission
         where = f"{error.filename}: " if error.filename else ""
         print(f"tsjax: {where}{error.strerror or error}", file=sys.stderr)
         _silence_stdout()
@@ -74,14 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(interrupt, Interrupted):
             interrupt.caught.set()
             status = interrupt.status
-        with contextlib.suppress(OSError):  # who stopped us may have left
+        with contextlib.suppress(OSError):  # the reader of standard error may have gone
             print("tsjax: interrupted", file=sys.stderr, flush=True)
     return status
 
 
 @contextlib.contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Print what is assumed of a model as one line, like all that we say."""
+    """Print assumptions about a model as one line, like all other messages."""
     with warnings.catch_warnings():
         others = warnings.showwarning
 
@@ -96,14 +96,14 @@ def _one_line_warnings() -> Iterator[None]:
 
 
 def _expand_outputs(options: argparse.Namespace) -> None:
-    """Put the home directory in the place of ``~``, which a shell leaves as it is in ``--output=~/vectors``."""
+    """Replace ``~`` by the home directory, because a shell does not expand it in ``--output=~/vectors``."""
     for name in _OUTPUTS:
         if isinstance(given := getattr(options, name, None), str):
             setattr(options, name, str(expanded(given)))
 
 
 def _silence_stdout() -> None:
-    """Keep Python from complaining once more when it closes a standard output that takes nothing."""
+    """Prevent a second error when Python closes a standard output that accepts no data."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -118,17 +118,17 @@ def _parser() -> _Parser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all our errors, and that takes no abbreviations."""
+    """An argument parser whose errors are one line, like all other errors, and that accepts no abbreviations."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
 
     def check_options(self, arguments: Sequence[str], outer: frozenset[str] = frozenset()) -> None:
-        """Exit with the first option that does not exist: argparse may take the word after it for an action.
+        """Exit with the first option that does not exist, because argparse may take the word after it for an action.
 
         Args:
             arguments: the words of the command line that this parser gets.
-            outer: options of the command that this parser's command is part of.
+            outer: options of the command that contains this parser's command.
         """
         known = outer.union(self._option_string_actions)
         nested = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]

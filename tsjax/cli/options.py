@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they mean to the library."""
+"""Options that several commands share, and their translation to the library's arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def source(options: argparse.Namespace) -> SourceOptions:
-    """Return what `add_source_options` asked for, as the library names it."""
+    """Return the values of `add_source_options` under the library's names."""
     return {
         "revision": options.revision,
         "local_files_only": options.local_files_only,
@@ -48,7 +48,7 @@ def load_keywords(options: argparse.Namespace) -> LoadOptions:
 
 
 def load_model(options: argparse.Namespace) -> Embedder | RoutedEmbedder:
-    """Load the embedding model that the options ask for, with the programs that it compiles kept, or not."""
+    """Load the embedding model that the options ask for, with or without a persistent compilation cache."""
     from tsjax.api import load_embedder
 
     _use_compile_cache(wanted=not options.no_compile_cache)
@@ -65,7 +65,7 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
 
 
 def placement(options: argparse.Namespace) -> PlacementOptions:
-    """Return what `add_device_options` asked for, as the library names it."""
+    """Return the values of `add_device_options` under the library's names."""
     return {"devices": options.devices, "shard_parameters": options.shard_parameters}
 
 
@@ -105,7 +105,7 @@ def add_kind_option(command: argparse.ArgumentParser) -> None:
 
 
 def add_embedding_options(command: argparse.ArgumentParser) -> None:
-    """The model, and what is made of its texts before and of its vectors after."""
+    """Add the options of the model, of the texts before it and of the vectors after it."""
     command.add_argument("--model", metavar="M", help="hub name or directory (default: all-MiniLM-L6-v2)")
     add_source_options(command)
     add_temperature(command, "of the attention softmax (default: the one saved with the model, usually 1)")
@@ -121,7 +121,7 @@ def add_embedding_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_reading_options(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """How files become rows."""
+    """Add the options for reading rows from files."""
     from tsjax.jobs.input.formats import FORMATS
 
     command.add_argument(
@@ -148,7 +148,7 @@ def add_reading_options(command: argparse.ArgumentParser | argparse._ArgumentGro
 
 
 def reading(options: argparse.Namespace) -> Reading:
-    """What `add_reading_options` asked for."""
+    """Return the values of `add_reading_options`."""
     from tsjax.jobs.input.formats import Reading
 
     delimiter = options.csv_delimiter
@@ -159,7 +159,7 @@ def reading(options: argparse.Namespace) -> Reading:
 
 
 def comma_separated(kind: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any, ...]]:
-    """A reader of an option's list of values; ``what`` says in its error what they are, with an example."""
+    """Return a parser of an option's list of values; ``what`` describes the values in its error, with an example."""
 
     def read(text: str) -> tuple[Any, ...]:
         with contextlib.suppress(ValueError):
@@ -179,7 +179,7 @@ def add_compile_cache_option(command: argparse.ArgumentParser) -> None:
 
 
 def _use_compile_cache(*, wanted: bool) -> None:
-    """Keep compiled programs, if that can be done; that it cannot stops no command."""
+    """Enable the compilation cache if possible. A failure stops no command."""
     from tsjax.storage.compile_cache import disable_compile_cache, enable_compile_cache
 
     if not wanted:
@@ -189,7 +189,7 @@ def _use_compile_cache(*, wanted: bool) -> None:
         enable_compile_cache()
     except TsjaxError as error:
         print(f"tsjax: compiled programs are not kept: {error}", file=sys.stderr)
-    # Such as a full disk: what is then computed is the same.
+    # For example a full disk. The results are the same without a cache.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
 
 
@@ -205,7 +205,7 @@ def add_temperature(command: argparse.ArgumentParser, purpose: str) -> None:
 
 
 def _temperature(text: str) -> Any:
-    """What --temperature may be, for argparse."""
+    """Parse the value of --temperature for argparse."""
     from tsjax.temperature import Temperature
 
     try:
@@ -223,7 +223,7 @@ def _temperature(text: str) -> Any:
 
 
 def parse_temperature(text: str) -> Temperature:
-    """A temperature from an option's value; what can be none is an error of the option."""
+    """Return a temperature from an option's value; an invalid value is an error of the option."""
     from tsjax.temperature import Temperature
 
     try:
@@ -233,5 +233,5 @@ def parse_temperature(text: str) -> Temperature:
 
 
 def on_terminal() -> bool:
-    """Whether somebody watches standard error."""
+    """Return whether standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()

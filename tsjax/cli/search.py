@@ -1,4 +1,4 @@
-"""``tsjax search``: an exact search over the shards that ``tsjax batch`` made, for a first look."""
+"""``tsjax search``: an exact search over the shards that ``tsjax batch`` wrote, for a first look."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tsjax.cli.options import add_compile_cache_option, add_device_options
 from tsjax.errors import CheckpointError
 
-# The exit status where the output that was searched is not finished.
+# The exit status if the output that was searched is not finished.
 UNFINISHED = 3
 
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         "local_files_only": found.get("local_files_only", False),
         "ignore_config_field": found.get("ignore_config_fields", []),
         "ignore_weight": found.get("ignore_weights", []),
-        "adapter": found.get("adapter", found.get("task")),  # as it was called at first
+        "adapter": found.get("adapter", found.get("task")),  # the field's original name
         "position_stride": found.get("position_stride"),
         "temperature": Temperature.from_json(facts["query_temperature"]),
         "dtype": facts["dtype"],
@@ -65,14 +65,14 @@ def run(options: argparse.Namespace) -> int:
         "token_budget": None,
     }
     model = load_model(argparse.Namespace(**{**vars(options), **given}))
-    # Queries may have an encoder of their own, but the documents' has to be the one that made the vectors.
+    # Queries may have their own encoder, but the documents' encoder has to be the one that made the vectors.
     documents = model.route(facts["task"])
     if documents.header.fingerprint != facts["fingerprint"]:
         raise CheckpointError(f"{given['model'] or 'the default model'} is not the model that made {options.output}")
     query = model.encode_query(
         [options.question], normalize_embeddings=job.facts["options"]["normalize"], show_progress_bar=False
     )[0]
-    # Before the shards are read: what comes meanwhile may be found, and is not promised.
+    # Determined before the shards are read. Shards that are written later may be found; this is not guaranteed.
     if missing := status(output, ask_locks=False).missing:
         more = f" (and {len(missing) - 1:,} more; tsjax batch status lists them)" if len(missing) > 1 else ""
         print(
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         )
     for hit in search(output, query, options.count, documents.similarity_fn_name, partial=bool(missing)):
         if options.json:
-            # The names that every hit has win over a kept column of the same name.
+            # The standard names of a hit win over a kept column of the same name.
             content = {"score": hit.score, "id": hit.id}
             print(json.dumps({**content, **hit.columns, **content}, ensure_ascii=False, default=str))
         else:

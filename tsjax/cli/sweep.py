@@ -1,4 +1,4 @@
-"""``tsjax sweep``: choose a temperature on a task of one's own."""
+"""``tsjax sweep``: choose a temperature on the user's own task."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def add(commands: Any) -> None:
     command.add_argument("--token-budget", metavar="N", type=int, help="the most tokens of a batch on each device")
     add_device_options(command)
     add_compile_cache_option(command)
-    command.set_defaults(temperature=None, truncate_dim=None)  # what load_model looks for
+    command.set_defaults(temperature=None, truncate_dim=None)  # load_model reads these
 
 
 def run(options: argparse.Namespace) -> None:
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
     from tsjax.lab.evaluation.sweeping import check_sides
     from tsjax.storage.atomic import check_absent
 
-    # Whatever can go wrong is found before hours of embedding.
+    # All checks come first, before hours of embedding.
     candidates = grid(DEFAULT_GRID if options.taus is None else options.taus, options.law, options.side)
     for directory in (options.output, options.save):
         if directory is not None:
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> None:
         report=lambda message: print(f"tsjax: {message}", file=sys.stderr),
         show_progress_bar=on_terminal(),
     )
-    # First of all, so that a full disk costs nobody the result of hours.
+    # Written first, so that a full disk does not lose the result of hours.
     print("\n".join(lines(result)), flush=True)
     if options.output is not None:
         write(result, Path(options.output))
