@@ -71,7 +71,7 @@ def head_weights(config: Mapping[str, Any], names: Iterable[str]) -> frozenset[s
 
 
 def is_causal(config: Mapping[str, Any]) -> bool:
-    """Return whether sentence-transformers pools a bare encoder by the last token: a causal language model."""
+    """Return whether sentence-transformers pools by the last token without modules.json: a causal language model."""
     classes = config.get("architectures")
     first = str(classes[0]) if isinstance(classes, list) and classes else ""
     return first.endswith("ForCausalLM") and bool(config.get("is_causal", True))

@@ -1,1 +1,1 @@
-"""Programs for working on tsjax; run them from the root of a checkout."""
+"""Programs for developing tsjax; run them from the root of a checkout."""

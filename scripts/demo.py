@@ -1,4 +1,4 @@
-"""Embed a few well-known texts and show what comes out: `make demo` runs this.
+"""Demonstration of embeddings of a few well-known texts: `make demo` runs this.
 
 Usage: python scripts/demo.py [TEXTS.jsonl]
 """
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 def main(file: Path) -> None:
     """Embed the texts of a JSONL file (``title`` and ``text``) at several temperatures and print three tables."""
     titles, texts = list(read_texts(str(file), "title")), list(read_texts(str(file)))
-    warnings.simplefilter("ignore", tsjax.TruncationWarning)  # the table shows who was cut
+    warnings.simplefilter("ignore", tsjax.TruncationWarning)  # the table shows which texts were cut
 
     embedder = tsjax.load(kind="embedder")
     print(embedder)
@@ -60,7 +60,7 @@ def main(file: Path) -> None:
 
 
 def _mean_cosine(unit: np.ndarray) -> float:
-    """Mean cosine between different rows."""
+    """Return the mean cosine between different rows."""
     cosines = unit @ unit.T
     return float((cosines.sum() - np.trace(cosines)) / (len(unit) * (len(unit) - 1)))
 

@@ -1,1 +1,1 @@
-"""The speed beside other engines."""
+"""A benchmark of tsjax against other engines."""

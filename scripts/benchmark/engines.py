@@ -1,8 +1,8 @@
-"""The engines that scripts/benchmark/run.py compares, each to be run in a process of its own.
+"""The engines that scripts/benchmark/run.py compares, each run in its own process.
 
     python -m scripts.benchmark.engines ENGINE FOLDER DEVICE
 
-FOLDER is one that scripts/benchmark/models.py made. DEVICE is cpu or gpu.
+FOLDER was made by scripts/benchmark/models.py. DEVICE is cpu or gpu.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from scripts.benchmark.worker import serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Tokens at which every engine cuts texts.
+# The maximum length in tokens, for every engine.
 LONGEST = 512
 
-# On a CPU the batch of sentence-transformers' default, for ONNX Runtime too; a GPU is given more at a time.
+# On a CPU, sentence-transformers' default batch size, also for ONNX Runtime; larger batches on a GPU.
 BATCH = {"cpu": 32, "gpu": 256}
 
 
 class Tsjax:
-    """This package, in float32 on a CPU and bfloat16 on a GPU."""
+    """tsjax: in float32 on a CPU and bfloat16 on a GPU."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        import tsjax  # noqa: PLC0415  # each process imports its own engine alone
+        import tsjax  # noqa: PLC0415  # each process imports only its own engine
 
         self._dtype: Literal["float32", "bfloat16"] = "float32" if device == "cpu" else "bfloat16"
         self._embedder = tsjax.load(folder / "tsjax", kind="embedder", dtype=self._dtype, max_seq_length=LONGEST)
@@ -48,7 +48,7 @@ class Tsjax:
         return lambda: list(embedder.pipeline.compute([batch], embedder.temperature))
 
     def warm(self, run: Callable[[], object]) -> dict[str, Any]:
-        """Nothing compiled before is kept, so that what a workload compiles can be told."""
+        """Run once without previously compiled programs, so that the compilations of a workload can be measured."""
         import jax  # noqa: PLC0415
 
         from tsjax.bench.benchmark import compile_clock  # noqa: PLC0415
@@ -68,7 +68,7 @@ class Tsjax:
     def matrix_rate(self, width: int, wide: int, tokens: int) -> float:
         from tsjax.bench.operations import matrix_rate  # noqa: PLC0415
 
-        del width, wide  # it knows them from the model
+        del width, wide  # the engine reads them from the model
         return matrix_rate(self._embedder.metadata.model, self._dtype, tokens)
 
     def about(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Tsjax:
 
 
 class SentenceTransformers:
-    """PyTorch, in float32 with SDPA on a CPU; in bfloat16 with flash-attention, where installed, or SDPA on a GPU."""
+    """PyTorch: in float32 with SDPA on a CPU; in bfloat16 with flash-attention, if installed, or SDPA on a GPU."""
 
     def __init__(self, folder: Path, device: str) -> None:
         import importlib.util  # noqa: PLC0415
@@ -114,7 +114,7 @@ class SentenceTransformers:
         tensor = torch.as_tensor(ids.astype(np.int64))
 
         def run() -> object:
-            # Every token is real, so that it needs no mask, and the mean is a plain one: the fastest that PyTorch has.
+            # Every token is real, so no mask is needed and the mean is plain. This is the fastest path of PyTorch.
             with torch.inference_mode():
                 states = network(input_ids=tensor.to(self._device)).last_hidden_state
                 return states.mean(dim=1).float().cpu().numpy()
@@ -165,7 +165,7 @@ class SentenceTransformers:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on a CPU, float32, with the fused operators that its own optimiser puts in, pooling in the graph.
+    """ONNX Runtime: on a CPU, in float32, with fused operators from its own optimiser, pooling in the graph.
 
     Texts are sorted by their tokens and padded to the longest of a batch.
     """
@@ -214,7 +214,7 @@ class OnnxRuntime:
         return {}
 
     def matrix_rate(self, width: int, wide: int, tokens: int) -> None:
-        del width, wide, tokens  # it has no products of its own to call
+        del width, wide, tokens  # it has no matrix product to call
 
     def about(self) -> dict[str, Any]:
         return {

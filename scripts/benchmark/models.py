@@ -3,9 +3,10 @@
     python -m scripts.benchmark.models BUILD MODEL ENGINE…
     python -m scripts.benchmark.models BUILD sotu
 
-MODEL is minilm (all-MiniLM-L6-v2) or bert-base (BERT's usual size, random weights, MiniLM's tokenizer). It makes
-BUILD/MODEL with ``original`` (Hugging Face's files), ``tsjax`` (converted) and ``fused.onnx``, what is there stays.
-``sotu`` makes BUILD/sotu.txt, the paragraphs of American state-of-the-union addresses, from the package of that name.
+MODEL is minilm (all-MiniLM-L6-v2) or bert-base (BERT's usual size, random weights, MiniLM's tokenizer). The script
+makes BUILD/MODEL with ``original`` (Hugging Face's files), ``tsjax`` (converted) and ``fused.onnx``; existing files are
+kept. ``sotu`` makes BUILD/sotu.txt, the paragraphs of American State of the Union addresses, from the package of that
+name.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def main(build: Path, name: str, engines: list[str]) -> None:
-    """Make what is missing."""
+    """Make the missing files."""
     if name == "sotu":
         write_sotu(build)
         return
@@ -47,8 +48,8 @@ def main(build: Path, name: str, engines: list[str]) -> None:
 
 
 def write_bert_base(directory: Path) -> None:
-    """A BertModel of the usual size with random weights, as transformers saves it."""
-    import torch  # noqa: PLC0415  # only who makes it needs it
+    """Write a BertModel of the usual size with random weights, in the format of transformers."""
+    import torch  # noqa: PLC0415  # only this function needs it
     from transformers import AutoTokenizer, BertConfig, BertModel  # noqa: PLC0415
 
     torch.manual_seed(0)
@@ -59,9 +60,10 @@ def write_bert_base(directory: Path) -> None:
 
 
 def write_fused(original: Path, folder: Path) -> None:
-    """``fused.onnx``: ids and mask to mean vectors, with ONNX Runtime's fused operators; ``fused.json`` counts them.
+    """Write ``fused.onnx``: ids and mask to mean vectors, with fused operators, which ``fused.json`` counts.
 
-    torch's older exporter, since ONNX Runtime's optimiser does not find attention in what the newer one writes.
+    The operators are ONNX Runtime's. This uses torch's older exporter, because ONNX Runtime's optimiser does not find
+    attention in the newer one's output.
     """
     import torch  # noqa: PLC0415
     from onnxruntime.transformers import optimizer  # noqa: PLC0415
@@ -82,7 +84,7 @@ def write_fused(original: Path, folder: Path) -> None:
     ids = torch.ones(2, 16, dtype=torch.int64)
     plain, fused = folder / "plain.onnx", folder / "fused.onnx"
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the exporter is the older one, and what tracing cannot follow
+        warnings.simplefilter("ignore")  # about the older exporter, and code that tracing cannot follow
         torch.onnx.export(
             Pooled().eval(),
             (ids, ids, torch.zeros_like(ids)),
@@ -106,7 +108,7 @@ def write_fused(original: Path, folder: Path) -> None:
 
 
 def write_sotu(build: Path) -> None:
-    """Download the package and write its paragraphs, one a line."""
+    """Download the package and write its paragraphs, one per line."""
     if (build / "sotu.txt").exists():
         return
     build.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
-"""How fast tsjax is beside sentence-transformers (PyTorch) and ONNX Runtime, on the same weights and texts.
+"""The speed of tsjax compared with sentence-transformers (PyTorch) and ONNX Runtime, on the same weights and texts.
 
     python -m scripts.benchmark.run
     python -m scripts.benchmark.run --models minilm --workloads mixed,32x128,query --rounds 3
     python -m scripts.benchmark.run --device gpu --write
 
-Each engine has a process of its own and works while the others are stopped. They take turns, round by round, so that a
-machine that slows down slows all; a ratio is of two times in the same round. It needs the extra ``benchmark``
-(`make bench` installs it). Everything measured goes to build/benchmark.json, and with --write the table to README.md.
+Each engine has its own process and works while the others are stopped. They take turns, round by round, so that a
+machine that slows down affects all of them; a ratio compares two times of the same round. It requires the extra
+``benchmark`` (`make bench` installs it). All measurements go to build/benchmark.json, and with --write the table to
+README.md.
 """
 
 from __future__ import annotations
@@ -57,13 +58,14 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
 WORKLOADS = (*TEXT_WORKLOADS, "corpus", *SHAPE_WORKLOADS, "query", "start")
 
-# What one turn is: a pass over the texts; calls of a batch or a query as many as this, or as begin in these seconds.
+# Limits of one turn: a pass over the texts; or calls of a batch or a query, up to this number or begun in these
+# seconds.
 LIMITS = {"texts": {"calls": 1, "seconds": 1.0}, "calls": {"calls": 50, "seconds": 1.0}}
 TOKENS = {"cpu": 32_768, "gpu": 1 << 21}
 
 
 def main() -> None:
-    """Parse the command line, prepare, measure, print, write."""
+    """Parse the command line, then prepare, measure, print and write."""
     options = parse()
     folder = BUILD / "benchmark"
     results: dict[str, Any] = {
@@ -96,7 +98,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The options, checked."""
+    """Return the options, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def several(known: tuple[str, ...]) -> Any:
@@ -135,7 +137,7 @@ def parse() -> argparse.Namespace:
 
 
 def usable(name: str) -> bool:
-    """Whether it names a workload beyond the usual ones, such as 64x64 or 200."""
+    """Return whether it names a workload beyond the usual ones, such as 64x64 or 200."""
     try:
         return needed_length(name) <= LONGEST
     except TsjaxError:
@@ -143,14 +145,14 @@ def usable(name: str) -> bool:
 
 
 def prepare(folder: Path, *arguments: str) -> None:
-    """Have scripts/benchmark/models.py make what is needed, in a process that ends."""
+    """Run scripts/benchmark/models.py in a separate process to make the required files."""
     command = [sys.executable, "-m", "scripts.benchmark.models", str(folder), *arguments]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"benchmark.py: could not prepare {arguments[0]}; see above")
 
 
 def say(text: str) -> None:
-    """What goes on, for who waits."""
+    """Print a progress message to standard error."""
     print(f"benchmark.py: {text}", file=sys.stderr, flush=True)
 
 
@@ -158,7 +160,7 @@ def say(text: str) -> None:
 
 
 def measure_model(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Every workload on every engine, for one model."""
+    """Measure every workload on every engine, for one model."""
     header = read_header(folder / "tsjax")
     tokenizer = TextTokenizer(read_tokenizer(header), LONGEST)
     result: dict[str, Any] = {"workloads": {}}
@@ -180,24 +182,24 @@ def measure_model(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def workers(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Worker]]:
-    """A process for each engine, each stopped until it is asked something."""
+    """Yield a process for each engine, each stopped until it receives a request."""
     environment = {"HF_HUB_OFFLINE": "1"}
     if options.device == "cpu":
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     else:
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.45"  # half of the card is PyTorch's
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.45"  # half of the card is for PyTorch
     with contextlib.ExitStack() as stack:
         crew = {}
         for name in options.engines:
             command = [sys.executable, "-m", "scripts.benchmark.engines", name, str(folder), options.device]
             crew[name] = Worker(command, folder / f"{name}.log", environment)
             stack.callback(crew[name].close)
-            crew[name].ask("about")  # it has loaded its model when it answers; then comes the next
+            crew[name].ask("about")  # wait until its model is loaded before the next starts
         yield crew
 
 
 def measure_limit(crew: Mapping[str, Worker], header: Header) -> float:
-    """The machine's rate of matrix products of the model's sizes: the best that any engine reaches."""
+    """Return the machine's rate of matrix products of the model's sizes: the best rate of all engines."""
     encoder = header.metadata.model.encoder
     sizes = {"width": encoder.hidden_size, "wide": encoder.intermediate_size, "tokens": 4096}
     rates = [worker.ask("matrix_rate", sizes=sizes)["rate"] for worker in crew.values()]
@@ -206,7 +208,7 @@ def measure_limit(crew: Mapping[str, Worker], header: Header) -> float:
 
 
 def compare(crew: Mapping[str, Worker], folder: Path, tokenizer: TextTokenizer) -> dict[str, float]:
-    """The greatest difference of each engine's normalised vectors from the reference's, on 32 texts of mixed length."""
+    """Return each engine's greatest difference to the reference's normalised vectors, on 32 texts of mixed length."""
     if REFERENCE not in crew:
         return {}
     texts = [QUERY, *make_texts(tokenizer, draw_lengths("mixed", 10_000, LONGEST, seed=1)[:31], seed=1)]
@@ -221,7 +223,7 @@ def compare(crew: Mapping[str, Worker], folder: Path, tokenizer: TextTokenizer) 
 
 
 def workload(name: str, tokenizer: TextTokenizer, header: Header, options: argparse.Namespace) -> dict[str, Any]:
-    """Texts, or token ids, and how many tokens each has."""
+    """Return the texts, or token ids, of a workload, and the number of tokens of each."""
     if name == "corpus":
         texts = sample(options.corpus, tokenizer, options.tokens)
     elif name == "query":
@@ -235,7 +237,7 @@ def workload(name: str, tokenizer: TextTokenizer, header: Header, options: argpa
 
 
 def sample(file: str, tokenizer: TextTokenizer, tokens: int) -> list[str]:
-    """Texts drawn from a file, up to so many tokens."""
+    """Draw texts from a file, up to a number of tokens."""
     texts = [text for text in read_texts(file) if text.strip()]
     order = np.random.default_rng(0).permutation(len(texts))
     chosen: list[str] = []
@@ -254,7 +256,7 @@ def sample(file: str, tokenizer: TextTokenizer, tokens: int) -> list[str]:
 def measure(
     crew: Mapping[str, Worker], content: dict[str, Any], folder: Path, header: Header, rounds: int
 ) -> dict[str, Any]:
-    """One workload: each engine gets ready, then they take turns."""
+    """Measure one workload: prepare each engine, then let them take turns."""
     lengths = content.pop("lengths")
     file = folder / "workload.json"
     file.write_text(json.dumps(content), encoding="utf-8")
@@ -282,7 +284,7 @@ def measure(
 
 
 class Busy:
-    """How busy processes that are not ours keep the machine, from when this is made."""
+    """The load of the machine by unrelated processes, since the creation of this object."""
 
     def __init__(self, crew: Mapping[str, Worker]) -> None:
         self._crew = crew
@@ -292,7 +294,7 @@ class Busy:
         return time.process_time() + sum(worker.worked for worker in self._crew.values())
 
     def others(self) -> float:
-        """Return the share of all cores, 0 to 1, that others had."""
+        """Return the share of all cores, 0 to 1, that other processes used."""
         theirs = machine.busy_seconds() - self._busy - (self._worked() - self._ours)
         return max(0.0, theirs / (time.perf_counter() - self._start) / (os.cpu_count() or 1))
 

@@ -1,4 +1,4 @@
-"""How long a fresh process takes to its first vector: import, load, tokenise, compile, run."""
+"""The time of a fresh process to its first vector: import, load, tokenise, compile, run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REFERENCE = "sentence-transformers"
 QUERY = "how tall is the eiffel tower in paris"
 
-# A fresh process to its first vector: what it runs, on a model and a text.
+# The program that a fresh process runs to its first vector, on a model and a text.
 START = {
     "tsjax": ("import sys, tsjax\ntsjax.enable_compile_cache()\ntsjax.load(sys.argv[1]).encode(sys.argv[2])"),
     REFERENCE: (
@@ -30,16 +30,16 @@ START = {
 
 
 def measure_starts(folder: Path, chosen: Sequence[str], device: str, rounds: int) -> dict[str, Any]:
-    """Seconds from starting a Python process to its first vector, all files in the system's cache.
+    """Return the seconds from starting a Python process to its first vector, with all files in the system's cache.
 
     tsjax is measured with a compilation cache that an earlier process filled (warm), and with an empty one (cold). The
-    cache is in a temporary folder, which TSJAX_CACHE and XDG_CACHE_HOME name. The model is converted already.
+    cache is in a temporary folder, which TSJAX_CACHE and XDG_CACHE_HOME name. The model is already converted.
     """
     cases = {"tsjax": ("start, cold", "start, warm"), REFERENCE: ("",)}
     seconds: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         warm = Path(name) / "warm"
-        for number in range(rounds + 1):  # the first fills caches and does not count
+        for number in range(rounds + 1):  # the first round fills caches and does not count
             for engine in (name for name in chosen if name in cases):
                 for case in cases[engine]:
                     cache = warm if case != "start, cold" else Path(name) / f"cold{number}"
@@ -56,7 +56,7 @@ def measure_starts(folder: Path, chosen: Sequence[str], device: str, rounds: int
 
 
 def one_start(engine: str, folder: Path, device: str, cache: Path) -> float:
-    """Wall-clock seconds of one process."""
+    """Return the wall-clock seconds of one process."""
     cache.mkdir(exist_ok=True)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("JAX_")},

@@ -1,4 +1,4 @@
-"""The table of scripts/benchmark/run.py: how many times as fast first, then what each engine does."""
+"""The table of scripts/benchmark/run.py: the ratios of speed first, then the speed of each engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-# Share of the cores that other processes may have before the figures, above all those of PyTorch, mean little.
+# Above this share of the cores used by other processes, the figures mean little, above all those of PyTorch.
 TOO_BUSY = 0.1
 
 LABELS = {
@@ -25,7 +25,7 @@ LABELS = {
 
 
 def ratios(seconds: Mapping[str, list[float]], of: str = "tsjax") -> dict[str, dict[str, float]]:
-    """How many times as long each other engine takes: median, least and most over the rounds."""
+    """Return the ratio of each other engine's time to that of ``of``: median, minimum and maximum over the rounds."""
     found = {}
     for name, theirs in seconds.items():
         if name != of and of in seconds:
@@ -35,7 +35,7 @@ def ratios(seconds: Mapping[str, list[float]], of: str = "tsjax") -> dict[str, d
 
 
 def table(results: dict[str, Any], engines: Sequence[str]) -> Iterator[str]:
-    """Lines of Markdown: what was measured where, the table of each model, and how far the vectors are apart."""
+    """Yield lines of Markdown: the setup, the table of each model, and the differences between the vectors."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     yield (
@@ -64,7 +64,7 @@ def table(results: dict[str, Any], engines: Sequence[str]) -> Iterator[str]:
 
 
 def _devices(results: dict[str, Any]) -> str:
-    """Each engine's device and dtype."""
+    """Return each engine's device and dtype."""
     abouts = next(iter(results["models"].values()))["engines"]
     return ", ".join(f"{name} in {about['dtype']} on {about['device']}" for name, about in abouts.items())
 
@@ -85,7 +85,7 @@ def _cells(
 
 
 def _speed(engine: dict[str, Any] | None, figures: dict[str, Any]) -> str:
-    """Tokens a second, or of a single text the time."""
+    """Return the tokens per second, or the time of a single text."""
     if engine is None:
         return ""
     seconds = statistics.median(engine["seconds"])

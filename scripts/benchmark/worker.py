@@ -1,8 +1,8 @@
-"""The two ends of a pipe: an engine in a process of its own, and whoever has it work. One JSON object a line each way.
+"""The two ends of a pipe between an engine in its own process and its client, with one JSON object per line each way.
 
-A worker is stopped (SIGSTOP) whenever it is not asked anything, so that threads of its that wait by spinning, as those
-of ONNX Runtime do, take nothing from the engine whose turn it is; and none has to be told not to spin, which would cost
-it in its own turn.
+A worker is stopped (SIGSTOP) while it has no request. Threads that wait by spinning, such as those of ONNX Runtime,
+therefore take no time from the engine whose turn it is. No engine has to disable spinning, which would cost it time in
+its own turn.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """What a worker serves: texts to normalised vectors, token ids to vectors, both ending in host memory."""
+    """The engine that a worker serves: texts to normalised vectors, token ids to vectors, both in host memory."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Normalised vectors of the texts, in order, tokenised as the engine does it."""
+        """Return normalised vectors of the texts, in order, tokenised in the engine's own way."""
 
     def network(self, ids: np.ndarray) -> Callable[[], object]:
-        """A function that runs the network and pools, on int32 ids (rows, tokens) that are made ready here."""
+        """Return a function that runs the network and pools, on int32 ids (rows, tokens) that are prepared here."""
 
     def warm(self, run: Callable[[], object]) -> dict[str, Any]:
-        """Run once, compiling what must be; what there is to say of that."""
+        """Run once, compiling if necessary, and return information about it."""
 
     def matrix_rate(self, width: int, wide: int, tokens: int) -> float | None:
-        """Floating-point operations a second of (tokens, width) · (width, wide) and back; None if it has none."""
+        """Return the FLOP/s of (tokens, width) · (width, wide) and back; None if not available."""
 
     def about(self) -> dict[str, Any]:
-        """Versions, threads, device."""
+        """Return versions, threads, device."""
 
 
 def serve(make: Callable[[], Engine]) -> None:
-    """Make an engine and do what standard input asks until it ends; answers go to standard output."""
+    """Create an engine and serve the requests on standard input until it ends; answers go to standard output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to the log
+    os.dup2(2, 1)  # the output of libraries goes to the log
     engine, run = make(), None
     for line in sys.stdin:
         message = json.loads(line)
@@ -70,10 +70,10 @@ def serve(make: Callable[[], Engine]) -> None:
                     answer = {"rate": engine.matrix_rate(**message["sizes"])}
                 case other:
                     raise ValueError(f"a worker cannot {other!r}")
-        except Exception as error:  # whoever asked must know
+        except Exception as error:  # the client must receive every error
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.flush()  # stopped, it could not
+        sys.stdout.flush()  # a stopped process could not flush
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -91,7 +91,7 @@ def _prepare(engine: Engine, file: Path) -> Callable[[], object]:
 
 
 def _timed(run: Callable[[], object], calls: int, seconds: float) -> list[float]:
-    """Seconds of each call: so many, or as many as begin within the seconds; one at least."""
+    """Return the seconds of each call: at most ``calls``, begun within ``seconds``, and at least one."""
     times: list[float] = []
     while not times or (len(times) < calls and sum(times) < seconds):
         start = time.perf_counter()
@@ -101,12 +101,12 @@ def _timed(run: Callable[[], object], calls: int, seconds: float) -> list[float]
 
 
 class Worker:
-    """Our end: a process that serves an engine, stopped whenever nothing is asked of it.
+    """The client's end: a process that serves an engine, stopped while it has no request.
 
     Args:
-        command: what to start.
-        log: file for all that it prints.
-        environment: variables on top of ours.
+        command: the command to start.
+        log: file for all output.
+        environment: variables in addition to those of this process.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
@@ -123,14 +123,14 @@ class Worker:
 
     @property
     def worked(self) -> float:
-        """Seconds of processor time that it has used."""
+        """Return the seconds of CPU time that it has used."""
         return machine.process_seconds(self._process.pid) or 0.0
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """Let the worker go on, have it do something, stop it again; its answer.
+        """Resume the worker, send it a request, stop it again, and return its answer.
 
         Raises:
-            RuntimeError: it could not do it, or is no more.
+            RuntimeError: the request failed, or the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -150,13 +150,13 @@ class Worker:
         return answer
 
     def _stop(self) -> None:
-        """Stop it, and wait until it is: the next engine's turn begins then."""
+        """Stop the process, and wait until it is stopped, because the next engine's turn begins then."""
         self._process.send_signal(signal.SIGSTOP)
-        if hasattr(os, "waitid"):  # macOS has none
+        if hasattr(os, "waitid"):  # not available on macOS
             os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def close(self) -> None:
-        """End the process, politely first."""
+        """End the process, by request first."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,11 +1,11 @@
-"""A job of many texts, killed twice and resumed, and the memory that it takes meanwhile: docs/scale.md.
+"""A job of many texts, killed twice and resumed, and its memory use: docs/scale.md.
 
     python -m scripts.cluster.scale_run [--rows 200000] [--max-seq-length 64] [--directory build/scale] [--write]
 
-It prepares the texts (see `scale_texts.py`), runs `tsjax batch` on them in its own process, looks at that process's
-resident memory every second, kills it with signal 9 after each third of the rows, starts it again with the same
-command, and lets `tsjax batch verify` have the last word. Figures go to DIRECTORY/run.json, the plot to
-DIRECTORY/memory.png; with --write, the plot to docs/scale too. Needs Linux (/proc) and Debian's packages.
+It prepares the texts (see `scale_texts.py`), runs `tsjax batch` on them in its own process, reads that process's
+resident memory every second, kills it with signal 9 after each third of the rows, restarts it with the same command,
+and finally runs `tsjax batch verify`. Figures go to DIRECTORY/run.json, the plot to DIRECTORY/memory.png; with --write,
+the plot goes to docs/scale too. Requires Linux (/proc) and Debian's packages.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from tsjax.storage.atomic import expanded
 _MIB = 1 << 20
 _ROOT = Path(__file__).parents[2]
 
-# Until then a process imports, loads and compiles.
+# The start of a process in seconds, in which it imports, loads and compiles.
 _STARTED_SECONDS = 60.0
 
 
 class Written:
-    """Counts the rows of an output's shards, reading each record once."""
+    """A counter of the rows of an output's shards, which reads each record once."""
 
     def __init__(self, output: Path) -> None:
         self._records, self._seen = output / "records", dict[str, dict[str, Any]]()
 
     def rows(self) -> int:
-        """Rows that are whole by now."""
+        """Return the number of rows in completed shards."""
         return self.total("rows")
 
     def total(self, name: str) -> int:
-        """The sum of a record's field."""
+        """Return the sum of a record's field."""
         for file in self._records.glob("shard-*.json"):
             if file.name not in self._seen:
                 self._seen[file.name] = json.loads(file.read_text(encoding="utf-8"))
@@ -51,7 +51,7 @@ class Written:
 
 
 def resident(pid: int) -> int | None:
-    """Bytes of memory that a process has now; None after its end."""
+    """Return the bytes of memory that a process has now; None after its end."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.NoSuchProcess:
@@ -59,7 +59,7 @@ def resident(pid: int) -> int | None:
 
 
 def run_once(command: list[str], written: Written, kill_at: int | None, start: float, log: Path) -> dict[str, Any]:
-    """Run a command to its end, or until so many rows are written; gives what was seen of it, second by second."""
+    """Run a command to its end, or until ``kill_at`` rows are written, and return measurements for every second."""
     samples = []
     began = time.monotonic()
     with log.open("w") as errors, subprocess.Popen(command, cwd=_ROOT, stderr=errors) as process:
@@ -78,7 +78,7 @@ def run_once(command: list[str], written: Written, kill_at: int | None, start: f
 
 
 def steady(samples: list[list[float]]) -> dict[str, Any]:
-    """Mean resident memory in the first and the last quarter of a process's time after its start."""
+    """Return the mean resident memory in the first and the last quarter of a process's time after its start."""
     memory = [bytes_ for at, bytes_, _ in samples if at - samples[0][0] >= _STARTED_SECONDS]
     quarter = len(memory) // 4
     if not quarter:
@@ -88,7 +88,7 @@ def steady(samples: list[list[float]]) -> dict[str, Any]:
 
 
 def figures(runs: list[dict[str, Any]], written: Written) -> dict[str, Any]:
-    """What there is to say of all processes together."""
+    """Return the summary figures of all processes."""
     seconds = sum(run["seconds"] for run in runs)
     rows, tokens = written.rows(), written.total("tokens")
     return {
@@ -104,7 +104,7 @@ def figures(runs: list[dict[str, Any]], written: Written) -> dict[str, Any]:
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
-    """Resident memory and rows written, against time."""
+    """Plot resident memory and rows written, against time."""
     import matplotlib as mpl  # noqa: PLC0415  # an extra
 
     mpl.use("agg")
@@ -131,7 +131,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Prepare, run, kill, resume, verify, draw."""
+    """Prepare the texts; run, kill, resume and verify the job; draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rows-per-shard", type=int, default=4096)

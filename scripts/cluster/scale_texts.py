@@ -1,4 +1,4 @@
-"""Real short texts, many of them, from Debian's packages: what `scale_run.py` embeds.
+"""A corpus of many real short texts from Debian's packages: the input of `scale_run.py`.
 
 | from | texts |
 |---|---|
@@ -30,10 +30,10 @@ _DIGITS = {
 
 
 def write_corpus(path: Path, rows: int) -> None:
-    """Write so many texts as JSONL.gz, each with an id, in an order that mixes the sources; the same each time.
+    """Write ``rows`` texts as JSONL.gz, each with an id, in a fixed order that mixes the sources.
 
     Raises:
-        UnavailableError: a package cannot be had here, or they hold fewer texts.
+        UnavailableError: a package is not available here, or the packages hold fewer texts.
     """
     texts = list(dict.fromkeys(text for source in (_packages, _dictionaries, _fortunes) for text in source()))
     if len(texts) < rows:
@@ -46,7 +46,7 @@ def write_corpus(path: Path, rows: int) -> None:
 
 
 def _packages() -> Iterator[str]:
-    """``name: what it is`` of every package that Debian has."""
+    """Yield ``name: what it is`` for every package of Debian."""
     try:
         listed = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
@@ -60,7 +60,7 @@ def _packages() -> Iterator[str]:
 
 
 def _dictionaries() -> Iterator[str]:
-    """The entries of dictionaries in the format of dictd: a packed text, and where in it each entry stands."""
+    """Yield the entries of dictionaries in dictd's format: a compressed text, and an index of entry positions."""
     for package, name in (("dict-foldoc", "foldoc"), ("dict-wn", "wn")):
         files = _files(package, "dictd/*")
         data, places = gzip.decompress(files[f"{name}.dict.dz"]), set()
@@ -80,9 +80,9 @@ def _number(digits: str) -> int:
 
 
 def _fortunes() -> Iterator[str]:
-    """What ``fortune`` would say, one after the other."""
+    """Yield the texts of ``fortune``, one after the other."""
     for name, content in sorted(_files("fortunes", "games/fortunes/*").items()):
-        if "." not in name:  # the others are indices
+        if "." not in name:  # the other files are indices
             for text in content.decode("utf-8", "replace").split("\n%\n"):
                 if words := " ".join(text.split()):
                     yield words

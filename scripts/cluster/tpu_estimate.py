@@ -1,27 +1,27 @@
-"""What a TPU could do at most, asked of the TPU's own compiler on a machine that has none.
+"""An upper estimate of a TPU's speed, from the TPU's own compiler on a machine without a TPU.
 
     python -m scripts.cluster.tpu_estimate [--models minilm,bert-base] [--chips v5e,v6e] [--devices 1,4] [--json FILE]
 
-Compiles the model, or with ``--attention`` splash attention alone, for every shape of a batch, and prints whether it
-compiles, the memory that it needs, its operations and bytes, and what follows for its speed. Nothing is run, so nothing
-here is a measurement. Needs libtpu: pip install 'tsjax[tpu]'.
+Compiles the model, or with ``--attention`` splash attention alone, for every shape of a batch. Prints whether it
+compiles, the memory that it needs, its operations and bytes, and the resulting speed. Nothing is run, so nothing here
+is a measurement. Requires libtpu: pip install 'tsjax[tpu]'.
 
-Operations and bytes are the compiled program's own (``cost_analysis``), a device, with three corrections:
+Operations and bytes are the compiled program's own (``cost_analysis``), per device, with three corrections:
 
-- A loop's body is counted once, however often it runs, and with the parameters of all layers. So programs of one layer
-  and of two, unrolled, are counted, and L layers follow from their difference: 251 MB for MiniLM at 4 × 128, where six
-  unrolled layers count 257.
-- Of a Pallas kernel the compiler counts neither operations (−1, to be exact) nor bytes, so `kernel_work` adds them.
+- A loop's body is counted once, regardless of its number of iterations, and with the parameters of all layers. So
+  unrolled programs of one layer and of two are counted, and L layers follow from their difference: 251 MB for MiniLM at
+  4 × 128, where six unrolled layers count 257.
+- For a Pallas kernel the compiler counts neither operations (it reports −1) nor bytes, so `kernel_work` adds them.
 - ``optimal_seconds`` is not used: it counts −1 s for each operation whose cost is unknown.
 
-From them follow two speeds, in tokens of full rows a second, padding included, all devices together:
+Two speeds follow from them, in tokens of full rows per second, padding included, for all devices together:
 
 - The bound, which no run can exceed: matrix products at the chip's peak rate, or parameters read and vectors written
   once, whichever takes longer.
 - The speed that the counts give: all operations at the peak rate, or all bytes from the chip's main memory. It is
   lower, and no bound: buffers that the compiler keeps in the vector memory are counted like the others.
 
-Neither knows the vector unit, which the softmax and GELU keep busy, nor what a step of a kernel costs to start.
+Neither includes the vector unit, which the softmax and GELU keep busy, nor the start-up cost of a kernel's step.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ from tsjax.storage.atomic import expanded, replacing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# The longest text of both models.
+# The maximum length of both models.
 MAX_LENGTH = 512
 
-# Rows that splash attention is compiled for besides, as models with longer texts have them.
+# Additional row lengths for splash attention, for models with longer texts.
 LONG_ROWS = (Shape(32, 1024), Shape(16, 2048), Shape(4, 8192))
 
-# `jax.lax.Precision.HIGHEST`, with which float32 means float32, takes six passes of bfloat16.
+# `jax.lax.Precision.HIGHEST`, which computes true float32 products, takes six passes of bfloat16.
 PASSES = {"bfloat16": 1, "float32": 6}
 
 
@@ -74,8 +74,8 @@ class Chip(NamedTuple):
     """Published figures of a chip.
 
     Attributes:
-        operations: peak bfloat16 operations a second.
-        bandwidth: bytes a second from and to the main memory.
+        operations: peak bfloat16 operations per second.
+        bandwidth: bytes per second from and to the main memory.
         memory: bytes of main memory.
     """
 
@@ -89,7 +89,7 @@ CHIPS = {"v5e": Chip(197e12, 819e9, 16e9), "v6e": Chip(918e12, 1638e9, 32e9)}
 
 
 def bert(layers: int, size: int) -> ModelConfig:
-    """A BERT of twelve heads with mean pooling."""
+    """Return the config of a BERT with twelve heads and mean pooling."""
     return ModelConfig(
         encoder=EncoderConfig(
             vocab_size=30522,
@@ -109,22 +109,22 @@ MODELS = {"minilm": bert(6, 384), "bert-base": bert(12, 768)}
 
 @dataclasses.dataclass
 class Estimate:
-    """What the compiler says of one program; sizes and counts are a device's.
+    """The compiler's figures for one program; sizes and counts are per device.
 
     Attributes:
         program: the model, or ``attention`` and its heads.
         chip: the kind of chip.
-        devices: how many.
-        rows: of the whole batch.
-        tokens: of each row.
-        seconds: that compiling took.
-        error: why it does not compile; None if it does.
-        memory_bytes: that it needs while it runs, parameters included.
-        memory_share: of the chip's memory.
-        operations: of the program.
-        bytes_accessed: by the program.
+        devices: number of devices.
+        rows: rows of the global batch.
+        tokens: tokens of each row.
+        seconds: compilation time.
+        error: the reason for a failed compilation; None if it succeeded.
+        memory_bytes: memory that the program needs while it runs, parameters included.
+        memory_share: the same as a share of the chip's memory.
+        operations: operations of the program.
+        bytes_accessed: bytes that the program accesses.
         bound_tokens_per_second: the bound.
-        bound_by: what the bound comes from, ``operations`` or ``memory``.
+        bound_by: the limit that gives the bound, ``operations`` or ``memory``.
         counted_tokens_per_second: the speed that the counts give.
     """
 
@@ -145,23 +145,23 @@ class Estimate:
 
 
 class Work(NamedTuple):
-    """Operations and bytes."""
+    """A number of operations and of bytes."""
 
     operations: float
     bytes_accessed: float
 
     def seconds(self, chip: Chip, passes: int) -> float:
-        """How long a chip takes at its peak rates, each kind of work beside the other."""
+        """Return the time of a chip at its peak rates, with both kinds of work in parallel."""
         return max(self.operations * passes / chip.operations, self.bytes_accessed / chip.bandwidth)
 
 
 def planned_shapes(devices: int) -> list[Shape]:
-    """Every shape of a batch that the planner can emit, in rows that the devices share evenly."""
+    """Return every shape of a batch that the planner can emit, in rows that the devices share evenly."""
     return list(shapes.multi_row_shapes(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR, devices).shapes)
 
 
 def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
-    """The program of a model for one shape of a batch of packed rows, split by rows over the devices of a mesh."""
+    """Lower a model for one shape of a batch of packed rows, split by rows over the devices of a mesh."""
     encoder = config.encoder
     slots = shapes.multi_row_shapes(MAX_LENGTH, TOKEN_BUDGET_ACCELERATOR).slots(shape)
     by_token: Any = jax.ShapeDtypeStruct(shape, jnp.int32)  # shapes stand for arrays
@@ -178,7 +178,7 @@ def lower_model(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> ja
 
 
 def lower_attention(heads: int, head_size: int, shape: Shape, mesh: Mesh, dtype: str) -> jax.stages.Lowered:
-    """The program of splash attention alone."""
+    """Lower splash attention alone."""
     assert supports(shape.tokens, heads, head_size, biased=False)
     operand = jax.ShapeDtypeStruct((*shape, heads, head_size), jnp.dtype(dtype))
     specs = (operand, operand, operand, jax.ShapeDtypeStruct(shape, jnp.int32))
@@ -202,16 +202,16 @@ def _placed(specs: tuple[Any, ...], places: tuple[P, ...], mesh: Mesh) -> list[A
 
 
 def kernel_work(rows: int, tokens: int, heads: int, head_size: int, itemsize: int) -> Work:
-    """What one call of the splash attention kernel does, of which the compiler counts nothing.
+    """Return the work of one call of the splash attention kernel, which the compiler does not count.
 
-    Operations are those of its two matrix products, logits and mixed values, for all pairs of a row's tokens: it leaves
-    no block out because of segments.
+    Operations are those of its two matrix products, logits and mixed values, for all pairs of a row's tokens: it skips
+    no block because of segments.
 
     Bytes are those of its blocks, which are fetched when the next step of the grid (row, head, block of queries, block
-    of keys) needs another one. So keys and values come once, or once a block of queries where they have several blocks;
-    segments, int32 along 128 lanes for queries and 8 sublanes for keys, come once a row, or once a head where there are
-    several blocks. Results are written once: the mixed values, their lanes filled up to 128, and for each row the
-    kernel's three float32 accumulators.
+    of keys) needs another one. So keys and values are read once, or once per block of queries where they have several
+    blocks. Segments, int32 along 128 lanes for queries and 8 sublanes for keys, are read once per row, or once per head
+    where there are several blocks. Results are written once: the mixed values, their lanes filled up to 128, and for
+    each row the kernel's three float32 accumulators.
     """
     blocks = block_sizes(tokens, head_size, windowed=False)
     of_queries, of_keys = tokens // blocks.block_q, tokens // blocks.block_kv
@@ -225,9 +225,9 @@ def kernel_work(rows: int, tokens: int, heads: int, head_size: int, itemsize: in
 
 
 def least_work(config: ModelConfig, rows: int, tokens: int, dtype: str) -> Work:
-    """What no program for the model can avoid: its matrix products, its parameters read and its vectors written once.
+    """Return the minimum work of a program for the model: matrix products, parameters read and vectors written once.
 
-    The embeddings' tables are left out, since of them only some rows are read.
+    The embedding tables are omitted, because only some of their rows are read.
     """
     encoder = config.encoder
     size, width = encoder.hidden_size, encoder.num_heads * encoder.head_dim
@@ -239,18 +239,18 @@ def least_work(config: ModelConfig, rows: int, tokens: int, dtype: str) -> Work:
 
 
 def counted(compiled: jax.stages.Compiled) -> Work:
-    """The compiler's own counts."""
+    """Return the compiler's own counts."""
     costs = compiled.cost_analysis() or {}
     return Work(max(costs.get("flops", 0.0), 0.0), costs["bytes accessed"])
 
 
 def has_kernel(compiled: jax.stages.Compiled) -> bool:
-    """Whether a Pallas kernel is part of a program."""
+    """Return whether a Pallas kernel is part of a program."""
     return 'custom_call_target="tpu_custom_call"' in (compiled.as_text() or "")
 
 
 def model_work(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> Work:
-    """Operations and bytes of a model, a device."""
+    """Return the operations and bytes of a model, per device."""
 
     def of_layers(layers: int) -> tuple[Work, bool]:
         shallow = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, num_layers=layers))
@@ -270,7 +270,7 @@ def model_work(config: ModelConfig, shape: Shape, mesh: Mesh, dtype: str) -> Wor
 
 
 def estimate(program: str, chip: str, mesh: Mesh, shape: Shape, dtype: str) -> Estimate:
-    """Compile one program and say what follows."""
+    """Compile one program and return its estimate."""
     result = Estimate(program, chip, mesh.size, *shape)
     rows, itemsize, start = shape.rows // mesh.size, jnp.dtype(dtype).itemsize, time.perf_counter()
     try:
@@ -309,8 +309,8 @@ def estimate(program: str, chip: str, mesh: Mesh, shape: Shape, dtype: str) -> E
 
 
 def meshes(chip: str, counts: Sequence[int]) -> Iterator[Mesh]:
-    """So many chips of a described machine of 2 × 2."""
-    # Settings that libtpu would otherwise ask the machine for; it needs no device, so others may use it meanwhile.
+    """Yield meshes of the given numbers of chips of a described machine of 2 × 2."""
+    # libtpu would otherwise query the machine for these settings. It needs no device, so other processes may use it.
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -325,7 +325,7 @@ def meshes(chip: str, counts: Sequence[int]) -> Iterator[Mesh]:
 
 
 def show(result: Estimate) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     start = f"{result.chip} × {result.devices}  {result.rows:5d} × {result.tokens:<5d}"
     if result.error is not None:
         return f"{start}  does not compile: {result.error}"
@@ -338,7 +338,7 @@ def show(result: Estimate) -> str:
 
 
 def write(results: Sequence[Estimate], dtype: str, path: Path) -> None:
-    """Write the figures so far, so that a run that is stopped leaves those that it has."""
+    """Write the figures so far, so that an interrupted run keeps them."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     about = {"what": "compiled, not run: bounds and counts, no measurements", "dtype": dtype, **versions}
     chips = {name: chip._asdict() for name, chip in CHIPS.items()}
@@ -348,13 +348,13 @@ def write(results: Sequence[Estimate], dtype: str, path: Path) -> None:
 
 
 def shape_of(text: str) -> Shape:
-    """``64x512`` as a shape."""
+    """Parse ``64x512`` as a shape."""
     rows, tokens = text.split("x")
     return Shape(int(rows), int(tokens))
 
 
 def main() -> None:
-    """Print the table, and write it if asked to; exit with an error where a program does not compile or fit."""
+    """Print the table, and write it on request; exit with an error where a program does not compile or fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", metavar="NAME,…", default="minilm,bert-base", help=" or ".join(MODELS))
     parser.add_argument("--chips", metavar="NAME,…", default="v5e,v6e", help=" or ".join(CHIPS))

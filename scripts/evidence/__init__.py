@@ -1,1 +1,1 @@
-"""Whether a temperature helps: the studies behind docs/evidence.md."""
+"""The studies behind docs/evidence.md, which test if a temperature helps."""

@@ -1,13 +1,13 @@
-"""docs/evidence.md: what collapses, what a temperature gives on held-out data, what laws and learning add.
+"""The studies of docs/evidence.md: collapse, the gain of a temperature on held-out data, of laws and of learning.
 
     python -m scripts.evidence.collect [--lab build/lab] [--mpnet build/mpnet] [--directory build/evidence] \
         [--only NAME,…] [--write]
 
-Runs the commands of `STUDIES`, each into a directory of its own; one that is there already is not run again, so that a
-stopped run goes on. With ``--write``, the sections of docs/evidence.md whose studies are all there are made anew; the
-reports are kept in docs/evidence/reports, so that a study counts as there also without its directory. The
-data are those of scripts/lab/data.py; all-mpnet-base-v2 is that of ``make build/mpnet/modules.json``. On two cores all
-of it takes some three hours.
+Runs the commands of `STUDIES`, each into its own directory. An existing directory is not run again, so an interrupted
+run can be resumed. With ``--write``, the sections of docs/evidence.md whose studies all exist are renewed. The reports
+are kept in docs/evidence/reports, so that a study also counts as existing without its directory. The data are those of
+scripts/lab/data.py; all-mpnet-base-v2 is that of ``make build/mpnet/modules.json``. On two cores the complete run takes
+about three hours.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Study(NamedTuple):
     """A command, and the directory that it writes.
 
     Attributes:
-        name: of the directory.
-        command: of tsjax; ``{lab}``, ``{mpnet}``, ``{made}`` and ``{out}`` are filled in.
+        name: name of the directory.
+        command: a command of tsjax; ``{lab}``, ``{mpnet}``, ``{made}`` and ``{out}`` are filled in.
     """
 
     name: str
@@ -68,10 +68,10 @@ def _one_out(left: str) -> Study:
 
 
 def _seed(seed: int) -> Study:
-    """Learning from a half of anarchism, with settings that did well on other splits (seeds 3 and 4).
+    """Return a study of learning from half of anarchism, with settings that did well on other splits (seeds 3 and 4).
 
-    Its pairs are too few for a part of them to say when to stop. The laws are compared once, since they take the most
-    of the time.
+    Its pairs are too few to set a part aside for early stopping. The laws are compared once, because they take the most
+    time.
     """
     compared = "0.9,0.8 --compare-law none"
     if seed == _SEEDS[0]:
@@ -127,7 +127,7 @@ STUDIES = (
 
 
 def main() -> None:
-    """Run what is missing, and write the page."""
+    """Run the missing studies, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lab", metavar="DIR", type=expanded, default=ROOT / "build" / "lab")
     parser.add_argument("--mpnet", metavar="DIR", type=expanded, default=ROOT / "build" / "mpnet")
@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def make_data(lab: Path, made: Path) -> None:
-    """The data that are cut out of others: samples of the newsgroups, halves and parts of anarchism."""
+    """Write the derived data: samples of the newsgroups, halves and parts of anarchism."""
     made.mkdir(parents=True, exist_ok=True)
     rows = [row.cells for row in read_typed_rows(lab / "newsgroups" / "texts.jsonl")]
     if not (made / "newsgroups.jsonl").exists():
@@ -174,14 +174,14 @@ def make_data(lab: Path, made: Path) -> None:
 
 
 def run(study: Study, out: Path, places: dict[str, Path]) -> None:
-    """Run one study, unless it is there; a record beside it says what was run, when and where."""
+    """Run one study, unless it exists; a record next to it states the command, the time and the machine."""
     file = _record(out)
     if file.exists():
         ran = json.loads(file.read_text(encoding="utf-8"))["command"]
         if ran != study.command:
             sys.exit(f"{out} was made by another command ({ran}); delete it and {file} to have it anew")
         return
-    if out.exists() and not (out / "run.json").exists():  # a run of learning goes on by itself
+    if out.exists() and not (out / "run.json").exists():  # an interrupted run of learning resumes by itself
         shutil.rmtree(out)  # stopped before its record was written
     quoted = {name: shlex.quote(str(path)) for name, path in {**places, "out": out}.items()}
     arguments = shlex.split(study.command.format(**quoted))
@@ -203,7 +203,7 @@ def run(study: Study, out: Path, places: dict[str, Path]) -> None:
 
 
 def _version() -> str:
-    """tsjax's, and the commit."""
+    """Return tsjax's version, and the commit."""
     described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     found = subprocess.run(described, check=False, capture_output=True, text=True)
     return f"{tsjax.__version__} ({found.stdout.strip() if found.returncode == 0 else 'unknown commit'})"
@@ -213,7 +213,7 @@ def _record(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-# Of a report: large tables that the page does not show, and where the model lay.
+# Omitted from a report: large tables that the page does not show, and the location of the model.
 _NOT_KEPT = ("heads", "states", "about", "model")
 
 
@@ -229,7 +229,7 @@ def keep(out: Path, kept: Path) -> None:
 
 
 def write(directory: Path) -> None:
-    """The page: the sections all of whose studies are there anew, the others as they were; reports and plots."""
+    """Write the page with its reports and plots; only sections whose studies all exist are renewed."""
     plots = ROOT / "docs" / "evidence"
     found: dict[str, dict[str, Any]] = {}
     records: dict[str, dict[str, str]] = {}

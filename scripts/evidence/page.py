@@ -1,7 +1,7 @@
-"""docs/evidence.md from the reports of its studies: every figure and verdict is read, none is written here.
+"""The page docs/evidence.md, from the reports of its studies: every figure and verdict is read from a report.
 
-The page is made of sections, each of some studies. A section whose studies are not all there stays as it was, so that
-one can be renewed without hours for the others.
+The page consists of sections, each with some studies. A section with missing studies is kept unchanged, so that one
+section can be renewed without hours for the others.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class Section(NamedTuple):
 
     Attributes:
         title: its heading.
-        text: what it is about.
-        studies: what the names of its studies begin with.
-        body: writes it, and notes the pictures that it shows.
+        text: its introduction.
+        studies: prefixes of the names of its studies.
+        body: function that writes it, and records the pictures that it shows.
     """
 
     title: str
@@ -99,20 +99,20 @@ class Section(NamedTuple):
     body: Callable[[Reports, Pictures], Iterator[str]]
 
     def of(self, studies: Sequence[str]) -> list[str]:
-        """Those studies that are its own."""
+        """Return the studies that belong to the section."""
         return [study for study in studies if study.startswith(self.studies)]
 
 
 def page(
     studies: Sequence[str], found: Reports, records: Mapping[str, Mapping[str, str]], before: str = ""
 ) -> tuple[str, Pictures]:
-    """The page, and the new pictures: by their names on the page, the study and the file that each is from.
+    """Return the page, and the new pictures: the study and the file of each, by their names on the page.
 
     Args:
         studies: the names of all studies.
-        found: the report of each that was run.
-        records: how each of those was run: ``command``, ``date``, ``machine``, ``versions``.
-        before: the page as it was, for the sections that are not renewed.
+        found: the report of each study that was run.
+        records: details of each run: ``command``, ``date``, ``machine``, ``versions``.
+        before: the previous page, for the sections that are not renewed.
     """
     pictures: Pictures = {}
     parts = [_INTRODUCTION]
@@ -136,13 +136,13 @@ def _rendered(section: Section, found: Reports, records: Mapping[str, Mapping[st
 
 
 def _section(text: str, title: str) -> str | None:
-    """A section of a page, with its heading."""
+    """Return a section of a page, with its heading; None if the page has no such section."""
     match = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     return None if match is None else match[0].rstrip("\n") + "\n"
 
 
 def _named(study: str) -> tuple[str, str]:
-    """The model and the corpus of a study."""
+    """Return the model and the corpus of a study."""
     _, model, corpus = study.split("-", 2)
     return _MODELS[model], corpus
 
@@ -264,7 +264,7 @@ def _full(found: Reports, pictures: Pictures) -> Iterator[str]:
     del pictures
     rows = []
     for study, report in found.items():
-        # A mean over questions is the mean of its halves; other measures are not.
+        # Only a mean over questions equals the mean of its halves; other measures do not.
         if report["task"] != "retrieval":
             continue
         model, corpus = _named(study)
@@ -282,7 +282,7 @@ def _way(row: dict[str, Any] | None) -> str:
 
 
 def _flat_gain(row: dict[str, Any], name: str) -> str:
-    if row[f"{name}_low"] is None:  # of one question there is no interval
+    if row[f"{name}_low"] is None:  # one question has no interval
         return ""
     return _points(row[name], row[f"{name}_low"], row[f"{name}_high"], telling=row[f"{name}_telling"])
 

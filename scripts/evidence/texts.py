@@ -1,4 +1,4 @@
-"""Texts for the evidence that are cut out of others: a sample with labels, passages, a half by itself."""
+"""Texts for the evidence that are derived from other texts: a sample with labels, passages, one half of a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_REST = 150
 
 
 def labelled_sample(rows: Sequence[Mapping[str, Any]], *, texts: int, seed: int) -> list[dict[str, Any]]:
-    """So many rows, as many of each label as may be, in a seeded order."""
+    """Return ``texts`` rows in a seeded order, with labels as balanced as possible."""
     by_label = defaultdict(list)
     for row in rows:
         by_label[row["label"]].append({"text": row["text"], "label": row["label"]})
@@ -32,7 +32,7 @@ def labelled_sample(rows: Sequence[Mapping[str, Any]], *, texts: int, seed: int)
 
 
 def excerpts(texts: Sequence[str], folder: Path, *, texts_wanted: int, seed: int) -> None:
-    """A retrieval task in BEIR's layout: the first words of a long text are the query, the rest is to be found."""
+    """Write a retrieval task in BEIR's layout: the first words of a long text are the query, the rest the document."""
     long = [text.split() for text in dict.fromkeys(texts)]
     long = [words for words in long if len(words) >= _PASSAGE + _LEAST_REST]
     order = np.random.default_rng(seed).permutation(len(long))[:texts_wanted].tolist()
@@ -42,16 +42,17 @@ def excerpts(texts: Sequence[str], folder: Path, *, texts_wanted: int, seed: int
 
 
 def held_out_half(task: Retrieval, folder: Path, *, seed: int) -> None:
-    """A retrieval task of the questions that are held out with this seed, and of the texts that answer them alone."""
+    """Write a retrieval task of the questions held out with this seed, and of only the texts that answer them."""
     questions = task.split(seed).held_out.tolist()
     documents = sorted({document for question in questions for document in task.relevant[question]})
     _write_part(task, folder, documents, questions)
 
 
 def answered_once(task: Retrieval, folder: Path, questions: Sequence[int]) -> None:
-    """A retrieval task of some questions, of those of one text only the one with the longest answer; without the rest.
+    """Write a retrieval task of some questions, with only one question per text: the one with the longest answer.
 
-    The other texts stay, those of questions that are not among these, too.
+    The answers of the omitted duplicates are left out. The other texts stay, including those of questions that are not
+    selected.
     """
     words = [sum(len(task.documents[place].split()) for place in own) for own in task.relevant]
     longest: dict[str, int] = {}
@@ -78,7 +79,7 @@ def _write_part(task: Retrieval, folder: Path, documents: Sequence[int], questio
 def _write_retrieval(
     folder: Path, documents: Sequence[str], queries: Sequence[str], relevant: Sequence[Sequence[int]]
 ) -> None:
-    """BEIR's layout; ``relevant`` holds the places of the documents that answer each query."""
+    """Write BEIR's layout; ``relevant`` holds the indices of the documents that answer each query."""
     (folder / "qrels").mkdir()
     for name, letter, texts in (("corpus", "d", documents), ("queries", "q", queries)):
         content = "".join(json.dumps({"_id": f"{letter}{i}", "text": text}) + "\n" for i, text in enumerate(texts))

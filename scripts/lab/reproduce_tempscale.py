@@ -1,21 +1,21 @@
-"""TempScale's experiment, run again: its models on MTEB's English tasks and LongEmbed's real ones, for a grid of τ.
+"""TempScale's experiment: its models on MTEB's English tasks and LongEmbed's real tasks, for a grid of τ.
 
     python -m scripts.lab.reproduce_tempscale [--models NAME,…] [--temperatures 1,0.9,…] [--columns STS,…] \
         [--results DIR]
 
-Source: "Length-Induced Embedding Collapse in Transformer-based Models", arXiv:2410.24200. Needs the Hugging Face hub,
-for models and for data, and the extra ``mteb``. Each model, τ and task is a result of its own, a file in DIR
-(build/tempscale), so that a run that was stopped goes on where it was; what is in DIR already is only shown.
+Source: "Length-Induced Embedding Collapse in Transformer-based Models", arXiv:2410.24200. Requires the Hugging Face
+hub, for models and for data, and the extra ``mteb``. Each model, τ and task is a separate result, a file in DIR
+(build/tempscale), so an interrupted run can be resumed. Existing results in DIR are only shown.
 
-All figures are measured here; none is the paper's. Of the paper's protocol not all is known to us:
+All figures are measured here; no figure is copied from the paper. Parts of the paper's protocol are not known to us:
 
 - The models are five of the families and sizes that it names; their names on the hub are the likely ones.
-- Its τ for each model was found by a sweep; on what is not known. The table shows the τ with the best mean over the
-  very tasks that it reports, which flatters τ. ``--select-on STS`` chooses τ on some columns, and the means of the
-  others are then free of that.
+- Its τ for each model was found by a sweep; the data of that sweep are not known. The table shows the τ with the best
+  mean over the same tasks that it reports, which favours τ. ``--select-on STS`` chooses τ on some columns; the means of
+  the other columns are then free of that bias.
 - The tasks are those of the benchmark "MTEB(eng, v1)" in the six types that it names, more than the paper's 40.
-- Prompts are the models' own: e5's everywhere, bge's instruction for queries of retrieval. Whether the paper had them
-  is not known.
+- Prompts are the models' own: e5's for all tasks, bge's instruction for queries of retrieval. It is not known whether
+  the paper used them.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ Columns: TypeAlias = "Mapping[str, Sequence[Any]]"
 
 
 class UnreachableError(Exception):
-    """A model or a data set that is neither here nor to be had."""
+    """A model or a data set that is neither stored here nor reachable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What is known of a model.
+    """The results of a model.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         by_temperature: main scores, 0 to 1, by τ, column and task.
     """
 
@@ -78,14 +78,14 @@ class Scores:
 
 
 def standard_columns() -> dict[str, list[Any]]:
-    """The tasks of each column of the table."""
+    """Return the tasks of each column of the table."""
     tasks = list(mteb.get_benchmark("MTEB(eng, v1)").tasks)
     columns = {kind: [task for task in tasks if task.metadata.type == kind] for kind in TYPES}
     return {**columns, "LongEmbed": list(mteb.get_tasks(tasks=list(LONG)))}
 
 
 def result_path(results: Path, model: str, temperature: float, task: str) -> Path:
-    """Where a result is kept."""
+    """Return the path of a result."""
     return results / re.sub(r"[^\w.-]+", "__", model.strip("/")) / f"tau-{temperature:g}" / f"{task}.json"
 
 
@@ -96,10 +96,10 @@ def measure(
     results: Path,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Write every result that is missing; a task's data are loaded once for all τ, and a model only if it is needed.
+    """Write every missing result; load a task's data once for all τ, and a model only if it is needed.
 
     Raises:
-        UnreachableError: a model or a task's data cannot be had; results so far are kept.
+        UnreachableError: a model or a task's data cannot be reached; earlier results are kept.
     """
     for model, options in models.items():
         embedder = None
@@ -109,7 +109,7 @@ def measure(
                 continue
             embedder = embedder or _reached(model, tsjax.load, model, **options)
             say(f"{model}, {task.metadata.name}: τ {', '.join(f'{t:g}' for t in missing)}")
-            # A task of several has no data of its own, and looks after theirs.
+            # An aggregate task has no data itself, and loads the data of its parts.
             several = hasattr(task.metadata, "tasks")
             if not several:
                 _reached(task.metadata.name, task.load_data)
@@ -123,7 +123,7 @@ def measure(
 
 
 def evaluate(embedder: Any, temperature: float, task: Any) -> dict[str, Any]:
-    """One result, as JSON: the main score and all others, and by what they were made."""
+    """Return one result as JSON: the main score, all other scores, and their provenance."""
     model = Model(embedder, temperature=temperature)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tsjax.TruncationWarning)
@@ -140,11 +140,11 @@ def evaluate(embedder: Any, temperature: float, task: Any) -> dict[str, Any]:
 
 
 def _reached(what: str, get: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What ``get`` gives, or an UnreachableError where the network or the hub is in the way."""
+    """Return the result of ``get``; raise an UnreachableError if the network or the hub fails."""
     try:
         return get(*arguments, **options)
     except Exception as error:
-        # Each library on the way has errors of its own for this, some of them private.
+        # Each library involved has its own errors for this, some of them private.
         chain = [error, error.__cause__, error.__context__]
         names = {kind.__name__ for each in chain if each is not None for kind in type(each).__mro__}
         if names & {
@@ -162,10 +162,10 @@ def _reached(what: str, get: Callable[..., Any], *arguments: Any, **options: Any
 def read(
     models: Mapping[str, dict[str, Any]], temperatures: Sequence[float], columns: Columns, results: Path
 ) -> list[Scores]:
-    """The results that there are.
+    """Return the existing results.
 
     Raises:
-        ValueError: one of them was made with other options of the model.
+        ValueError: a result was made with other options of the model.
     """
     found = []
     for model, options in models.items():
@@ -184,7 +184,7 @@ def read(
 
 
 def best_temperature(scores: Scores, columns: Columns, select_on: Sequence[str]) -> float | None:
-    """The τ with the best mean over the tasks of some columns, of those τ that have a result for each; 1 for a tie."""
+    """Return the τ with the best mean over the tasks of some columns, among those with all results; 1 for a tie."""
     expected = sum(len(columns[name]) for name in select_on)
     means = {}
     for temperature, by_column in scores.by_temperature.items():
@@ -195,9 +195,9 @@ def best_temperature(scores: Scores, columns: Columns, select_on: Sequence[str])
 
 
 def table(found: Sequence[Scores], columns: Columns, select_on: Sequence[str]) -> Iterator[str]:
-    """Lines of Markdown, as the paper's table is built: each model, beneath it the same with TempScale.
+    """Yield lines of Markdown in the structure of the paper's table: each model, and below it the model with TempScale.
 
-    Scores are × 100; a mean over tasks of which some have no result yet is not given.
+    Scores are × 100. A mean is omitted if some of its tasks have no result yet.
     """
     yield "| model | τ | " + " | ".join(f"{name} ({len(tasks)})" for name, tasks in columns.items()) + " | mean |"
     yield "|" + "---|" * (len(columns) + 3)
@@ -219,7 +219,7 @@ def _mean(values: Sequence[float], expected: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, columns: Columns | None = None) -> None:
-    """Measure what is missing, and print the table; without the hub, say so and print what there is."""
+    """Measure the missing results and print the table; without the hub, report this and print the existing results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", metavar="NAME,…", default=",".join(MODELS), help="or directories")
     parser.add_argument("--temperatures", metavar="τ,…", default=",".join(map(str, TEMPERATURES)))
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None, columns: Columns | None = None)
         parser.error(f"{unknown[0]!r} is none of the columns {', '.join(every if unknown[0] in shown else shown)}")
     chosen = {name: every[name] for name in shown}
     models = {name: MODELS.get(name, {}) for name in options.models.split(",")}
-    # Without τ = 1 there is nothing to compare with.
+    # Without τ = 1 there is no baseline.
     temperatures = sorted({1.0, *map(float, options.temperatures.split(","))}, reverse=True)
     problem = None
     try:

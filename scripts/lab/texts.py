@@ -1,6 +1,6 @@
-"""From the files of packages to tasks: questions with their answers, pairs that people judged, texts with labels.
+"""Tasks made from the files of packages: questions with answers, pairs that people judged, texts with labels.
 
-Pure functions of a file's content; `lab_data.py` fetches the files and writes what comes out.
+The functions are pure functions of a file's content. `lab_data.py` fetches the files and writes the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TAG = re.compile("<[^>]+>")
 _NUMBER = re.compile(r"^[A-J](\.\d+)*\.?\s+")
 _POD_HEADING = re.compile(r"^=head([12]) (.*)$", re.MULTILINE)
 
-# An answer of fewer words only leads on to the questions below it, or stands in a table of contents.
+# A shorter answer, in words, only introduces the questions below it, or is part of a table of contents.
 _LEAST_WORDS = 50
 
 
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 def html_answers(page: str) -> Iterator[Answer]:
-    """The questions among a page's ``<h1>`` and ``<h2>``, without their number, and the text up to the next of them.
+    """Yield the questions in a page's ``<h1>`` and ``<h2>``, without their number, and the text up to the next one.
 
     Tags become spaces, entities characters, and white space single spaces.
     """
@@ -47,7 +47,10 @@ def _plain(markup: str) -> str:
 
 
 def pod_answers(source: str) -> Iterator[Answer]:
-    """The ``=head2`` of a POD file and what follows up to the next ``=head1`` or ``=head2``, formatting codes kept."""
+    """Yield each ``=head2`` of a POD file and the text up to the next ``=head1`` or ``=head2``.
+
+    Formatting codes are kept.
+    """
     headings = list(_POD_HEADING.finditer(source))
     for heading, end in zip(headings, [*(h.start() for h in headings[1:]), len(source)], strict=True):
         if heading[1] == "2":
@@ -55,7 +58,7 @@ def pod_answers(source: str) -> Iterator[Answer]:
 
 
 def beir(answers: Iterable[Answer]) -> dict[str, list[dict[str, Any]] | str]:
-    """A retrieval task in BEIR's layout, each question's only relevant document its answer: rows or text by file."""
+    """Return a retrieval task in BEIR's layout as rows or text by file; only a question's answer is relevant."""
     found = list(answers)
     rows = "".join(f"q{i}\td{i}\t1\n" for i in range(len(found)))
     return {
@@ -66,7 +69,7 @@ def beir(answers: Iterable[Answer]) -> dict[str, list[dict[str, Any]] | str]:
 
 
 def lee_pairs(corpus: str, similarities: str) -> Iterator[dict[str, Any]]:
-    """Every pair of Lee's 50 news texts, with the mean of what people thought of their similarity, 0 to 1."""
+    """Yield every pair of Lee's 50 news texts, with the mean of the similarities that people assigned, 0 to 1."""
     texts = corpus.splitlines()
     scores = [[float(x) for x in line.split()] for line in similarities.splitlines()]
     for i, first in enumerate(texts):
@@ -75,9 +78,10 @@ def lee_pairs(corpus: str, similarities: str) -> Iterator[dict[str, Any]]:
 
 
 def newsgroup_texts(table: str, split: str) -> Iterator[dict[str, str]]:
-    """Articles of 20 newsgroups, in lower case and without punctuation; their only header is the subject, in front.
+    """Yield articles of 20 newsgroups, in lower case and without punctuation, each after its subject.
 
-    So there is no line ``Newsgroups:`` that would tell the label. Source: a tab-separated file with three header lines.
+    The subject is the only header, so no line ``Newsgroups:`` reveals the label. Source: a tab-separated file with
+    three header lines.
     """
     for line in table.split("\n")[3:]:
         label, tab, text = line.partition("\t")
@@ -86,7 +90,7 @@ def newsgroup_texts(table: str, split: str) -> Iterator[dict[str, str]]:
 
 
 def address_texts(metadata: str, speeches: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Addresses on the state of the union, in order of their dates; ``speeches`` are texts by the metadata's id."""
+    """Yield State of the Union addresses in order of their dates; ``speeches`` are texts by the metadata's id."""
     for row in csv.DictReader(io.StringIO(metadata)):
         facts = {"president": row["president_full"], "party": row["party"], "year": int(row["year"])}
         yield {"text": speeches[row["fileid"]], **facts}

@@ -1,4 +1,4 @@
-"""Check all rules and print what breaks them; ends with 1 where there is more than a rule's bound."""
+"""The command that checks all rules and prints the violations; it ends with 1 if a rule exceeds its bound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.lint.sources import Finding, Source, read
 
 ROOT = Path(__file__).parents[2]
 
-# How many findings of a rule there may be. A bound is lowered when findings go; it never rises.
+# The maximum number of findings of each rule. A bound is lowered when findings are fixed; it never rises.
 BOUNDS = {
     "import circles": 0,
     "private attributes of others": 0,
@@ -24,19 +24,19 @@ BOUNDS = {
     "public Any elsewhere": 11,
 }
 
-# Private attributes of others that are meant, by file and name, with the reason.
+# Intended uses of others' private attributes, by file and name, with the reason.
 ALLOWED_PRIVATE = {
     ("tsjax/cli/main.py", "_SubParsersAction"): "argparse has no other name for the type",
     ("tsjax/cli/options.py", "_ArgumentGroup"): "argparse has no other name for the type",
     ("tsjax/warn.py", "_getframe"): "the caller's frame, without the source files that inspect reads",
 }
 
-# These name the words that they look for.
+# These files name the words that they look for.
 _OWN = ("scripts/lint/", "tests/scripts/test_lint.py")
 
 
 class Rule(NamedTuple):
-    """A rule's findings, and how many there may be."""
+    """A rule's findings, and their maximum number."""
 
     name: str
     findings: list[Finding]
@@ -69,7 +69,7 @@ def _is_surface(source: Source) -> bool:
 
 
 def main(root: Path = ROOT) -> int:
-    """Print the findings of the rules that are broken, and a line for each rule."""
+    """Print the findings of the violated rules, and a line for each rule."""
     broken = 0
     for name, findings, bound in check(root):
         if len(findings) > bound:

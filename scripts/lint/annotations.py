@@ -1,4 +1,4 @@
-"""Public functions say what they return."""
+"""The rule that public functions state their return type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def public_any(sources: Iterable[Source]) -> list[Finding]:
     """Return the public functions and methods that are annotated to return Any.
 
-    The body of an overloaded function is not meant: callers see its overloads alone.
+    The body of an overloaded function is exempt, because callers see only its overloads.
     """
     return [
         Finding(source.path, node.lineno, f"public function {node.name!r} returns Any")

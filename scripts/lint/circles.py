@@ -1,4 +1,4 @@
-"""No circles of imports: imports for types alone and imports within functions count."""
+"""The rule against import cycles: imports for types alone and imports within functions count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def import_circles(sources: Iterable[Source]) -> list[Finding]:
 
 
 def _imports(source: Source, known: Iterable[str]) -> set[str]:
-    """Return the modules of ours that a file imports."""
+    """Return the modules of this repository that a file imports."""
     found: set[str] = set()
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""No use of another module's private attributes."""
+"""The rule against the use of another module's private attributes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
     from scripts.lint.sources import Source
 
-# Methods that named tuples offer to all, and the standard library's only way to end a process without cleaning up.
+# Public methods of named tuples, and the standard library's only way to end a process without cleaning up.
 _PUBLIC = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 
 
 def private_access(sources: Iterable[Source], allowed: dict[tuple[str, str], str]) -> list[Finding]:
-    """Return the uses of private attributes that are not the module's own.
+    """Return the uses of private attributes that another module defines.
 
     Args:
         sources: Python files.
-        allowed: uses that are meant, by path and attribute, with the reason.
+        allowed: intended uses, by path and attribute, with the reason.
     """
     return [
         Finding(source.path, node.lineno, f"private attribute {node.attr!r} of another object")
@@ -60,7 +60,7 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_self(node: ast.expr) -> bool:
-    """Tell whether an expression is `self`, `cls` or `super()`."""
+    """Return whether an expression is `self`, `cls` or `super()`."""
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id == "super"
     return isinstance(node, ast.Name) and node.id in {"self", "cls"}

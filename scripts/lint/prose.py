@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from scripts.lint.sources import Source
 
-# First words of a clause that has no head: "What a batch holds", "Whether a file is there", "As `encode`, but …".
+# First words of a clause without a head: "What a batch holds", "Whether a file is there", "As `encode`, but …".
 HEADLESS = frozenset("As How Of Than That What Whatever When Where Whether Which Who Whoever Whom Whose Why".split())
 
 BANNED = re.compile(r"\b(lest|anew|whoever|nobody|so many|of one's own)\b|(?-i:\bis none\b)", re.IGNORECASE)

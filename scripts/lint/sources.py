@@ -1,4 +1,4 @@
-"""The files that are checked, and what a rule reports."""
+"""The files that are checked, and the findings that a rule reports."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Source:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """The syntax tree of a Python file."""
+        """Return the syntax tree of a Python file."""
         return ast.parse(self.text, self.path)
 
     @property
     def module(self) -> str:
-        """The dotted name of a Python file; a package's is that of its folder."""
+        """Return the dotted name of a Python file; a package's is that of its folder."""
         return self.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 

