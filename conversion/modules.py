@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MODULES = "modules.json"
 
-# Config files of the whole model, and of an encoder. The first name that exists is used.
+# The config file of the complete model, and the possible ones of an encoder, of which the first that exists is used.
 MODEL_CONFIG = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"

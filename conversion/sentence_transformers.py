@@ -227,7 +227,7 @@ def _transformer_options(path: Path, task: tuple[str, str, str], ignore: Collect
 
 
 def _model_options(directory: Path, model_type: str, ignore: Collection[str]) -> dict[str, Any]:
-    """Return the options of the whole model in config_sentence_transformers.json."""
+    """Return the options of the complete model in config_sentence_transformers.json."""
     file = directory / MODEL_CONFIG
     fields = Fields(read_json_object(file, optional=True), str(file), ignore)
     fields.harmless(["__version__", "requirements"])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tsjax.lab.learning.recipe import Form, Recipe
 
 
-# With fewer pairs, early stopping is unreliable.
+# With fewer validation pairs, early stopping is unreliable.
 _FEW = 20
 
 
