@@ -389,7 +389,7 @@ def test_a_look_that_was_cut_short_says_so(tmp_path, monkeypatch):
         check_columns([source], Columns(keep=("title",)))
     monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_BYTES", 1 << 28)
     monkeypatch.setattr("tsjax.jobs.input.rows._LOOK_ROWS", 7)
-    with pytest.raises(InputError, match=r"7 rows were looked at"):
+    with pytest.raises(InputError, match=r"7 rows looked at"):
         check_columns([source], Columns(keep=("title",)))
 
 
