@@ -1,1 +1,1 @@
-"""The temperature lab: analysis, evaluation and learning."""
+"""Temperature lab: analysis, evaluation and learning."""

@@ -1,10 +1,10 @@
-"""Length collapse, measured: formulas over arrays, a probe into the network, a study of both, plots and a report.
+"""Measurement of length collapse: formulas over arrays, a probe into the network, a study of both, plots and a report.
 
 >>> from tsjax.lab.analysis import study_collapse
 >>> found = study_collapse(tsjax.load(), texts, temperatures=(1.0, 0.9))
 >>> found.vectors[0].mean_cosine
 
-Names are resolved on first use, so that the formulas need no JAX, and nothing needs matplotlib but the plots.
+Names are resolved on first use, so that the formulas do not import JAX and only the plots need matplotlib.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The study of length collapse: a model, texts and temperatures in; tables by length, layer and head out.
+"""Study of length collapse: from a model, texts and temperatures to tables by length, layer and head.
 
-Vectors are measured text by text, attention inside the network on a few texts of each bucket. What the measures are is
-in `tsjax.lab.analysis.measures` and `tsjax.lab.analysis.probe`; which texts, in `tsjax.lab.analysis.corpora`.
+Vectors are measured for every text, and attention inside the network for a few texts of each bucket. The measures are
+in `tsjax.lab.analysis.measures` and `tsjax.lab.analysis.probe`, the choice of texts in `tsjax.lab.analysis.corpora`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class VectorRow(NamedTuple):
-    """One bucket at one τ: how its vectors lie. Errors are standard errors over texts."""
+    """Distribution of the vectors of one bucket at one τ. Errors are standard errors over texts."""
 
     corpus: str
     temperature: str
@@ -62,7 +62,7 @@ class VectorRow(NamedTuple):
 
 
 class PairRow(NamedTuple):
-    """Two buckets of a corpus at one τ: the mean cosine of two different texts, one of each."""
+    """Mean cosine of two different texts, one from each of two buckets of a corpus, at one τ."""
 
     corpus: str
     temperature: str
@@ -72,9 +72,9 @@ class PairRow(NamedTuple):
 
 
 class ChangeRow(NamedTuple):
-    """From the shortest to the longest bucket of a corpus at one τ: what is added, with standard errors over texts.
+    """Change from the shortest to the longest bucket of a corpus at one τ, with standard errors over texts.
 
-    In ``cut`` and ``repeated`` both hold the same texts, which the errors make use of.
+    In ``cut`` and ``repeated`` both buckets hold the same texts, and the errors take this into account.
     """
 
     corpus: str
@@ -88,7 +88,7 @@ class ChangeRow(NamedTuple):
 
 
 class HeadRow(NamedTuple):
-    """One head, counted from 0, in one bucket at one τ: means over texts."""
+    """Measures of one head, counted from 0, in one bucket at one τ: means over texts."""
 
     corpus: str
     temperature: str
@@ -101,7 +101,10 @@ class HeadRow(NamedTuple):
 
 
 class StateRow(NamedTuple):
-    """Hidden states at a depth, 0 for what enters the first layer and L for what leaves the last: means over texts."""
+    """Measures of the hidden states at a depth: means over texts.
+
+    Depth 0 is the input of the first layer, depth L the output of the last.
+    """
 
     corpus: str
     temperature: str
@@ -115,16 +118,16 @@ class StateRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Collapse:
-    """What was measured.
+    """Result of a study of length collapse.
 
     Attributes:
-        about: the model, the temperatures, the lengths, the seed and so on: JSON values.
-        notes: what was left out and why, in sentences.
-        vectors: by corpus, τ and length.
-        between: by corpus, τ and two lengths.
-        changes: by corpus, τ and the two lengths farthest apart.
-        heads: by corpus, τ, length, layer and head.
-        states: by corpus, τ, length and depth.
+        about: the model, the temperatures, the lengths, the seed and so on, as JSON values.
+        notes: sentences that say what was left out, and why.
+        vectors: rows by corpus, τ and length.
+        between: rows by corpus, τ and two lengths.
+        changes: rows by corpus, τ and the two lengths farthest apart.
+        heads: rows by corpus, τ, length, layer and head.
+        states: rows by corpus, τ, length and depth.
     """
 
     about: dict[str, Any]
@@ -150,17 +153,17 @@ def study_collapse(
     """Measure length collapse in a model.
 
     Args:
-        embedder: the model; texts are cut at its ``max_seq_length``, and get its default prompt, if it has one.
-        texts: at least three.
-        temperatures: the values of τ; each is whatever `tsjax.Temperature.of` takes.
+        embedder: the model; texts are truncated to its ``max_seq_length`` and get its default prompt, if it has one.
+        texts: the texts to measure, at least three.
+        temperatures: the values of τ; each is a value that `tsjax.Temperature.of` accepts.
         lengths: upper ends of the buckets in tokens, special ones included; None for powers of two up to the longest.
-        texts_per_bucket: the most texts in a bucket.
-        layer_texts: of how many of them attention is measured too; 0 for none.
-        seed: of the choice of texts.
-        progress: told what is measured next, how many such steps are done, and how many there are.
+        texts_per_bucket: the maximum number of texts in a bucket.
+        layer_texts: the number of texts in a bucket whose attention is measured too; 0 for no measurement of attention.
+        seed: the seed of the choice of texts.
+        progress: called with the next measurement, the number of steps done, and the number of all steps.
 
     Raises:
-        InputError: too few texts, or something that cannot be used; the sentence says what.
+        InputError: there are too few texts, or an argument cannot be used; the message names the problem.
     """
     grid = _grid(embedder, temperatures)
     whole_number("layer_texts", layer_texts, at_least=0)
@@ -174,7 +177,7 @@ def study_collapse(
     prompt = embedder.prompt_text()
     prompted = int(tokenizer.encode([prompt]).lengths[0]) - tokenizer.special_tokens
     lengths = check_lengths(lengths, embedder.max_seq_length, tokenizer.special_tokens, prompted)
-    # Longer texts than the longest bucket are not whole in any.
+    # Texts longer than the longest bucket are complete in no bucket.
     tokenizer = tokenizer.with_max_length(lengths[-1])
     buckets, notes = make_buckets(
         tokenizer, chosen, prompt=prompt, lengths=lengths, texts_per_bucket=texts_per_bucket, seed=seed
@@ -203,7 +206,7 @@ def study_collapse(
 
 
 def _grid(embedder: Embedder, temperatures: Sequence[TemperatureLike]) -> list[Temperature]:
-    """The temperatures, each once, known to fit the model and to be told apart by name."""
+    """Return the distinct temperatures, checked to fit the model and to have distinct names."""
     if not isinstance(temperatures, Iterable):
         raise InputError(f"temperatures must be several, not {temperatures!r}")
     grid = list(dict.fromkeys(embedder.check_temperature(value) for value in temperatures))
@@ -226,7 +229,7 @@ class _Study:
     def at(
         self, temperature: Temperature
     ) -> tuple[list[VectorRow], list[PairRow], list[ChangeRow], list[HeadRow], list[StateRow]]:
-        """The five tables at one τ."""
+        """Return the five tables at one τ."""
         name = str(temperature)
         self.progress(f"τ = {name}: vectors of {counted(sum(len(bucket.ids) for bucket in self.buckets), 'text')}")
         vectors = self._vectors(temperature)
@@ -256,7 +259,7 @@ class _Study:
         return rows, pairs, changes, heads, states
 
     def _vectors(self, temperature: Temperature) -> list[NDArray[np.float32]]:
-        """The vectors of each bucket's texts."""
+        """Return the vectors of each bucket's texts."""
         embedder = self.embedder
         ids = [own for bucket in self.buckets for own in bucket.ids]
         count = np.fromiter(map(len, ids), np.int32, len(ids))
@@ -308,7 +311,7 @@ def _change_row(
     shortest: tuple[CorpusBucket, NDArray[np.float32]], longest: tuple[CorpusBucket, NDArray[np.float32]], name: str
 ) -> ChangeRow:
     (bucket, first), (other, last) = shortest, longest
-    if bucket.corpus == "texts":  # of every length other texts
+    if bucket.corpus == "texts":  # each length has other texts
         cosine = _apart(pairwise_cosine(first), pairwise_cosine(last))
         distance = _apart(distance_to_centroid(first), distance_to_centroid(last))
     else:
@@ -317,7 +320,7 @@ def _change_row(
 
 
 def _apart(first: Estimate, last: Estimate) -> Estimate:
-    """What is added from one to the other, which know nothing of each other."""
+    """Return the change between two independent estimates."""
     return Estimate(last.value - first.value, math.hypot(first.error, last.error))
 
 

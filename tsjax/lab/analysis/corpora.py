@@ -1,10 +1,10 @@
-"""Texts by length, three times over, so that what length does can be told from what content does.
+"""Three corpora of texts by length, which separate the effect of length from that of content.
 
-Long texts say more things than short ones, so texts as they are confound the two. The same texts cut to each length
-have the same authors and subjects; repeats of one passage have the same content at every length. Both begin anywhere in
-a text: at their beginnings texts of one kind are all alike (salutations, mastheads), and short cuts would be so too.
+Long texts have more content than short ones, so unmodified texts confound the two. The same texts cut to each length
+have the same authors and subjects. Repeats of one passage have the same content at every length. Both begin anywhere in
+a text: the beginnings of texts of one kind are alike (salutations, mastheads), and short cuts would be so too.
 
-All are token ids, special ones included: cut is cut exactly.
+All texts are token ids, special ones included, so cuts are exact.
 """
 
 from __future__ import annotations
@@ -36,29 +36,30 @@ CORPUS_TITLES: dict[str, str] = {
     "repeated": "one passage, repeated",
 }
 
-# The shortest bucket and how many there are by default, from the longest text down.
+# The shortest default bucket, and the number of default buckets, counted down from the longest text.
 _SHORTEST = 16
 _BUCKETS = 7
 
-# Of usual text twice as many as there are.
+# Characters taken for each token: twice the usual number.
 _CHARACTERS_A_TOKEN = 10
 
 _SPACE = re.compile(r"\s+")
 
 _Made = TypeVar("_Made")
 
-# A bucket of fewer texts is left out, or of fewer than half of the largest; a jackknife needs three in any case.
+# A bucket is left out if it has fewer than `_ENOUGH` texts and also fewer than half of the texts of the largest bucket.
+# A jackknife needs three texts in any case.
 _ENOUGH = 16
 LEAST_TEXTS = 3
 
 
 @dataclass(frozen=True)
 class CorpusBucket:
-    """Texts of like length.
+    """Texts of similar length.
 
     Attributes:
-        corpus: which of the three.
-        length: the most tokens; in ``cut`` and ``repeated``, the tokens of each.
+        corpus: the corpus of the texts, one of three.
+        length: the maximum number of tokens; in ``cut`` and ``repeated``, the number of tokens of each text.
         ids: the token ids of each text.
     """
 
@@ -68,12 +69,12 @@ class CorpusBucket:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens of a text on average."""
+        """Return the mean number of tokens of a text."""
         return float(np.mean([len(ids) for ids in self.ids]))
 
 
 def default_lengths(longest: int) -> tuple[int, ...]:
-    """Powers of two from 16 on up to the longest text, and that; the seven greatest of them."""
+    """Return the powers of two from 16 up to the longest text, and its length; only the seven greatest of these."""
     lengths = []
     power = _SHORTEST
     while power < longest:
@@ -83,16 +84,18 @@ def default_lengths(longest: int) -> tuple[int, ...]:
 
 
 def check_lengths(lengths: Sequence[int] | None, longest: int, special: int, prompt: int = 0) -> tuple[int, ...]:
-    """The lengths of the buckets, checked; None for `default_lengths`, of those that leave more room than they take.
+    """Check the lengths of the buckets and return them.
+
+    None gives those `default_lengths` that are at least twice the tokens taken by special tokens and prompt.
 
     Args:
-        lengths: as asked for.
-        longest: the most tokens of a text.
-        special: the special tokens of a text.
-        prompt: the tokens of a prompt.
+        lengths: the requested lengths.
+        longest: the maximum number of tokens of a text.
+        special: the number of special tokens of a text.
+        prompt: the number of tokens of the prompt.
 
     Raises:
-        InputError: one is beyond the longest text, leaves no room for text, or does not rise.
+        InputError: a length exceeds the longest text or leaves no room for text, or the lengths are not ascending.
     """
     taken = special + prompt
     if lengths is None:
@@ -111,14 +114,14 @@ def check_lengths(lengths: Sequence[int] | None, longest: int, special: int, pro
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Texts in the order they were drawn in, and what is wanted of them."""
+    """Texts in the order in which they were drawn, with the lengths and numbers that are wanted."""
 
     tokenizer: TextTokenizer
     prompt: str
     texts: list[str]
     ids: list[NDArray[np.int32]]
-    found: NDArray[np.int64]  # tokens of each; one more than the model takes where a text has more
-    begin: NDArray[np.float64]  # where cuts and passages begin, as a share of the text
+    found: NDArray[np.int64]  # tokens of each text; max_length + 1 where a text has more
+    begin: NDArray[np.float64]  # where cuts and passages begin, as a fraction of the text
     lengths: tuple[int, ...]
     most: int
 
@@ -132,21 +135,21 @@ def make_buckets(
     texts_per_bucket: int,
     seed: int,
 ) -> tuple[list[CorpusBucket], list[str]]:
-    """The buckets of the three corpora, and in sentences what was left out.
+    """Return the buckets of the three corpora, and sentences that say what was left out.
 
-    Each corpus has equally many texts in each of its buckets, since effective rank grows with their number; which ones
-    is drawn from the seed.
+    Each corpus has the same number of texts in each of its buckets, because effective rank grows with that number. The
+    seed decides the choice of texts.
 
     Args:
-        tokenizer: of the model; longer texts than its ``max_length`` take part only cut.
-        texts: several.
-        prompt: put before each text.
-        lengths: upper ends of the buckets, rising.
-        texts_per_bucket: the most texts in a bucket, at least 3.
-        seed: of the choice.
+        tokenizer: the model's tokenizer; texts longer than its ``max_length`` take part only cut.
+        texts: the texts to choose from.
+        prompt: the prompt put before each text.
+        lengths: upper ends of the buckets, ascending.
+        texts_per_bucket: the maximum number of texts in a bucket, at least 3.
+        seed: the seed of the choice.
 
     Raises:
-        InputError: too few texts for any bucket, or no seed.
+        InputError: there are too few texts for any bucket, or the seed is invalid.
     """
     whole_number("seed", seed, at_least=0)
     if whole_number("texts_per_bucket", texts_per_bucket) < LEAST_TEXTS:
@@ -160,7 +163,7 @@ def make_buckets(
     tokenized = tokenizer.encode([prompt + text for text in chosen])
     found = np.where(tokenized.truncated, tokenizer.max_length + 1, tokenized.lengths).astype(np.int64)
     begin = rng.random(len(once))
-    # Texts may differ in what the tokenizer does not see, such as accents; of longer ones, in what it was not shown.
+    # Texts may differ in characters that the tokenizer ignores, such as accents, or after the point of truncation.
     first: dict[tuple[bytes, str], int] = {}
     for place, (ids, text) in enumerate(zip(tokenized.ids, chosen, strict=True)):
         first.setdefault((ids.tobytes(), text if tokenized.truncated[place] else ""), place)
@@ -194,7 +197,7 @@ def make_buckets(
 
 
 def _as_they_are(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
-    """Whole texts, each in the bucket of its own length: more tokens than the bucket before, or half of the first."""
+    """Return complete texts by length: longer than the bucket before, or than half of the first bucket."""
     lowest = drawn.lengths[0] // 2
     found = group_by_length(drawn.found, [highest + 1 for highest in (lowest, *drawn.lengths)])
     inside = {bucket.end - 1: bucket.items.tolist() for bucket in found}
@@ -218,7 +221,7 @@ def _as_they_are(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
 
 
 def _cut(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
-    """As many tokens of the same texts, from the same place on, for each length that enough of them have."""
+    """Return the same texts, from the same place on, cut to each length that enough of them have."""
     reach = {length: int((drawn.found >= length).sum()) for length in drawn.lengths}
     enough = max(LEAST_TEXTS, min(_ENOUGH, max(reach.values()) // 2))
     lengths = [length for length, count in reach.items() if count >= enough]
@@ -243,15 +246,15 @@ def _cut(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
 
 
 def _repeated(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
-    """One passage of each text, of about the shortest length, again and again up to each length."""
+    """Return one passage of each text, of about the shortest length, repeated up to each length."""
     shortest = drawn.lengths[0]
     first = drawn.tokenizer.with_max_length(shortest)
 
     def by_tokens(rests: list[str]) -> Iterator[tuple[bytes, tuple[str, int]]]:
-        """Each passage, and how many tokens it is."""
+        """Yield each passage and its number of tokens."""
         beginnings = [first.beginning(text) for text in rests]
         for text, ids in zip(beginnings, drawn.tokenizer.encode(beginnings).ids, strict=True):
-            # A word may be nothing to the tokenizer, such as a space of no width.
+            # A word may have no tokens, such as a zero-width space.
             if (count := len(ids) - drawn.tokenizer.special_tokens) > 0:
                 yield ids.tobytes(), (text, count)
 
@@ -263,7 +266,7 @@ def _repeated(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
         notes.append(f"{counted(doubles, 'text')} gave a passage that an earlier one had given, and did not count.")
     buckets = []
     for length in drawn.lengths:
-        # One copy more than would do, since together they may have fewer tokens.
+        # One copy more than necessary, because joined copies may have fewer tokens.
         texts = [" ".join([text] * (length // count + 2)) for text, count in passages]
         buckets.append(CorpusBucket("repeated", length, _cut_at(drawn, texts, length)))
     return buckets, notes
@@ -272,12 +275,12 @@ def _repeated(drawn: _Drawn) -> tuple[list[CorpusBucket], list[str]]:
 def _different(
     drawn: _Drawn, length: int, made: Callable[[list[str]], Iterable[tuple[bytes, _Made]]]
 ) -> tuple[list[_Made], int]:
-    """As many as are wanted of what is made of the texts' rests, no two of one key; and how many were left out.
+    """Build items from the remainders of the texts, skipping duplicate keys; return them and the number skipped.
 
     Args:
         drawn: the texts.
-        length: tokens that a rest has.
-        made: gives keys and what is kept for them, of some rests.
+        length: the number of tokens of a remainder.
+        made: a function that returns keys and items for some remainders.
     """
     places = np.flatnonzero(drawn.found >= length).tolist()
     batches = (places[start : start + drawn.most] for start in range(0, len(places), drawn.most))
@@ -292,9 +295,12 @@ def _different(
 
 
 def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
-    """What some texts say from a word on, the drawn one or one before, from which they have so many tokens."""
+    """Return each text from the start of a word on, with ``length`` tokens.
+
+    The word is the drawn one, or an earlier one if fewer tokens follow it.
+    """
     cutting = drawn.tokenizer.with_max_length(length)
-    # Of books, the next pages will do: nobody wants all of their tokens.
+    # For a book the next pages are enough; the remaining tokens are not needed.
     pages = dict.fromkeys(places, _CHARACTERS_A_TOKEN * length)
     begin = {place: int(drawn.begin[place] * len(drawn.texts[place])) for place in places}
     rests: dict[int, str] = {}
@@ -307,7 +313,7 @@ def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
                 rests[place] = parts[row]
             elif parts[row] != some[row]:
                 pages[place] *= 8
-            elif not begin[place]:  # from the first character on, any of these has them
+            elif not begin[place]:  # from the first character on, every one of these texts is long enough
                 rests[place] = some[row]
             else:
                 begin[place] //= 2
@@ -315,7 +321,7 @@ def _rests(drawn: _Drawn, places: Sequence[int], length: int) -> list[str]:
 
 
 def _from_a_word(text: str, begin: int) -> str:
-    """The text from the next word on; where there is no space, as in Japanese, from the character."""
+    """Return the text from the next word on; without a space, as in Japanese, from the character."""
     space = _SPACE.search(text, begin) if begin else None
     return text[begin:] if space is None else text[space.end() :]
 

@@ -1,11 +1,11 @@
-"""Measures of length collapse, as pure functions of NumPy arrays: the formulas, one function each.
+"""Measures of length collapse as pure functions of NumPy arrays, one function for each formula.
 
-They compute in float64 and take what a model gave in whatever float type. Nothing here knows a model.
+They compute in float64 and accept a model's output in any float type. They do not depend on a model.
 
-Source, where none is named: "Length-Induced Embedding Collapse in Transformer-based Models", arXiv:2410.24200, which
+Source, where no other is named: "Length-Induced Embedding Collapse in Transformer-based Models", arXiv:2410.24200. It
 splits X ∈ R^{n×d} into the mean of its rows and the rest: DC[X] = (1/n)·11ᵀX and HC[X] = X − DC[X].
 
-Shapes: n rows, which are texts or the tokens of one; d features.
+Shapes: n rows, which are texts or the tokens of one text; d features.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Estimate(NamedTuple):
-    """A mean over texts and its standard error."""
+    """Mean over texts and its standard error."""
 
     value: float
     error: float
 
 
 def mean_pairwise_cosine(vectors: ArrayLike) -> float:
-    """The mean cosine of two different rows: ``(‖Σ uᵢ‖² − n) / (n·(n − 1))``, where uᵢ is xᵢ/‖xᵢ‖.
+    """Return the mean cosine of two different rows: ``(‖Σ uᵢ‖² − n) / (n·(n − 1))``, where uᵢ is xᵢ/‖xᵢ‖.
 
-    It takes O(n·d): the norm of the sum holds every pair twice, and each row with itself once.
+    It takes O(n·d): the squared norm of the sum holds every pair twice, and each row with itself once.
 
     Args:
         vectors: (n, d), n ≥ 2.
@@ -44,10 +44,10 @@ def mean_pairwise_cosine(vectors: ArrayLike) -> float:
 
 
 def pairwise_cosine(vectors: ArrayLike) -> Estimate:
-    """`mean_pairwise_cosine` with a standard error: the jackknife's, which leaves out one text at a time.
+    """Return `mean_pairwise_cosine` with its jackknife standard error, which leaves out one text at a time.
 
-    ``√((n − 1)/n · Σ (cᵢ − c̄)²)``, where cᵢ is the mean without text i. Pairs are not independent of each other, as a
-    plain standard error over pairs would suppose, but texts are (Efron & Stein 1981).
+    The error is ``√((n − 1)/n · Σ (cᵢ − c̄)²)``, where cᵢ is the mean without text i. A plain standard error over pairs
+    would assume that pairs are independent. They are not, but texts are (Efron & Stein 1981).
 
     Args:
         vectors: (n, d), n ≥ 3.
@@ -60,10 +60,10 @@ def pairwise_cosine(vectors: ArrayLike) -> Estimate:
 
 
 def pairwise_cosine_change(first: ArrayLike, last: ArrayLike) -> Estimate:
-    """How far `mean_pairwise_cosine` of the last is above that of the first, where row i of both is of the same text.
+    """Return `mean_pairwise_cosine` of the last minus that of the first, where row i of both is the same text.
 
-    The jackknife leaves a text out of both at a time: what makes a text near to the others at one length mostly does so
-    at the other, so the error of the change is far less than those of the two means together would have it.
+    The jackknife leaves one text at a time out of both. A text that is near to the others at one length mostly is so at
+    the other, so the error of the change is far smaller than the combined errors of the two means.
 
     Args:
         first: (n, d), n ≥ 3.
@@ -78,7 +78,7 @@ def pairwise_cosine_change(first: ArrayLike, last: ArrayLike) -> Estimate:
 
 
 def _without_one(vectors: ArrayLike) -> NDArray[np.float64]:
-    """`mean_pairwise_cosine` without each row in turn: (n,)."""
+    """Return `mean_pairwise_cosine` without each row in turn: (n,)."""
     units = unit_rows(vectors, least=3)
     return _pair_mean(units.sum(axis=0) - units, len(units) - 1)
 
@@ -96,18 +96,18 @@ def _check_paired(first: ArrayLike, second: ArrayLike) -> None:
 
 
 def _pair_mean(total: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The mean cosine of the pairs among ``count`` unit vectors with this sum."""
+    """Return the mean cosine of the pairs among ``count`` unit vectors with this sum."""
     return ((total**2).sum(axis=-1) - count) / (count * (count - 1))
 
 
 def mean_cosine_between(first: ArrayLike, second: ArrayLike, *, paired: bool = False) -> float:
-    """The mean cosine of a row of the first and a row of the second: ``(Σ uᵢ)·(Σ wⱼ) / (n·m)``.
+    """Return the mean cosine of a row of the first and a row of the second: ``(Σ uᵢ)·(Σ wⱼ) / (n·m)``.
 
     Args:
         first: (n, d).
         second: (m, d).
-        paired: whether row i of both is of the same text; such pairs are left out, so that a text is not compared with
-            a piece of itself: ``((Σ uᵢ)·(Σ wⱼ) − Σ uᵢ·wᵢ) / (n·(n − 1))``.
+        paired: whether row i of both is the same text; such pairs are left out, so that a text is not compared with a
+            piece of itself: ``((Σ uᵢ)·(Σ wⱼ) − Σ uᵢ·wᵢ) / (n·(n − 1))``.
 
     Raises:
         InputError: too few rows, a row that is zero or not finite, or with ``paired`` unequal numbers of rows.
@@ -121,11 +121,11 @@ def mean_cosine_between(first: ArrayLike, second: ArrayLike, *, paired: bool = F
 
 
 def distance_to_centroid(vectors: ArrayLike, centroid: ArrayLike | None = None) -> Estimate:
-    """The mean Euclidean distance of the rows, divided by their norms, to a centroid, with its standard error.
+    """Return the mean Euclidean distance of the unit rows to a centroid, with its standard error.
 
     Args:
-        vectors: (n, d), n ≥ 2.
-        centroid: (d,); None for the mean of these very unit rows.
+        vectors: (n, d), n ≥ 2; rows are divided by their norms.
+        centroid: (d,); None for the mean of these unit rows.
 
     Raises:
         InputError: fewer than two rows, or a row that is zero or not finite.
@@ -134,7 +134,7 @@ def distance_to_centroid(vectors: ArrayLike, centroid: ArrayLike | None = None) 
 
 
 def distance_to_centroid_change(first: ArrayLike, last: ArrayLike) -> Estimate:
-    """How far the last's mean `distance_to_centroid` is above the first's, where row i of both is of the same text.
+    """Return the mean `distance_to_centroid` of the last minus that of the first, where row i of both is the same text.
 
     Args:
         first: (n, d), n ≥ 2.
@@ -158,10 +158,11 @@ def _mean_of_texts(values: NDArray[np.float64]) -> Estimate:
 
 
 def effective_rank(vectors: ArrayLike) -> float:
-    """``exp(−Σ pₖ log pₖ)``, pₖ = σₖ/Σσ, of the singular values σ of the unit rows (Roy & Vetterli, EUSIPCO 2007).
+    """Return the effective rank of the unit rows, ``exp(−Σ pₖ log pₖ)`` (Roy & Vetterli, EUSIPCO 2007).
 
-    The rows are divided by their norms and *not* centred, so that it is 1 where all point one way, and min(n, d) where
-    they are orthogonal. It grows with n, so compare it only between equal numbers of texts.
+    Here pₖ = σₖ/Σσ, where σ are the singular values. The rows are divided by their norms and *not* centred, so that it
+    is 1 where all point in one direction, and min(n, d) where they are orthogonal. It grows with n, so compare it only
+    between equal numbers of texts.
 
     Args:
         vectors: (n, d), n ≥ 1.
@@ -174,7 +175,7 @@ def effective_rank(vectors: ArrayLike) -> float:
 
 
 def high_frequency_share(states: ArrayLike) -> float:
-    """``‖HC[X]‖_F / ‖X‖_F``, 0 to 1: what of the tokens' vectors is not their common mean.
+    """Return ``‖HC[X]‖_F / ‖X‖_F``, 0 to 1: the share of the tokens' vectors that is not their common mean.
 
     ``‖X‖² = ‖HC[X]‖² + ‖DC[X]‖²``, so the share of the mean is ``√(1 − share²)``.
 
@@ -192,37 +193,40 @@ def high_frequency_share(states: ArrayLike) -> float:
 
 
 def attention_entropy(attention: ArrayLike) -> float:
-    """The mean over queries of ``−Σⱼ aᵢⱼ log aᵢⱼ / log n``: 1 for attention to all alike, 0 for attention to one token.
+    """Return the mean over queries of ``−Σⱼ aᵢⱼ log aᵢⱼ / log n``.
+
+    It is 1 for uniform attention to all tokens, and 0 for attention to a single token.
 
     Args:
-        attention: (n, n), each row a distribution, n ≥ 2. Where attention is causal or local, a row has fewer than n
-            tokens to go to, and yet is divided by log n.
+        attention: (n, n), each row a distribution, n ≥ 2. Where attention is causal or local, a row can attend to fewer
+            than n tokens, but is still divided by log n.
 
     Raises:
-        InputError: not such a matrix.
+        InputError: the matrix does not have this form.
     """
     a = _square(attention)
     return float(np.mean([_entropy(row) for row in a]) / math.log(len(a)))
 
 
 def filter_rate(attention: ArrayLike) -> float:
-    """σ_a, the largest singular value of ``HC[A] = (I − 11ᵀ/n)·A``, by a full SVD.
+    """Return σ_a, the largest singular value of ``HC[A] = (I − 11ᵀ/n)·A``, by a full SVD.
 
-    What is not the tokens' mean comes through attention multiplied by at most this: ``‖HC[A·X]‖ ≤ σ_a·‖HC[X]‖``, since
-    the rows of A add up to 1. It is measured, and no bound of it. `tsjax.lab.analysis.probe` has it by power iteration.
+    Attention multiplies the part that is not the tokens' mean by at most this: ``‖HC[A·X]‖ ≤ σ_a·‖HC[X]‖``, because the
+    rows of A add up to 1. It is the measured value, not a bound of it. `tsjax.lab.analysis.probe` computes it by power
+    iteration.
 
     Args:
         attention: (n, n), each row a distribution, n ≥ 2.
 
     Raises:
-        InputError: not such a matrix.
+        InputError: the matrix does not have this form.
     """
     a = _square(attention)
     return float(np.linalg.svd(a - a.mean(axis=0), compute_uv=False)[0])
 
 
 def unit_rows(vectors: ArrayLike, least: int = 1) -> NDArray[np.float64]:
-    """The rows divided by their Euclidean norms: float64 (n, d).
+    """Return the rows divided by their Euclidean norms: float64 (n, d).
 
     Raises:
         InputError: fewer than ``least`` rows, or a row that is zero or not finite.
@@ -231,7 +235,7 @@ def unit_rows(vectors: ArrayLike, least: int = 1) -> NDArray[np.float64]:
     largest = np.abs(x).max(axis=1, keepdims=True)
     if (largest == 0).any():
         raise InputError(f"vector {int(np.argmin(largest[:, 0]))} is zero and has no direction")
-    x = x / largest  # lest the squares leave the range of floats
+    x = x / largest  # keeps the squares within the range of floats
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 

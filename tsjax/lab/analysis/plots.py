@@ -1,4 +1,4 @@
-"""The plots of a study of length collapse, one idea each: viridis shows what has an order, other colours tell apart."""
+"""Plots of a study of length collapse, one idea each: viridis for ordered values, other colours for categories."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _COLOURS = (
     figures.SKY,
 )
 
-# Panels of a plot of layers: beyond these a line of τ is in the tables only.
+# Maximum number of panels in a plot of layers. Temperatures beyond these are in the tables only.
 _MOST_PANELS = 3
 
 
 def plot(found: Collapse) -> dict[str, Any]:
-    """The figures by file name without suffix, in the order to show them in; those without data are left out.
+    """Return the figures by file name without suffix, in display order; figures without data are left out.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -40,13 +40,13 @@ def plot(found: Collapse) -> dict[str, Any]:
 
 
 def layer_corpus(found: Collapse) -> str | None:
-    """The corpus that plots of layers show: cut texts where there are any, since length is all they differ in."""
+    """Return the corpus that plots of layers show: cut texts if there are any, because they differ in length only."""
     there = {row.corpus for row in found.heads}
     return next((corpus for corpus in ("cut", "texts", "repeated") if corpus in there), None)
 
 
 def shown_temperatures(found: Collapse) -> list[str]:
-    """The temperatures that have a panel in plots of layers: all, or the first, a middle one and the last."""
+    """Return the temperatures with a panel in plots of layers: all, or the first, a middle one and the last."""
     names = [entry["name"] for entry in found.about["temperatures"]]
     if len(names) <= _MOST_PANELS:
         return names
@@ -60,7 +60,7 @@ def _panels(count: int, *, height: float = 2.7) -> tuple[Any, list[Any]]:
 
 
 def _by_length(found: Collapse, value: str, error: str | None, label: str) -> Any:
-    """A measure of vectors against length: a panel a corpus, a line a temperature."""
+    """Plot a measure of vectors against length: one panel for each corpus, one line for each temperature."""
     corpora = list(dict.fromkeys(row.corpus for row in found.vectors))
     names = [entry["name"] for entry in found.about["temperatures"]]
     figure, axes = _panels(len(corpora))
@@ -95,7 +95,7 @@ def _short(length: int) -> str:
 
 
 def _between(found: Collapse) -> Any:
-    """Cosine within and across lengths: a panel a corpus, at the first temperature."""
+    """Plot the cosine within and across lengths at the first temperature: one panel for each corpus."""
     corpora = [
         corpus
         for corpus in dict.fromkeys(row.corpus for row in found.between)
@@ -138,7 +138,7 @@ def _by_layer(
     label: str,
     across: str,
 ) -> Any:
-    """A measure against depth: a panel a temperature, a line a length."""
+    """Plot a measure against depth: one panel for each temperature, one line for each length."""
     corpus = layer_corpus(found)
     if corpus is None:
         return None

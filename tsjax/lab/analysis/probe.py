@@ -1,8 +1,8 @@
-"""What attention does inside the network, layer by layer and head by head, measured on the device.
+"""Measurements of attention inside the network, for each layer and head, computed on the device.
 
-The encoder itself runs, and is looked into: hidden states, masks, biases and temperatures are those that make the
-vectors. Heads are taken one after the other, and of each there is one T × T matrix, so that a text of 8,192 tokens
-takes some hundred megabytes.
+The encoder itself runs and is observed: hidden states, masks, biases and temperatures are those that make the vectors.
+Heads are processed one after the other, each with one T × T matrix, so that a text of 8,192 tokens takes some hundred
+megabytes.
 
 Shapes: T tokens, padding included; N heads, H head size, D model size, L layers.
 """
@@ -28,28 +28,28 @@ from tsjax.model.packing import one_a_row
 from tsjax.model.params import Params
 from tsjax.model.positions import by_pair
 
-# Queries at a time: what a block's logits, weights and masks take is small beside the T × T weights.
+# Queries in a block. Its logits, weights and masks are small compared with the T × T weights.
 _QUERIES = 256
 
 _SHORT = 1024
 
-# Vectors that are iterated together. One alone comes slowly to its end where the two largest singular values are close;
-# a block's error shrinks by the ratio of the largest and the next after the block.
+# Number of vectors iterated together. A single vector converges slowly if the two largest singular values are close.
+# The error of a block shrinks by the ratio of the largest value to the first value after the block.
 _BLOCK = 8
 _TOLERANCE = 2e-6
 _MOST_STEPS = 200
 
 
 class Probe(NamedTuple):
-    """What was measured of one text.
+    """Measurements of one text.
 
     Attributes:
         filter_rate: σ_a, the largest singular value of (I − 11ᵀ/n)·A, of each layer and head.
-        entropy: of the attention of each layer and head, over log n (see `tsjax.lab.analysis.attention_entropy`).
-        steps: of the power iteration.
-        high: ‖HC[X]‖_F of the hidden states X: those that come into each layer, and those that leave the last one
-            (after the final norm, where the model has one).
-        low: ‖DC[X]‖_F of the same.
+        entropy: the attention entropy of each layer and head, over log n (see `tsjax.lab.analysis.attention_entropy`).
+        steps: the number of steps of the power iteration.
+        high: ‖HC[X]‖_F of the hidden states X: the inputs of each layer, and the output of the last one (after the
+            final norm, where the model has one).
+        low: ‖DC[X]‖_F of the same states.
     """
 
     filter_rate: Float[Array, "L N"]
@@ -68,14 +68,14 @@ def compiled_probe(
     *,
     config: ModelConfig,
 ) -> tuple[Probe, Float[Array, "T D"]]:
-    """Measure one text; gives the measures and the hidden states of the last layer.
+    """Measure one text; return the measures and the hidden states of the last layer.
 
-    Every number of tokens T is a program of its own, so pad to few.
+    Every number of tokens T compiles its own program, so pad to few distinct lengths.
 
     Args:
-        params: nested dict of arrays, in the compute dtype, as `tsjax.model.forward.apply` takes it.
+        params: nested dict of arrays, in the compute dtype, as for `tsjax.model.forward.apply`.
         input_ids: int32 token ids, padded to T.
-        length: int32, how many of them are the text's, at least 2.
+        length: int32, the number of tokens of the text, at least 2.
         temperature: float32 τ of this text by layer and head.
         config: the architecture.
     """
@@ -86,8 +86,8 @@ def compiled_probe(
     def observe(layer: Layer, given: LayerInput) -> tuple[Any, ...]:
         return (*_heads(config.encoder, layer, given, length), *_frequencies(given.x[0], inside))
 
-    # Beyond some length the kernel that goes block by block: the other holds all heads' T × T logits at once, but
-    # compiles in a third of the time.
+    # Long texts use the blockwise kernel. The other kernel holds the T × T logits of all heads at once, but compiles
+    # in a third of the time.
     kernel: Kernel = "xla" if input_ids.shape[0] <= _SHORT else "windows"
     tau = temperature[:, None, None, :]
     states, found = encoder.observed(input_ids[None], packing, tau, kernel=kernel, observe=observe)
@@ -98,7 +98,7 @@ def compiled_probe(
 
 
 def _frequencies(x: Float[Array, "T D"], inside: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """‖HC[X]‖_F and ‖DC[X]‖_F of a text's tokens."""
+    """Return ‖HC[X]‖_F and ‖DC[X]‖_F of a text's tokens."""
     count = inside.sum()
     mean = jnp.where(inside[:, None], x, 0).sum(axis=0) / count
     rest = jnp.where(inside[:, None], x - mean, 0)
@@ -108,7 +108,7 @@ def _frequencies(x: Float[Array, "T D"], inside: Array) -> tuple[Float[Array, ""
 def _heads(
     config: EncoderConfig, layer: Layer, given: LayerInput, length: Int[Array, ""]
 ) -> tuple[Float[Array, " N"], Float[Array, " N"], Int[Array, " N"]]:
-    """σ_a, entropy and steps of each head of a layer."""
+    """Return σ_a, entropy and steps of each head of a layer."""
     view = given.view
     query, key, _ = layer.attention.project(layer.attention_input(given.x, given.first), view)
     query = scaled(query, given.temperature, config.logit_scale, key.dtype)
@@ -149,14 +149,16 @@ def _heads(
 def largest_singular_value(
     attention: Float[Array, "T T"], length: Int[Array, ""]
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """σ_a of the first ``length`` rows and columns, and the steps it took; all else of the matrix is zero.
+    """Return σ_a of the first ``length`` rows and columns, and the number of steps; the rest of the matrix is zero.
 
     Power iteration on HC[A]ᵀ·HC[A] with a block of vectors (Rutishauser's subspace iteration): V ← orth(AᵀHA·V), and
-    σ² is the largest eigenvalue of (HA·V)ᵀ(HA·V). It ends when σ moves by less than two millionths, or after 200 steps.
+    σ² is the largest eigenvalue of (HA·V)ᵀ(HA·V). It ends when σ changes by less than two millionths, or after 200
+    steps.
     """
     tokens = attention.shape[0]
     inside = (jnp.arange(tokens) < length)[:, None]
-    # What all rows share is none of HC[A]; taken off beforehand, it leaves no rounding of its own where rows are alike.
+    # HC[A] does not contain the part that all rows share. Subtracting it first avoids its rounding errors where rows
+    # are alike.
     attention = jnp.where(inside, attention - attention[0], 0)
 
     def centred(x: Float[Array, "T block"]) -> Float[Array, "T block"]:
@@ -167,7 +169,7 @@ def largest_singular_value(
         passed = centred(jnp.matmul(attention, vectors, precision=PRECISION))
         gram = jnp.matmul(passed.T, passed, precision=PRECISION)
         rate = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
-        # As a product from the left: A transposed would be written out anew in every step.
+        # A product from the left, because A transposed would be written to memory again in every step.
         vectors, _ = jnp.linalg.qr(jnp.matmul(passed.T, attention, precision=PRECISION).T)
         return vectors, rate, jnp.abs(rate - before), steps + 1
 
@@ -186,7 +188,7 @@ def largest_singular_value(
 def probe_text(
     params: Params, ids: Int[np.ndarray, " n"], padded: int, temperature: Any, pad_token_id: int, config: ModelConfig
 ) -> Probe:
-    """`compiled_probe` of the token ids of a text, padded to so many; the measures as NumPy arrays."""
+    """Run `compiled_probe` on the token ids of a text, padded to ``padded``; return the measures as NumPy arrays."""
     filled = np.full(padded, pad_token_id, np.int32)
     filled[: len(ids)] = ids
     found, _ = compiled_probe(params, filled, np.int32(len(ids)), temperature, config=config)

@@ -1,4 +1,4 @@
-"""A study of length collapse as files: report.json, a CSV a table, PNG plots, and index.html that shows them."""
+"""Files of a length-collapse report: report.json, a CSV for each table, PNG plots, and index.html to show them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _TITLES = {
 
 
 def write_report(found: Collapse, directory: Path) -> bool:
-    """Write the report into a directory that exists; gives whether there are plots, which matplotlib makes.
+    """Write the report into an existing directory; return whether it has plots, which need matplotlib.
 
     Raises:
         OutputError: a file cannot be written.
     """
     with explaining(directory):
         content = {"about": found.about, "notes": found.notes, **{name: rows(found, name) for name in TABLES}}
-        json.dumps(content, allow_nan=False)  # before anything is said of it
+        json.dumps(content, allow_nan=False)  # raises for NaN before sentences are made
         content["sentences"] = sentences(found)
         content["summary"] = helped(found)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
@@ -58,7 +58,7 @@ def write_report(found: Collapse, directory: Path) -> bool:
 
 
 def is_report(path: Path) -> bool:
-    """Whether a path is a directory that holds a report, and nothing else that replacing it would take away."""
+    """Return whether a path is a directory with a report and no other files, so that replacing it loses nothing."""
     own = {"index.html", "report.json", *(f"{name}.csv" for name in TABLES), *(f"{name}.png" for name in _TITLES)}
     if path.is_symlink() or not path.is_dir() or path.resolve() == Path.cwd():
         return False
@@ -67,7 +67,7 @@ def is_report(path: Path) -> bool:
 
 
 def lines(found: Collapse) -> Iterator[str]:
-    """Yield the mean cosine of two different texts by length and τ, what it says, and whether a temperature helped."""
+    """Yield the mean cosine of two different texts by length and τ, its meaning, and whether a temperature helped."""
     names = [entry["name"] for entry in found.about["temperatures"]]
     widths = [max(len(f"τ = {name}"), len("0.0000")) for name in names]
     by_key = {(row.corpus, row.length, row.temperature): row for row in found.vectors}
@@ -86,7 +86,7 @@ def lines(found: Collapse) -> Iterator[str]:
 
 
 def rows(found: Collapse, table: str) -> list[dict[str, Any]]:
-    """The rows of a table as dicts."""
+    """Return the rows of a table as dicts."""
     return [row._asdict() for row in getattr(found, table)]
 
 
@@ -106,7 +106,7 @@ dt {{ font-weight: 600; float: left; clear: left; width: 11rem; }} dd {{ margin-
 
 
 def _page(found: Collapse, pictures: Sequence[str]) -> str:
-    """The page; the pictures lie beside it."""
+    """Return the HTML page; the pictures are in the same directory."""
     said = sentences(found)
     about = found.about
     facts = {

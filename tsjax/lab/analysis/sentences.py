@@ -1,4 +1,4 @@
-"""What each plot of a study shows, in a sentence or two that are made of its figures."""
+"""Sentences that describe each plot of a study, made of its numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tsjax.lab.analysis.collapse import Collapse
 
 
-# What a plot's marks are, for beside it.
+# Explanations of the marks in a plot, shown next to it.
 LEGENDS = {
     "cosine": "Bars are one standard error (jackknife).",
     "centroid": "Bars are one standard error.",
@@ -25,10 +25,10 @@ LEGENDS = {
 
 
 def helped(found: Collapse) -> str:
-    """Return whether a temperature helped: whether the mean cosine rises less with length than at τ = 1.
+    """Return a sentence on whether a temperature helped, that is, the mean cosine rises less with length than at τ = 1.
 
     Without τ = 1 the first temperature takes its place; empty where there is nothing to compare. The errors of two
-    temperatures are added as if of different texts, which is more than they are of the same ones.
+    temperatures are added as if they were of different texts, which overstates those of the same texts.
     """
     corpus = next((name for name in CORPUS_TITLES if any(row.corpus == name for row in found.changes)), None)
     rows = {row.temperature: row for row in found.changes if row.corpus == corpus}
@@ -53,13 +53,13 @@ def helped(found: Collapse) -> str:
 
 
 def sentences(found: Collapse) -> dict[str, str]:
-    """By the name of each plot; none for a plot that has no data."""
+    """Return the sentences by the name of each plot; plots without data have no sentence."""
     said = {name: say(found) for name, say in _SENTENCES.items()}
     return {name: text for name, text in said.items() if text}
 
 
 def _change(first: float, last: float, error: float | None = None, digits: int = 2) -> str:
-    """From one figure to another, in words that claim no more than the digits and two standard errors tell."""
+    """Return the change between two values in words, supported by the digits and by two standard errors."""
     a, b = f"{first:.{digits}f}", f"{last:.{digits}f}"
     if a == b:
         return f"stays at {a}"
@@ -71,7 +71,7 @@ def _change(first: float, last: float, error: float | None = None, digits: int =
 
 
 def _spread(found: Collapse, value: str, what: str, footnote: str = "", digits: int = 2) -> str:
-    """How a measure of vectors goes with length, for each corpus, at the first and the last τ."""
+    """Describe the change of a measure of vectors with length, for each corpus, at the first and the last τ."""
     names = [entry["name"] for entry in found.about["temperatures"]]
     said = [f"{what}."]
     for corpus in dict.fromkeys(row.corpus for row in found.vectors):
