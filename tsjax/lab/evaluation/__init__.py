@@ -1,4 +1,4 @@
-"""How good a model's vectors are at a task, at which temperature, and whether the difference is more than noise.
+"""Evaluation of a model's vectors on a task: the best temperature, and whether its gain is more than noise.
 
 >>> from tsjax.lab.evaluation import compare, grid, read_retrieval, sweep
 >>> result = sweep(tsjax.load(), read_retrieval("folder"), grid([1, 0.9, 0.8]))

@@ -1,4 +1,4 @@
-"""Confidence intervals by the paired bootstrap: two outcomes on the same resampled items, again and again."""
+"""Confidence intervals by the paired bootstrap, which scores two outcomes on the same resampled items."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 
-# Fewer independent items, or fewer that differ, cannot tell a gain from noise whatever the draws say: of five that
-# differ, all in one direction, a sign test still finds one chance in sixteen.
+# With fewer independent items, or fewer that differ, no draws can tell a gain from noise. If five items differ,
+# all in one direction, a sign test still gives a probability of 1/16.
 _LEAST_ITEMS = 10
 _LEAST_DIFFERING = 6
 
@@ -29,13 +29,13 @@ _NUMBERS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of scores and where it lies with 95 % confidence, as fractions of 1.
+    """Difference of two scores with its 95 % confidence interval, as fractions of 1.
 
     Attributes:
-        difference: on the items themselves.
-        low: the lower end.
-        high: the upper end.
-        telling: whether there were items enough for the interval to be relied on (see `paired_difference`).
+        difference: the difference on the items themselves.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+        telling: whether there were enough items for a reliable interval (see `paired_difference`).
     """
 
     difference: float
@@ -45,44 +45,49 @@ class Interval:
 
     @property
     def verdict(self) -> int:
-        """1 for a gain beyond noise, -1 for a loss beyond noise, 0 for neither, or for too few items to tell."""
+        """Return 1 for a gain beyond noise, -1 for a loss beyond noise, and 0 for neither or for too few items."""
         return (int(self.low > 0) - int(self.high < 0)) * self.telling
 
     def to_json(self) -> dict[str, float | bool | None]:
-        """As JSON values; an end that is infinite is null."""
+        """Return the fields as JSON values; an infinite end is null."""
         difference, low, high = (x if math.isfinite(x) else None for x in (self.difference, self.low, self.high))
         return {"difference": difference, "low": low, "high": high, "telling": self.telling}
 
     def points(self, of: str) -> str:
-        """As points of a hundred: "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)", if of ``MRR@10 points``."""
+        """Return the interval in points of a hundred, for the measure ``of``.
+
+        For ``MRR@10 points`` it reads "+1.9 MRR@10 points (95 % interval +0.4 to +3.4)".
+        """
         return f"{100 * self.difference:+.1f} {of} ({100 * CONFIDENCE:g} % interval {self.ends})"
 
     @property
     def ends(self) -> str:
-        """Where it lies, in points, such as "+0.4 to +3.4"."""
+        """Return the ends of the interval in points, such as "+0.4 to +3.4"."""
         return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 
 def paired_difference(
     candidate: Outcome, baseline: Outcome, items: Int[np.ndarray, " items"], *, seed: int
 ) -> Interval:
-    """Return how much the candidate scores above the baseline on some items, with a percentile bootstrap interval.
+    """Return the candidate's score minus the baseline's on some items, with a percentile bootstrap interval.
 
-    Items are drawn with replacement, and so are runs where there are several: the interval then covers the choice of
-    texts and, say, of training samples. Both outcomes are measured on the same draws (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993). Where items share texts, texts are drawn: to draw items would take them for
-    independent. Copies, and items that hang together, come together then; a pair of two texts comes as often as these
-    do, multiplied (the vertex bootstrap of Snijders and Borgatti, "Non-Parametric Standard Errors and Tests for Network
-    Statistics", 1999). Percentiles, since the better-founded BCa has no value where no item differs; those of ten items
-    are too near to each other, so the ones that are taken are as much farther apart as Student's t is than the normal
-    distribution (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the Bootstrap",
-    2015).
+    Items are drawn with replacement. Runs are drawn too where there are several, so that the interval also covers the
+    choice of, for example, training samples. Both outcomes are measured on the same draws (Efron and Tibshirani, "An
+    Introduction to the Bootstrap", 1993).
+
+    Where items share texts, texts are drawn, because such items are not independent. Copies and connected items are
+    then drawn together. A pair of two texts is repeated as often as the product of the counts of its texts (the vertex
+    bootstrap of Snijders and Borgatti, "Non-Parametric Standard Errors and Tests for Network Statistics", 1999).
+
+    Percentiles are used because the better-founded BCa interval is undefined where no item differs. Percentile
+    intervals of ten items are too narrow, so they are widened by the ratio of Student's t to the normal distribution
+    (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
 
     Args:
-        candidate: the one of interest.
-        baseline: the other; it has as many runs.
-        items: the items that count; of fewer than two, or two texts, the interval is all numbers.
-        seed: of the draws.
+        candidate: the outcome of interest.
+        baseline: the outcome to compare with; it has as many runs.
+        items: the indices of the items to score; with fewer than two items, or two texts, the interval is infinite.
+        seed: the seed of the draws.
 
     Returns:
         the interval; it is telling if at least ten items are independent (see `independent`), and at least six of those
@@ -91,7 +96,7 @@ def paired_difference(
     if candidate is baseline:
         return Interval(0.0, 0.0, 0.0)
     difference = score(candidate, items) - score(baseline, items)
-    assert candidate.runs == baseline.runs  # of the same task
+    assert candidate.runs == baseline.runs  # both are outcomes of the same task
 
     drawn_from = _drawn_from(candidate, items)
 
@@ -102,7 +107,7 @@ def paired_difference(
         if drawn_from is None:
             return candidate.statistic(some, chosen) - baseline.statistic(some, chosen)
         often = np.stack([np.bincount(choice, minlength=len(samples[0])) for choice in some])
-        often = np.pad(often, ((0, 0), (0, 1)), constant_values=1)  # place -1: once
+        often = np.pad(often, ((0, 0), (0, 1)), constant_values=1)  # text -1 counts once
         times = often[:, drawn_from].prod(axis=2)
         return candidate.repeated(items, times, chosen) - baseline.repeated(items, times, chosen)
 
@@ -113,7 +118,7 @@ def paired_difference(
         return Interval(difference, -np.inf, np.inf, telling=False)
     stats = require_optional("scipy.stats", extra="lab")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # that draws have no value is seen to below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # draws without a value are dropped below
         resampled = stats.bootstrap(
             samples,
             difference_of,
@@ -124,7 +129,7 @@ def paired_difference(
             method="percentile",
             rng=np.random.default_rng(seed),
         )
-    # A draw may hold items of one label only, which have no V-measure: those say nothing.
+    # A draw may hold items of one label only. V-measure is undefined for these, so they are dropped.
     drawn = resampled.bootstrap_distribution
     usable = drawn[np.isfinite(drawn)]
     if not len(usable):
@@ -138,10 +143,11 @@ def paired_difference(
 
 
 def independent(outcome: Outcome, items: Int[np.ndarray, " items"]) -> float:
-    """Return how many independent items some items are worth: all, or where they share texts, as many as the texts.
+    """Return the effective number of independent items: all of them, or the number of texts where items share texts.
 
-    Texts that stand in more items than others count for less than one: of sizes s there are ``(Σs)²/Σs²`` (Kish,
-    "Survey Sampling", 1965), so that one text with a hundred copies beside ten others is worth little more than one.
+    A text that occurs in more items than others counts for less than one: texts of sizes s are worth ``(Σs)²/Σs²``
+    (Kish, "Survey Sampling", 1965). One text with a hundred copies next to ten other texts is worth little more
+    than one.
     """
     texts = _drawn_from(outcome, items)
     if texts is None:
@@ -153,11 +159,11 @@ def independent(outcome: Outcome, items: Int[np.ndarray, " items"]) -> float:
 
 
 def _drawn_from(outcome: Outcome, items: Int[np.ndarray, " items"]) -> Int[np.ndarray, "items texts"] | None:
-    """Return the texts of some items, numbered from 0 among these; -1 for a text that an item has twice."""
+    """Return the texts of some items, renumbered from 0; the second of two equal texts of an item is -1."""
     if outcome.texts is None:
         return None
     own = outcome.texts[items]
     number = np.unique(own, return_inverse=True)[1].reshape(own.shape)
-    if own.shape[1] == 2:  # a pair of a text and its copy comes as often as the text
+    if own.shape[1] == 2:  # a pair of a text and its copy is repeated as often as the text
         number[own[:, 0] == own[:, 1], 1] = -1
     return number

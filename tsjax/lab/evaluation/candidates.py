@@ -1,4 +1,4 @@
-"""The temperatures that a sweep tries: a grid of τ, under laws of length, for documents, queries or both."""
+"""Temperatures that a sweep tries: a grid of τ, with laws of length, for documents, queries or both."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 Side: TypeAlias = Literal["both", "documents", "queries"]
 
-# Dense where gains have been found, some beyond it, and some above 1, since a model may want softer attention.
+# The grid is dense where gains have been found. It extends further down, and above 1 for models that need softer
+# attention.
 DEFAULT_GRID = (1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
-# Of a law, in characters.
+# Longest accepted name of a law, in characters.
 _LONGEST_NAME = 60
 
 
@@ -29,10 +30,10 @@ class Candidate:
     """One temperature of a sweep.
 
     Attributes:
-        tau: its place in the grid.
-        law: the law of length as it was asked for: ``none``, ``log:128``, ``piecewise:128:512``.
-        side: whose temperature it is; the other side has τ = 1.
-        temperature: all of it.
+        tau: the value of τ in the grid.
+        law: the law of length as requested: ``none``, ``log:128``, ``piecewise:128:512``.
+        side: the side that the temperature applies to; the other side has τ = 1.
+        temperature: the complete temperature.
     """
 
     tau: float
@@ -54,16 +55,16 @@ BASELINE = Candidate(1.0, "none", "both", Temperature())
 def grid(
     taus: Sequence[float] = DEFAULT_GRID, laws: Sequence[str] = ("none",), sides: Sequence[Side] = ("both",)
 ) -> tuple[Candidate, ...]:
-    """Every τ under every law on every side, and first of all the baseline, τ = 1; nothing twice.
+    """Return every τ under every law on every side, without duplicates; the baseline, τ = 1, comes first.
 
     Args:
         taus: finite and > 0. Under ``log:N`` it is the temperature of texts of N tokens; under ``piecewise:A:B`` that
             of texts of B tokens and more, while those of up to A keep 1.
         laws: ``none``, ``log:N`` or ``piecewise:A:B``; see `tsjax.LogLength` and `tsjax.Piecewise`.
-        sides: whose temperature it is: ``both``, ``documents`` or ``queries``.
+        sides: the sides that the temperature applies to: ``both``, ``documents`` or ``queries``.
 
     Raises:
-        InputError: no τ, one that cannot be, or an unknown law or side.
+        InputError: there is no τ, a τ is invalid, or a law or side is unknown.
     """
     if not len(taus):
         raise InputError("the grid of temperatures is empty; give some, such as 1,0.9,0.8")
@@ -83,12 +84,12 @@ def grid(
 
 
 def law_of(name: str, factor: float = 1.0) -> Law | None:
-    """A law by its short name: ``none``, ``log:N`` or ``piecewise:A:B``, which takes the factor.
+    """Return the law with a short name: ``none``, ``log:N`` or ``piecewise:A:B``; only the last uses ``factor``.
 
     Raises:
-        InputError: it names no law.
+        InputError: the name is not that of a law.
     """
-    match name.split(":") if len(name) < _LONGEST_NAME else []:  # Python reads no numbers of thousands of digits
+    match name.split(":") if len(name) < _LONGEST_NAME else []:  # int() rejects thousands of digits
         case ["none"]:
             return None
         case ["log", length] if length.isdecimal():
@@ -106,7 +107,7 @@ def _under_law(tau: float, name: str) -> Temperature:
 
 
 def on_side(temperature: Temperature, side: Side) -> Temperature:
-    """The temperature for one side, while the other's is 1; or for both."""
+    """Return a temperature that applies to one side while the other has 1, or to both sides."""
     if side == "both" or temperature == Temperature():
         return temperature
     if side == "documents":

@@ -1,4 +1,4 @@
-"""Equal texts are one text: which items share texts, so that no split parts them and an interval draws them together.
+"""Groups of items that share texts; a split keeps each group together, and an interval draws it together.
 
 Copies (forwarded mails, templates, a question that was asked twice) are no further evidence. Items that share a text,
 directly or through other items, are one group.
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Int
 
-# Characters that nobody sees, and that tokenizers drop: soft hyphen, spaces and joiners of no width, byte order mark.
+# Invisible characters that tokenizers drop: soft hyphen, zero-width spaces and joiners, byte order mark.
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 
-# Groups that two parts need to tell a gain from noise: ten each, the fewest items that an interval trusts.
+# Two parts need this many groups to tell a gain from noise: ten each, the fewest items that an interval trusts.
 _ENOUGH = 20
 
 
 def same_text(text: str) -> str:
-    """Return what equal texts have in common.
+    """Return a key that is the same for equal texts.
 
-    Texts are equal that differ only in case, in white space, in characters of no width, or in how Unicode writes the
+    Texts are equal if they differ only in case, in white space, in zero-width characters, or in how Unicode writes the
     same characters (NFKC). Tokenizers drop most of that. For a model that sees the difference, such texts are near
-    copies, and to take these for independent texts would be as wrong.
+    copies, and it would be just as wrong to treat them as independent.
     """
     folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).translate(_INVISIBLE).split())  # folding may decompose
 
 
 def groups(texts: Iterable[Iterable[str]]) -> Int[np.ndarray, " items"]:
-    """Return the number of each item's group, counted from 0 in the order of their first items.
+    """Return the number of each item's group, counted from 0 in the order of the groups' first items.
 
     Args:
-        texts: of each item, its texts by `same_text`.
+        texts: the keys of each item's texts, from `same_text`.
     """
-    earlier: list[int] = []  # of each item, an item of its group that is not later
+    earlier: list[int] = []  # for each item, an item of its group that is not later
     first: dict[str, int] = {}
 
     def root(item: int) -> int:
@@ -60,14 +60,14 @@ def groups(texts: Iterable[Iterable[str]]) -> Int[np.ndarray, " items"]:
 
 
 def entangled(group: Int[np.ndarray, " items"]) -> bool:
-    """Return whether items share texts so much that their groups make no two parts.
+    """Return whether the items share texts so much that their groups cannot be split in two parts.
 
-    One group then has more than half of the items, or there are fewer groups than two parts need.
+    This is so if one group has more than half of the items, or if there are fewer groups than two parts need.
     """
     sizes = np.bincount(group)
     return bool(sizes.max() > 1 and (2 * sizes.max() > len(group) or len(sizes) < min(_ENOUGH, len(group) / 2)))
 
 
 def repeats(group: Int[np.ndarray, " items"]) -> Bool[np.ndarray, " items"]:
-    """Return which items are of a group that an earlier item is of."""
+    """Return a mask of the items whose group contains an earlier item."""
     return np.isin(np.arange(len(group)), np.unique(group, return_index=True)[1], invert=True)

@@ -1,4 +1,4 @@
-"""A task's texts under many temperatures, each side embedded once for each temperature of its own."""
+"""Embedding of a task's texts at many temperatures, each side once for each of its temperatures."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truncated:
-    """How many different texts were cut at the model's length.
+    """Numbers of distinct texts that were truncated to the model's length.
 
     Attributes:
-        documents: of the documents, or of the texts where a task has one kind.
-        queries: of the queries.
+        documents: the number of documents, or of texts where a task has one kind of text.
+        queries: the number of queries.
     """
 
     documents: int = 0
@@ -33,16 +33,16 @@ class Truncated:
 
 
 class Embedding:
-    """Embeds a task's texts at one temperature after another, each different text once.
+    """Embedding of a task's texts at one temperature after another, each distinct text once.
 
-    Queries' vectors are kept for every temperature of theirs. Documents' are kept for one at a time, so that memory is
-    bounded; `pairs` gives the temperatures in an order in which that suffices to embed nothing twice.
+    Query vectors are kept for every query temperature. Document vectors are kept for one temperature at a time, so that
+    memory is bounded. `pairs` yields the temperatures in an order that embeds nothing twice.
 
     Args:
-        embedder: what makes the vectors.
-        task: the texts.
-        report: is told, in words, what is about to be embedded.
-        show_progress_bar: for the embedder.
+        embedder: the model that computes the vectors.
+        task: the task whose texts are embedded.
+        report: called with a message before each embedding.
+        show_progress_bar: passed to the embedder.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Embedding:
 
     @property
     def truncated(self) -> Truncated:
-        """How many texts were cut; known once some were embedded."""
+        """Return how many texts were truncated; it is complete once the texts have been embedded."""
         return Truncated(**self._cut)
 
     def pairs(self, temperatures: Sequence[Temperature]) -> Iterator[tuple[int, Vectors]]:
-        """The place of each temperature and the task's vectors under it; those with the same documents together."""
+        """Yield the index of each temperature with the task's vectors, grouped by document temperature."""
         places: dict[Temperature, list[int]] = {}
         for place, temperature in enumerate(temperatures):
             places.setdefault(temperature.for_task("document"), []).append(place)
@@ -89,12 +89,12 @@ class Embedding:
         side: str,
         what: str,
     ) -> Float[np.ndarray, "n D"]:
-        # Copies get the bits of one vector: computed in other batches, the last ones differ, and so would ranks.
+        # Copies share one vector. In different batches their last bits would differ, and so would their ranks.
         number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         self._report(f"embedding {len(number):,} {what} at τ = {temperature}")
         before = self._embedder.statistics.truncated
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)  # counted and said in the report
+            warnings.simplefilter("ignore", TruncationWarning)  # counted, and stated in the report
             vectors = np.asarray(encode(list(number), temperature=temperature, show_progress_bar=self._show))
         self._cut[side] = self._embedder.statistics.truncated - before
         if not np.isfinite(vectors).all():

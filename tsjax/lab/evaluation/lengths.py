@@ -1,4 +1,4 @@
-"""Items by the length of the text that matters for them."""
+"""Groups of items by the length of their relevant text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
     from tsjax.lab.evaluation.tasks.task import Encoder, Task
 
-# The ends of a task's buckets in tokens, each twice the one before.
+# Edges of a task's buckets in tokens, each twice the one before.
 _EDGES = (0, *(32 << i for i in range(27)))
 
 
 class LengthBucket(NamedTuple):
-    """The items of at least ``start`` and less than ``end`` tokens.
+    """Items of at least ``start`` and less than ``end`` tokens.
 
     Attributes:
-        start: tokens, special ones included.
-        end: tokens.
-        items: the places of the items.
+        start: the smallest length in tokens, special tokens included.
+        end: the exclusive upper bound of the length in tokens.
+        items: the indices of the items.
     """
 
     start: int
@@ -36,7 +36,7 @@ class LengthBucket(NamedTuple):
 
 
 def item_lengths(task: Task, embedder: Encoder) -> Float[np.ndarray, " items"]:
-    """Tokens of the text that matters for each item, by the embedder's tokenizer, before anything is cut."""
+    """Return the number of tokens of each item's relevant text, by the embedder's tokenizer and before truncation."""
 
     def count(texts: Sequence[str]) -> Int[np.ndarray, " n"]:
         return np.asarray(embedder.count_tokens(texts, task="document" if task.queries else None))
@@ -45,7 +45,7 @@ def item_lengths(task: Task, embedder: Encoder) -> Float[np.ndarray, " items"]:
 
 
 def group_by_length(lengths: Shaped[np.ndarray, " items"], edges: Iterable[int]) -> tuple[LengthBucket, ...]:
-    """Return a bucket between each edge and the next, maybe an empty one; the edges rise."""
+    """Return a bucket, possibly empty, between each edge and the next; the edges are ascending."""
     return tuple(
         LengthBucket(start, end, np.flatnonzero((start <= lengths) & (lengths < end)))
         for start, end in itertools.pairwise(edges)
@@ -53,6 +53,6 @@ def group_by_length(lengths: Shaped[np.ndarray, " items"], edges: Iterable[int])
 
 
 def buckets(lengths: Float[np.ndarray, " items"], items: Int[np.ndarray, " some"]) -> tuple[LengthBucket, ...]:
-    """Group some of the items by length, in buckets that end at powers of two; those without items are left out."""
+    """Group some of the items by length into buckets that end at powers of two; empty buckets are omitted."""
     found = group_by_length(lengths[items], _EDGES)
     return tuple(bucket._replace(items=items[bucket.items]) for bucket in found if len(bucket.items))

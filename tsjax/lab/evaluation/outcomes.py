@@ -1,9 +1,9 @@
-"""What a task makes of a model's vectors: something of every item, and a statistic over any choice of items.
+"""Outcomes of a task for a model's vectors: a value for every item, and a statistic over any choice of items.
 
-An outcome knows its items (questions, pairs, texts) and its runs. A run is one repetition with a seed of its own, such
-as one training sample of a classifier; where nothing is random there is one. The statistic takes choices of items and
-runs, so that a score, a score by length and a bootstrap are all the same call, and two outcomes can be compared on the
-same choices.
+An outcome has items (questions, pairs, texts) and runs. A run is one repetition with its own seed, such as one training
+sample of a classifier; where nothing is random there is one run. The statistic takes choices of items and runs. A
+score, a score by length and a bootstrap are therefore the same call, and two outcomes can be compared on the same
+choices.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 
 class Outcome(Protocol):
-    """What one model's vectors gave on a task."""
+    """Result of one model's vectors on a task."""
 
     @property
     def runs(self) -> int:
-        """How many repetitions there are; 1 where nothing is random."""
+        """Return the number of repetitions; 1 where nothing is random."""
 
     @property
     def costly(self) -> bool:
-        """Whether each choice is computed by itself, so that a bootstrap does with fewer of them."""
+        """Return whether each choice is computed separately, so that a bootstrap draws fewer of them."""
 
     @property
     def texts(self) -> Int[np.ndarray, "items texts"] | None:
-        """The texts of each item, as numbers, where items share texts and so are not independent; else None.
+        """Return the texts of each item as numbers where items share texts and so are not independent; else None.
 
         A group of items that are kept together counts as one text.
         """
 
     def differing(self, other: Any) -> Bool[np.ndarray, " items"]:
-        """Return which items another outcome of the same task is about to score otherwise."""
+        """Return a mask of the items that may score differently in another outcome of the same task."""
 
     def statistic(
         self, items: Int[np.ndarray, "choices items"], runs: Int[np.ndarray, "choices runs"]
     ) -> Float[np.ndarray, " choices"]:
-        """The score on each choice of items, which may hold an item more than once, and of runs."""
+        """Return the score on each choice of items and runs; a choice may hold an item more than once."""
 
     def repeated(
         self,
@@ -55,11 +55,11 @@ class Outcome(Protocol):
         times: Int[np.ndarray, "choices items"],
         runs: Int[np.ndarray, "choices runs"],
     ) -> Float[np.ndarray, " choices"]:
-        """Return `statistic` on choices that hold each of some items so many times."""
+        """Return `statistic` on choices given as the number of times that each item is repeated."""
 
 
 class _OneByOne:
-    """An outcome whose choices are computed one after the other."""
+    """Outcome whose choices are computed one after the other."""
 
     def repeated(
         self: Any,
@@ -72,17 +72,17 @@ class _OneByOne:
 
 
 def score(outcome: Outcome, items: Int[np.ndarray, " items"]) -> float:
-    """The score on some items, over all runs; NaN where it has no meaning there (see the outcomes)."""
+    """Return the score on some items over all runs; NaN where the outcome is undefined there (see the outcomes)."""
     return float(outcome.statistic(items[None], np.arange(outcome.runs)[None])[0])
 
 
 @dataclass(frozen=True)
 class Means:
-    """A value for each item, of which the score is the mean: MRR, nDCG, recall, accuracy.
+    """Outcome with a value for each item, whose score is the mean: MRR, nDCG, recall, accuracy.
 
     Attributes:
         values: float (runs, items).
-        texts: the group of each item where several items are of one, int (items, 1); see `tsjax.lab.evaluation.copies`.
+        texts: the group of each item where several items share one, int (items, 1); see `tsjax.lab.evaluation.copies`.
     """
 
     values: Float[np.ndarray, "runs items"]
@@ -117,15 +117,16 @@ class Means:
 
 @dataclass(frozen=True)
 class Correlation(_OneByOne):
-    """How well what a model says of each item follows what people say: Pearson's or Spearman's correlation.
+    """Correlation, Pearson's or Spearman's, of a model's values of the items with people's judgements.
 
     Attributes:
         predicted: the model's value of each item, float (items,).
-        wanted: people's.
-        ranked: Spearman's, which is Pearson's of the ranks; else Pearson's.
+        wanted: people's judgement of each item, float (items,).
+        ranked: True for Spearman's correlation, which is Pearson's of the ranks; False for Pearson's.
         texts: where items share texts, the group of each, int (items, 1), or its two texts, int (items, 2).
 
-    The score is 0 where one of the two is constant: it then follows nothing. Of fewer than three items it is NaN.
+    The score is 0 where one of the two is constant, because it then follows nothing. For fewer than three items it is
+    NaN.
     """
 
     predicted: Float[np.ndarray, " items"]
@@ -153,7 +154,7 @@ class Correlation(_OneByOne):
         if self.ranked:
             x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # that a choice is constant is seen to here
+            warnings.simplefilter("ignore")  # constant choices are handled here
             result = stats.pearsonr(x, y, axis=1).statistic
         return np.where(constant, 0.0, result)
 
@@ -164,9 +165,9 @@ class Labels(_OneByOne):
 
     Attributes:
         wanted: the true label of each item, int (items,).
-        predicted: what each run says, int (runs, items).
-        measure: of true and predicted labels, as scikit-learn has them.
-        texts: as for `Means`.
+        predicted: the label or cluster of each item in each run, int (runs, items).
+        measure: a function of true and predicted labels with scikit-learn's signature.
+        texts: see `Means`.
 
     The score of no items, or of items of one label, is NaN.
     """
@@ -191,7 +192,7 @@ class Labels(_OneByOne):
         for choice, (some, repeated) in enumerate(zip(items, runs, strict=True)):
             wanted = self.wanted[some]
             if len(some) and np.ptp(wanted):
-                # A run that was drawn more than once is measured once.
+                # A run that was drawn more than once is measured only once.
                 drawn, times = np.unique(repeated, return_counts=True)
                 each = [self.measure(wanted, self.predicted[run, some]) for run in drawn]
                 result[choice] = np.average(each, weights=times)

@@ -1,4 +1,4 @@
-"""The sweep as a picture: score against τ, with the interval of what it gains over τ = 1."""
+"""Plot of a sweep: score against τ, with the interval of the gain over τ = 1."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _COLOURS = (
 
 
 def draw(result: SweepResult, file: Path) -> None:
-    """Write a PNG: held-out score against τ, a line for each law and side, with the validation score in pale.
+    """Write a PNG of the held-out score against τ, one line for each law and side; the validation score is pale.
 
-    The band is the 95 % interval of the paired difference, laid around the score at τ = 1: where it does not touch
+    The band is the 95 % interval of the paired difference, drawn around the score at τ = 1. Where it does not touch
     the dashed line, the difference is more than noise.
 
     Raises:
@@ -48,7 +48,7 @@ def _fill(figure: Any, result: SweepResult) -> None:
     best = result.best
     if best is not result.baseline:
         taus = [one.candidate.tau for one in result.scored]
-        # At an edge the words would run over the axis, or out of the picture.
+        # At an edge, centred text would overlap the axis or leave the picture.
         side = {min(taus): "left", max(taus): "right"}.get(best.candidate.tau, "center")
         axes.annotate(
             "best on validation",
@@ -88,7 +88,7 @@ def _draw_line(axes: Any, line: list[Scored], baseline: float, name: str, colour
 
 
 def _lines(scored: tuple[Scored, ...]) -> dict[str, list[Scored]]:
-    """The candidates of each law and side, by τ; τ = 1 is on every line on which it is no law's own."""
+    """Return the candidates of each law and side, sorted by τ; τ = 1 is on every line but a log law's."""
     lines: dict[str, list[Scored]] = {}
     for one in scored:
         if one.candidate is not BASELINE:

@@ -1,4 +1,4 @@
-"""The most similar documents of each query: exact, in blocks, so that memory is bounded whatever the corpus."""
+"""Exact search for the most similar documents of each query, in blocks so that memory does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def top(
     k: int,
     similarity: Compare,
 ) -> Int[np.ndarray, "Q k"]:
-    """The k most similar documents of each query, the most similar first.
+    """Return the k most similar documents of each query, the most similar first.
 
-    Ties as in `top_indices`: the document that stands first in the corpus comes first. Nothing looks at which
-    document is relevant, so a model that finds all alike scores what chance would give, not 1.
+    Ties are broken as in `top_indices`: the document that comes first in the corpus wins. Relevance plays no part, so
+    a model that finds all documents equally similar scores what chance would give, not 1.
 
     Args:
         queries: float32 (Q, D).
         documents: float32 (C, D).
-        k: how many; all if there are fewer.
-        similarity: compares each query with each document; larger is more similar.
+        k: the number of documents per query; all if there are fewer.
+        similarity: a function that compares each query with each document; larger is more similar.
 
     Returns:
         int (Q, min(k, C)), places in ``documents``.
@@ -47,7 +47,7 @@ def top(
         for first in range(0, len(documents), _DOCUMENTS):
             block = similarity(some, documents[first : first + _DOCUMENTS])
             found = np.broadcast_to(np.arange(first, first + block.shape[1]), block.shape)
-            # What was found before stands first in the corpus, so it goes first.
+            # Earlier results come first in the corpus, so they go first.
             scores, places = np.hstack([best, block]), np.hstack([places, found])
             chosen = np.stack([top_indices(row, k) for row in scores])
             best, places = (np.take_along_axis(x, chosen, axis=1) for x in (scores, places))

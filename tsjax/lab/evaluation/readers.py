@@ -1,7 +1,7 @@
-"""Tasks from files, strictly: whatever is wrong with them is said with the file and the line, before any work is done.
+"""Strict readers of task files; an error names the file and the line, and is raised before any work is done.
 
-Retrieval is a folder as BEIR has it (arXiv:2104.08663); the others are files of any format that `tsjax.jobs.input`
-reads, such as JSON lines, one item a row.
+Retrieval is a folder in BEIR's layout (arXiv:2104.08663). The other tasks are files of any format that
+`tsjax.jobs.input` reads, such as JSON lines, with one item in each row.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _Task = TypeVar("_Task", Classification, Clustering)
 
 
 def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measure: str = "MRR@10") -> Retrieval:
-    """A retrieval task from a folder as BEIR has it.
+    """Read a retrieval task from a folder in BEIR's layout.
 
     Args:
         folder: it holds ``corpus.jsonl`` (``_id``, ``text``, and a ``title`` that is put before the text),
             ``queries.jsonl`` (``_id``, ``text``) and ``qrels/test.tsv`` (a header, then query's id, document's id and
             grade, tab-separated; a grade of 0 means not relevant).
-        qrels: which file under ``qrels``, without its suffix.
+        qrels: the name of the file under ``qrels``, without its suffix.
         measure: see `Retrieval`.
 
     Queries without a relevant document are left out, and a document with a query's id is not searched for that query,
-    unless it is relevant to it; the task's notes say how many.
+    unless it is relevant to it. The task's notes give the numbers of both.
 
     Raises:
-        InputError: a file is missing or damaged, an id is there twice or unknown, or nothing is left.
+        InputError: a file is missing or damaged, an id is duplicated or unknown, or nothing is left.
     """
     base = Path(folder)
     if not base.is_dir():
@@ -76,12 +76,12 @@ def read_retrieval(folder: str | os.PathLike[str], *, qrels: str = "test", measu
 
 
 def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman", reading: Reading | None = None) -> STS:
-    """Pairs of texts from a file with ``sentence1``, ``sentence2`` and ``score``; raises an InputError.
+    """Read pairs of texts from a file with ``sentence1``, ``sentence2`` and ``score``; raises an InputError.
 
     Args:
         file: JSON lines, one JSON array, CSV, TSV, Parquet or Arrow.
         measure: see `STS`.
-        reading: how it is to be read; None goes by its name and its first bytes.
+        reading: how to read the file; None infers it from the file's name and first bytes.
     """
     pairs, scores = [], []
     for row in read_typed_rows(file, reading):
@@ -94,20 +94,20 @@ def read_sts(file: str | os.PathLike[str], *, measure: str = "Spearman", reading
 def read_classification(
     file: str | os.PathLike[str], *, measure: str = "accuracy", reading: Reading | None = None
 ) -> Classification:
-    """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
+    """Read labelled texts from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
     return _labelled(Classification, file, measure, reading)
 
 
 def read_clustering(
     file: str | os.PathLike[str], *, measure: str = "V-measure", reading: Reading | None = None
 ) -> Clustering:
-    """Texts with labels from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
+    """Read labelled texts from a file with ``text`` and ``label``; raises an InputError. Arguments as in `read_sts`."""
     return _labelled(Clustering, file, measure, reading)
 
 
 @contextlib.contextmanager
 def _naming(file: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the file's name before what is wrong with all of it."""
+    """Prefix errors about the complete file with its name."""
     try:
         yield
     except InputError as error:
@@ -115,7 +115,7 @@ def _naming(file: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _by_id(file: Path, *, titles: bool) -> dict[str, str]:
-    """Texts by ``_id``, in the file's order."""
+    """Return the texts by ``_id``, in the file's order."""
     texts: dict[str, str] = {}
     for row in read_typed_rows(file):
         name, text = row.name("_id"), row.text("text")
@@ -134,7 +134,7 @@ def _labelled(kind: type[_Task], file: str | os.PathLike[str], measure: str, rea
 
 
 def _qrels(file: Path, queries: set[str], documents: dict[str, int]) -> dict[str, dict[int, int]]:
-    """The grade of each relevant document by its place, for each query that has one."""
+    """Return the grade of each relevant document by its place, for each query that has one."""
     grades: dict[str, dict[int, int]] = {}
     seen = set()
     _check_header(file)
@@ -154,7 +154,10 @@ def _qrels(file: Path, queries: set[str], documents: dict[str, int]) -> dict[str
 
 
 def _check_header(file: Path) -> None:
-    """The first line names three columns; a grade in it is a file without a header, whose first line would be lost."""
+    """Check that the first line names three columns.
+
+    A grade in it means that the file has no header, and that its first line would be lost.
+    """
     with contextlib.closing(open_file(str(file), None, Reading("tsv"))) as reader:
         assert isinstance(reader, CellReader)
         header = reader.header
@@ -164,7 +167,7 @@ def _check_header(file: Path) -> None:
         )
 
 
-# The measures take time and memory by the greatest grade.
+# The time and memory that the measures take grow with the greatest grade.
 _MOST_GRADE = 1000
 
 

@@ -1,4 +1,4 @@
-"""A sweep for people, as lines, and for programs, as files."""
+"""Reports of a sweep: lines for people and files for programs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from tsjax.lab.evaluation.bootstrap import Interval
     from tsjax.lab.evaluation.sweeping import SweepResult
 
-_FEW = 30  # held-out items, below which an interval is not to be relied on
+_FEW = 30  # held-out items, below which an interval is not reliable
 
 
 def lines(result: SweepResult) -> Iterator[str]:
-    """Two tables, what else is to be known, and as the last line what follows."""
+    """Yield two tables, the notes and, as the last line, the verdict."""
     percent = f"{100 * CONFIDENCE:g} % interval"
     yield (
         f"{result.kind}, {result.measure}: τ chosen on {result.validation_items:,} {result.unit}, reported on "
@@ -46,7 +46,7 @@ def lines(result: SweepResult) -> Iterator[str]:
 
 
 def _by_length(result: SweepResult, percent: str) -> Iterator[str]:
-    """The second table; where nothing does better than τ = 1, without what compares."""
+    """Yield the table of scores by length; without a comparison if nothing does better than τ = 1."""
     compared = result.best is not result.baseline
     both = f" and {result.best.candidate}" if compared else ""
     yield f"held-out {result.unit} by tokens of the text that matters, τ = 1{both}"
@@ -58,7 +58,7 @@ def _by_length(result: SweepResult, percent: str) -> Iterator[str]:
 
 
 def notes(result: SweepResult) -> Iterator[str]:
-    """What whoever reads the scores should know, in sentences."""
+    """Yield sentences that a reader of the scores should know."""
     cut = result.truncated
     for count, what in (
         (cut.documents, "documents" if result.kind == "retrieval" else "texts"),
@@ -74,7 +74,7 @@ def notes(result: SweepResult) -> Iterator[str]:
 
 
 def content(result: SweepResult) -> dict[str, Any]:
-    """All of it as JSON values; what has no value is null."""
+    """Return the result as JSON values; a missing value is null."""
     return {
         "task": result.kind,
         "measure": result.measure,
@@ -118,10 +118,10 @@ def content(result: SweepResult) -> dict[str, Any]:
 
 
 def write(result: SweepResult, destination: Path) -> None:
-    """A directory with ``report.json``, ``scores.csv``, ``by_length.csv`` and ``sweep.png``, all of it or nothing.
+    """Write a directory with ``report.json``, ``scores.csv``, ``by_length.csv`` and ``sweep.png``, all or nothing.
 
     Raises:
-        OutputError: it exists, or cannot be written.
+        OutputError: the directory exists, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     everything = content(result)
@@ -137,7 +137,7 @@ def write(result: SweepResult, destination: Path) -> None:
 
 
 def _flat(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Some of a row's values, and of its gain the difference and the ends."""
+    """Return the values of some keys of a row, and the difference and the ends of its gain."""
     gain = row["gain"] or {}
     ends = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
     return {**{key: row[key] for key in keys}, **{name: gain.get(key) for name, key in ends.items()}}

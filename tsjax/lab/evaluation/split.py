@@ -1,4 +1,4 @@
-"""A seeded split of a task's items: what τ is chosen on, what it is reported on, and what a classifier learns from."""
+"""Seeded splits of a task's items into parts to choose τ on, to report on, and to train a classifier on."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Part: TypeAlias = Literal["validation", "held-out", "all"]
 
 @dataclass(frozen=True)
 class Split:
-    """The places of a task's items in each part, sorted; no item is in two parts.
+    """Sorted indices of a task's items in each part; no item is in two parts.
 
     Attributes:
-        validation: what τ is chosen on.
-        held_out: what it is reported on.
-        training: what a classifier learns from; empty for other tasks.
-        apart: whether outcomes of the two parts mean nothing together, as clusters that were found in each by itself.
-        between: what is in neither of the first two, having a text in common with both; empty for most tasks.
+        validation: the items that τ is chosen on.
+        held_out: the items that results are reported on.
+        training: the items that a classifier is trained on; empty for other tasks.
+        apart: whether outcomes of the two parts cannot be combined, such as clusters found in each part separately.
+        between: the items in neither of the first two, because they share a text with both; empty for most tasks.
     """
 
     validation: Int[np.ndarray, " v"]
@@ -38,10 +38,10 @@ class Split:
     between: Int[np.ndarray, " b"] = field(default_factory=lambda: np.zeros(0, np.intp))
 
     def part(self, name: Part) -> Int[np.ndarray, " items"]:
-        """Return the items of a part; ``all`` is both, with what is between, without what a classifier learns from.
+        """Return the items of a part; ``all`` is both parts and the items between them, without the training items.
 
         Raises:
-            InputError: there is no such part, or none of all.
+            InputError: the part is unknown, or ``all`` is requested and the parts are apart.
         """
         match name:
             case "validation":
@@ -56,7 +56,7 @@ class Split:
 
 
 def whole(items: int) -> Split:
-    """All items held out, for a score on all of them."""
+    """Return a split with all items held out, for a score on all of them."""
     none = np.zeros(0, np.intp)
     return Split(none, np.arange(items), none)
 
@@ -65,10 +65,10 @@ def split_in_half(items: int, *, seed: int, min_items: int, item_name: str) -> S
     """Split items in two halves; of an odd number, the held-out half has one more.
 
     Args:
-        items: how many there are.
-        seed: of the choice.
-        min_items: how many each half must have.
-        item_name: what the items are, for the error.
+        items: the number of items.
+        seed: the seed of the choice.
+        min_items: the number of items that each half must have.
+        item_name: the plural noun for the items in the error.
 
     Raises:
         InputError: there are too few.
@@ -84,13 +84,13 @@ def split_in_half(items: int, *, seed: int, min_items: int, item_name: str) -> S
 
 
 def split_groups_in_half(group: Int[np.ndarray, " items"], *, seed: int, min_items: int, item_name: str) -> Split:
-    """Split items in two halves by their groups, each of which is whole in one of them.
+    """Split items in two halves by their groups; each group is entirely in one of them.
 
     Args:
         group: the number of each item's group, from 0; see `tsjax.lab.evaluation.copies.groups`.
-        seed: of the choice.
-        min_items: how many groups each half must have.
-        item_name: what the items are, for the error.
+        seed: the seed of the choice.
+        min_items: the number of groups that each half must have.
+        item_name: the plural noun for the items in the error.
 
     Raises:
         InputError: there are too few groups.
@@ -103,16 +103,16 @@ def split_groups_in_half(group: Int[np.ndarray, " items"], *, seed: int, min_ite
 def by_label(
     labels: Sequence[str], *, seed: int, with_training: bool, texts: Int[np.ndarray, " items"] | None = None
 ) -> Split:
-    """Split items so that every label is in every part, in like shares: halves, or thirds with a part for training.
+    """Split items so that every label is in every part, in equal shares: halves, or thirds with a part for training.
 
     Args:
-        labels: of the items.
-        seed: of the choice.
+        labels: the labels of the items.
+        seed: the seed of the choice.
         with_training: whether there is a part for training.
-        texts: the number of each item's text; items of one text are all in one part. None if no text is there twice.
+        texts: the number of each item's text; items of one text are all in one part. None if no text is repeated.
 
     Raises:
-        InputError: a label has fewer texts than there are parts, or is not in every part since its texts have other
+        InputError: a label has fewer texts than there are parts, or is missing from a part because its texts have other
             labels too.
     """
     whole_number("seed", seed, at_least=0)
@@ -134,7 +134,7 @@ def by_label(
                 f"label {label!r} has {counted(count, different + 'text')}; each needs at least "
                 f"{len(parts)}, one for each part: {', '.join(parts)}; add some or leave the label out"
             )
-        # Where it does not come out even, chance says which part gets more, so that no part collects all the rests.
+        # If the texts do not divide evenly, the part that gets more is random, so that no part collects all remainders.
         some = [text for text in dict.fromkeys(own) if split_with[text] == label]
         pieces = np.array_split(rng.permutation(some), len(parts))
         for part, piece in zip(rng.permutation(len(parts)), pieces, strict=True):

@@ -1,4 +1,4 @@
-"""The sweep: τ chosen on one part of a task's items, and reported on another that the choice never saw."""
+"""Temperature sweep: τ is chosen on one part of a task's items and reported on another that the choice never saw."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from tsjax.lab.evaluation.tasks import Encoder, Task
     from tsjax.temperature import TemperatureLike
 
-_LEAST_IN_BUCKET = 10  # independent items; of fewer, an interval says nothing
+_LEAST_IN_BUCKET = 10  # independent items; with fewer, an interval is not informative
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a candidate scores.
+    """Scores of a candidate.
 
     Attributes:
         candidate: the temperature.
         validation: its score on the part that τ is chosen on, 0 to 1 (a correlation: -1 to 1).
         held_out: its score on the other part.
-        gain: on the held-out part against τ = 1.
+        gain: its gain over τ = 1 on the held-out part.
     """
 
     candidate: Candidate
@@ -46,13 +46,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class InBucket:
-    """Held-out items of like length, at τ = 1 and at the temperature that did best on the validation part.
+    """Held-out items of similar length, at τ = 1 and at the temperature that did best on the validation part.
 
     Attributes:
-        start: the fewest tokens.
-        end: more than the most tokens.
-        items: how many there are.
-        baseline: their score at τ = 1; NaN where it has no meaning for so few.
+        start: the smallest length in tokens.
+        end: the exclusive upper bound of the length in tokens.
+        items: the number of items.
+        baseline: their score at τ = 1; NaN if it is undefined for this number of items.
         best: their score at the other temperature.
         gain: the difference; None for fewer than ten independent items.
     """
@@ -67,22 +67,22 @@ class InBucket:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """All that a sweep found.
+    """Result of a sweep.
 
     Attributes:
-        kind: of the task.
-        measure: of the task.
-        unit: what the items are.
-        seed: of the split and of the bootstrap.
-        validation_items: how many items τ was chosen on.
-        held_out_items: how many items the scores were reported on.
-        held_out_independent: how many independent items those are worth; fewer where they share texts.
+        kind: the kind of the task.
+        measure: the measure of the task.
+        unit: the plural noun for the items.
+        seed: the seed of the split and of the bootstrap.
+        validation_items: the number of items that τ was chosen on.
+        held_out_items: the number of items that the scores were reported on.
+        held_out_independent: the effective number of independent held-out items; lower where they share texts.
         scored: every candidate; the first is τ = 1.
         best: the candidate that did best on the validation part.
         by_length: the held-out items by length.
-        truncated: texts that were cut.
-        max_seq_length: where.
-        notes: what else whoever reads the scores should know.
+        truncated: the numbers of truncated texts.
+        max_seq_length: the length in tokens at which texts were truncated.
+        notes: other facts that a reader of the scores should know.
     """
 
     kind: str
@@ -101,12 +101,12 @@ class SweepResult:
 
     @property
     def baseline(self) -> Scored:
-        """τ = 1."""
+        """Return the scores of τ = 1."""
         return self.scored[0]
 
     @property
     def chosen(self) -> Candidate:
-        """What to use: the best on the validation part if it gains beyond noise on the held-out part, else τ = 1."""
+        """Return the best candidate on validation if it gains beyond noise on the held-out part, else τ = 1."""
         return self.best.candidate if self.best.gain.verdict > 0 else BASELINE
 
 
@@ -123,15 +123,15 @@ def sweep(
 
     Args:
         embedder: an embedding model; its own temperature does not matter.
-        task: what it is to be good at.
-        candidates: from `grid`; None for the default grid. τ = 1 is tried in any case.
-        seed: of the split, and of the bootstrap.
-        report: is told, in words, how far it is.
-        show_progress_bar: a bar for each embedding.
+        task: the task to choose a temperature for.
+        candidates: from `grid`; None for the default grid. τ = 1 is always tried.
+        seed: the seed of the split and of the bootstrap.
+        report: called with progress messages.
+        show_progress_bar: whether to show a bar for each embedding.
 
     Raises:
         InputError: the task cannot be split, or a candidate does not fit the task or the model.
-        MissingExtraError: a package that measures is not installed.
+        MissingExtraError: a package that computes the measure is not installed.
     """
     candidates = with_baseline(grid() if candidates is None else candidates)
     check_sides(task, candidates)
@@ -166,12 +166,12 @@ def sweep(
 
 @dataclass(frozen=True)
 class Compared:
-    """What a named temperature scores.
+    """Score of a named temperature.
 
     Attributes:
-        temperature: it.
-        score: on the part.
-        gain: against τ = 1, on the same part.
+        temperature: the temperature.
+        score: its score on the part.
+        gain: its gain over τ = 1 on the same part.
     """
 
     temperature: Temperature
@@ -189,19 +189,20 @@ def compare(
     report: Callable[[str], object] = lambda message: None,
     show_progress_bar: bool = False,
 ) -> dict[str, Compared]:
-    """Score temperatures that were chosen or learnt beforehand, each with a paired interval against τ = 1.
+    """Score temperatures that were chosen or learned beforehand, each with a paired interval against τ = 1.
 
     Args:
-        embedder: as for `sweep`.
-        task: as for `sweep`.
-        temperatures: anything that `tsjax.Temperature.of` takes, by name.
+        embedder: see `sweep`.
+        task: see `sweep`.
+        temperatures: values that `tsjax.Temperature.of` accepts, by name.
         part: ``held-out``, ``validation`` or ``all``; the split is that of `sweep` with the same seed.
-        seed: of the split, and of the bootstrap.
-        report: as for `sweep`.
-        show_progress_bar: as for `sweep`.
+        seed: the seed of the split and of the bootstrap.
+        report: see `sweep`.
+        show_progress_bar: see `sweep`.
 
     Raises:
-        InputError: as for `sweep`; an unknown part, or all of a task whose parts are apart, as a clustering's are.
+        InputError: see `sweep`; also if the part is unknown, or is ``all`` for a task whose parts are apart, such as a
+            clustering.
     """
     split = task.split(seed)
     items = split.part(part)
@@ -220,7 +221,7 @@ def compare(
 
 
 def with_baseline(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates with τ = 1 as the first."""
+    """Return the candidates with τ = 1 as the first."""
     return (BASELINE, *(one for one in candidates if one.temperature != BASELINE.temperature))
 
 
@@ -231,12 +232,12 @@ def check_sides(task: Task, candidates: Sequence[Candidate]) -> None:
 
 
 def choose(candidates: Sequence[Candidate], validation: Sequence[float]) -> int:
-    """The place of the candidate with the highest score on the validation part, all that a choice may see.
+    """Return the index of the candidate with the highest validation score, the only data that a choice may use.
 
-    Of those that score the same, the one nearest to τ = 1 is chosen, which changes the model least.
+    Among equal scores, the candidate nearest to τ = 1 is chosen, which changes the model least.
 
     Raises:
-        InputError: a score is no number, so that nothing can be compared with it.
+        InputError: a score is not finite, so it cannot be compared.
     """
     for candidate, value in zip(candidates, validation, strict=True):
         if not math.isfinite(value):
@@ -252,7 +253,7 @@ def choose(candidates: Sequence[Candidate], validation: Sequence[float]) -> int:
 def _outcomes(
     embedding: Embedding, task: Task, split: Split, embedder: Encoder, temperatures: Sequence[Temperature]
 ) -> list[Outcome]:
-    """What each temperature gives, in the order of the temperatures."""
+    """Return the outcome of each temperature, in the order of the temperatures."""
     found: dict[int, Outcome] = {}
     for place, vectors in embedding.pairs(temperatures):
         found[place] = task.outcome(vectors, split, embedder)

@@ -1,4 +1,4 @@
-"""What follows from a sweep, in a sentence."""
+"""Conclusion of a sweep in one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def verdict(result: SweepResult) -> str:
-    """Which temperature to use, with the gain that says so."""
+    """Return a sentence that names the temperature to use and the gain that supports it."""
     best, measure, unit = result.best, result.measure, result.unit
     if best is result.baseline:
         return f"no other temperature does better than τ = 1 on the validation {unit}; leave τ = 1"

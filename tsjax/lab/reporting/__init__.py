@@ -1,1 +1,1 @@
-"""What the lab's reports share: its optional packages, figures, tables."""
+"""Shared parts of the lab's reports: optional packages, figures and tables."""

@@ -1,4 +1,4 @@
-"""Figures of one look, made without pyplot, so that nobody's settings or windows are touched."""
+"""Matplotlib figures in one style, made without pyplot so that the user's settings and windows are not touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Okabe and Ito's colours, which people of every colour vision tell apart; markers differ as well, for print in black.
+# Okabe and Ito's colours are distinct for every type of colour vision. Markers differ too, for print in black.
 BLACK, VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY = (
     "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 )  # fmt: skip
@@ -33,30 +33,30 @@ _STYLE: dict[str, Any] = {
 
 
 def marker(place: int) -> str:
-    """That of the line in this place, from 0; after seven they come again."""
+    """Return the marker of the line at a position, counted from 0; the seven markers repeat."""
     return _MARKERS[place % len(_MARKERS)]
 
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Within it matplotlib has this look, whatever its user has set.
+    """Apply this style to matplotlib within the context, whatever the user has set.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     matplotlib = require_optional("matplotlib", extra="lab")
     settings = {**matplotlib.rcParamsDefault, **_STYLE}
-    del settings["backend"]  # setting it would change the user's
+    del settings["backend"]  # setting it would change the user's backend
     with matplotlib.rc_context(settings):
         yield
 
 
 def blank(size: tuple[float, float]) -> Any:
-    """An empty figure; size in inches."""
+    """Return an empty figure; size is in inches."""
     return require_optional("matplotlib.figure", extra="lab").Figure(figsize=size, layout="constrained")
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write a PNG of this look, with nothing in it that tells one machine's from another's."""
+    """Write a figure as a PNG in this style, without metadata that differs between machines."""
     with style():
         figure.savefig(file, format="png", dpi=200, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Tables as CSV."""
+"""CSV tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of the same keys, at least one, under a line of their names; None is an empty cell."""
+    """Return rows as CSV under a header line of their keys; None becomes an empty cell.
+
+    All rows have the same keys, and there is at least one row.
+    """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()

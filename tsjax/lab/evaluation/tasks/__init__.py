@@ -1,4 +1,4 @@
-"""What a model's vectors are tried on, a file a task: retrieval, STS, classification, clustering."""
+"""Tasks to evaluate a model's vectors on, one in each file: retrieval, STS, classification, clustering."""
 
 from tsjax.lab.evaluation.tasks.classification import Classification
 from tsjax.lab.evaluation.tasks.clustering import Clustering

@@ -1,4 +1,4 @@
-"""Classification: how well a logistic regression on few vectors of each label tells the labels of others."""
+"""Classification task: predict labels by a logistic regression trained on a few vectors of each label."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classification(Labelled):
-    """Texts with labels, told apart by a logistic regression on their vectors, as MTEB does it (arXiv:2210.07316).
+    """Texts with labels, classified by a logistic regression on their vectors as in MTEB (arXiv:2210.07316).
 
     Attributes:
         measure: accuracy, or macro-F1 (the mean of the labels' F1), of scikit-learn.
-        samples_per_label: different training texts of each label in a run; all there are, if fewer.
-        experiments: runs, each with a training sample of its own; the score is their mean.
+        samples_per_label: the number of distinct training texts of each label in a run; all of them if there are fewer.
+        experiments: the number of runs, each with its own training sample; the score is their mean.
     """
 
     measure: str = "accuracy"
@@ -42,11 +42,11 @@ class Classification(Labelled):
         object.__setattr__(self, "measure", chosen_measure(self.measure, ("accuracy", "macro-F1"), self.kind))
 
     def split(self, seed: int) -> Split:
-        """Thirds by label: training, validation, held-out."""
+        """Split the texts in thirds by label: training, validation, held-out."""
         return by_label(self.labels, seed=seed, with_training=True, texts=self.texts)
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Outcome:
-        """Which texts each run's classifier gets right; it has seen none of them."""
+        """Return the predictions of each run's classifier, which has not been trained on any of the scored texts."""
         del embedder  # a classifier, not a similarity, compares the vectors
         linear_model = require_optional("sklearn.linear_model", extra="lab")
         metrics = require_optional("sklearn.metrics", extra="lab")
@@ -54,8 +54,8 @@ class Classification(Labelled):
         threads = require_optional("threadpoolctl", extra="lab")
         asked = split.part("all")
         predicted = np.full((self.experiments, self.items), -1)
-        with warnings.catch_warnings(), threads.threadpool_limits(1):  # as for clustering
-            # As many steps as MTEB takes, whether or not they suffice.
+        with warnings.catch_warnings(), threads.threadpool_limits(1):  # see Clustering.outcome
+            # MTEB takes the same number of steps, whether or not they suffice.
             warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
             for run in range(self.experiments):
                 sample = self._sample(split.training, run)
@@ -66,13 +66,13 @@ class Classification(Labelled):
             return Means((predicted == self.codes).astype(np.float64), self.drawn)
 
         def macro_f1(wanted: NDArray[np.intp], found: NDArray[np.intp]) -> float:
-            # A label that is neither there nor predicted has no F1; scikit-learn leaves it out.
+            # A label that is neither present nor predicted has no F1. scikit-learn leaves it out.
             return float(metrics.f1_score(wanted, found, average="macro", zero_division=0))
 
         return Labels(self.codes, predicted, macro_f1, texts=self.drawn)
 
     def _sample(self, training: NDArray[np.intp], run: int) -> NDArray[np.intp]:
-        """Return some different training texts of each label, the same ones for every candidate."""
+        """Return some distinct training texts of each label, the same ones for every candidate."""
         order = np.random.default_rng(run).permutation(training)
         chosen = []
         for label in np.unique(self.codes):

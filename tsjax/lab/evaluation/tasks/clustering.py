@@ -1,4 +1,4 @@
-"""Clustering: does k-means on the vectors find the groups that the labels name?"""
+"""Clustering task: recover the groups that the labels name by k-means on the vectors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 class Clustering(Labelled):
     """Texts with labels, grouped by mini-batch k-means into as many clusters as there are labels.
 
-    k-means and V-measure are those of MTEB (arXiv:2210.07316). MTEB repeats them on random subsets; here each run has
-    another start of k-means on the whole part, so that an interval can be had from the texts, and scores by length.
+    k-means and V-measure are those of MTEB (arXiv:2210.07316). MTEB repeats them on random subsets. Here each run has
+    another start of k-means on the complete part, which allows an interval over the texts, and scores by length.
 
     Attributes:
         measure: V-measure, of scikit-learn.
-        experiments: runs, each with a start of its own; the score is their mean.
+        experiments: the number of runs, each with its own start; the score is their mean.
     """
 
     measure: str = "V-measure"
@@ -43,20 +43,20 @@ class Clustering(Labelled):
         object.__setattr__(self, "measure", chosen_measure(self.measure, ("V-measure",), self.kind))
 
     def split(self, seed: int) -> Split:
-        """Halves by label, each of them clustered by itself."""
+        """Split the texts in halves by label; each half is clustered separately."""
         return dataclasses.replace(by_label(self.labels, seed=seed, with_training=False, texts=self.texts), apart=True)
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Labels:
-        """The cluster of each text, the two parts clustered each by itself."""
+        """Return the cluster of each text; the two parts are clustered separately."""
         del embedder  # k-means, not a similarity, compares the vectors
         cluster = require_optional("sklearn.cluster", extra="lab")
         metrics = require_optional("sklearn.metrics", extra="lab")
         exceptions = require_optional("sklearn.exceptions", extra="lab")
         threads = require_optional("threadpoolctl", extra="lab")
         predicted = np.full((self.experiments, self.items), -1)
-        # On few texts, threads that wait for each other take a hundred times as long as one thread does alone.
+        # On few texts, threads that wait for each other are a hundred times slower than a single thread.
         with warnings.catch_warnings(), threads.threadpool_limits(1):
-            # Fewer different vectors than clusters: then there are fewer clusters.
+            # With fewer distinct vectors than clusters, there are fewer clusters.
             warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
             for run, part in itertools.product(range(self.experiments), (split.validation, split.held_out)):
                 labels = len(np.unique(self.codes[part]))

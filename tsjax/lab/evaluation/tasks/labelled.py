@@ -1,4 +1,4 @@
-"""What tasks of texts with labels share."""
+"""Shared base of the tasks on texts with labels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Labelled:
 
     Attributes:
         documents: the texts.
-        labels: one for each; copies of a text may have different ones.
+        labels: the label of each text; copies of a text may have different labels.
 
     Raises:
-        InputError: no texts, not one label for each, all the same label, or labels that differ only in white space or
-            in how Unicode writes the same characters.
+        InputError: there are no texts, the numbers of texts and labels differ, all labels are the same, or labels
+            differ only in white space or in how Unicode writes the same characters.
     """
 
     documents: tuple[str, ...]
@@ -65,7 +65,7 @@ class Labelled:
 
     @cached_property
     def sharing(self) -> tuple[str, ...]:
-        """How many texts are copies, and how many have several labels."""
+        """Return sentences with the number of copies and the number of texts with several labels."""
         copies = int(repeats(self.texts).sum())
         labels = Counter(text for text, _ in set(zip(self.texts.tolist(), self.labels, strict=True)))
         several = sum(count > 1 for count in labels.values())
@@ -81,12 +81,12 @@ class Labelled:
 
     @cached_property
     def texts(self) -> Int[np.ndarray, " items"]:
-        """The number of each item's text, the same for copies."""
+        """Return the number of each item's text, the same for copies."""
         return groups([same_text(text)] for text in self.documents)
 
     @property
     def drawn(self) -> Int[np.ndarray, "items 1"] | None:
-        """The texts that an interval draws in place of items; None if no text is there twice."""
+        """Return the texts that an interval draws in place of items; None if no text is repeated."""
         return self.texts[:, None] if repeats(self.texts).any() else None
 
     @property
@@ -99,10 +99,10 @@ class Labelled:
 
     @cached_property
     def codes(self) -> Int[np.ndarray, " items"]:
-        """The labels as numbers from 0, in alphabetical order."""
+        """Return the labels as numbers from 0, in alphabetical order."""
         number = {label: place for place, label in enumerate(sorted(set(self.labels)))}
         return np.array([number[label] for label in self.labels])
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
-        """Tokens of each text."""
+        """Return the number of tokens of each text."""
         return np.asarray(count(self.documents), np.float64)

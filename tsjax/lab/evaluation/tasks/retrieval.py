@@ -1,4 +1,4 @@
-"""Retrieval: for each query, the documents by similarity, and how high the relevant ones stand."""
+"""Retrieval task: rank the documents for each query by similarity and score the ranks of the relevant ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tsjax.lab.evaluation.tasks.task import CountTokens, Encoder, Vectors
 
-# By the names that people use; ir-measures has them under the second.
+# Common names of the measures, and the names that ir-measures has for them.
 _MEASURES = {
     "mrr": "RR",
     "rr": "RR",
@@ -39,25 +39,25 @@ _SHOWN = {"RR": "MRR", "AP": "MAP"}
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Queries, documents, and which document is relevant to which query.
+    """Queries, documents, and the relevant documents of each query.
 
-    Equal texts are one text. Documents of exactly the same text are searched as one, which is relevant where any of
+    Equal texts are one text. Documents with exactly the same text are searched as one, which is relevant where any of
     them is, with the highest grade. Queries that have the same text (see `tsjax.lab.evaluation.copies.same_text`), or
     share a relevant one, directly or through other queries, are in one part of every split and are drawn together in
-    every interval; where nearly all hang together in this way, only those of the same text are.
+    every interval. Where nearly all queries are connected in this way, only those with the same text are kept together.
 
     Attributes:
-        documents: the corpus; all of it is searched, for every query.
-        queries: one or more relevant documents each.
+        documents: the corpus; all of it is searched for every query.
+        queries: the queries, each with one or more relevant documents.
         relevant: for each query, the grade of each relevant document by its place in ``documents``, at least 1.
         measure: MRR@k, nDCG@k, R@k, P@k, MAP@k or Success@k, as ir-measures defines them (RR, nDCG, R, P, AP, Success).
-        notes: what whoever reads the scores should know of the data.
-        itself: for each query, the place of the document that it is, which is not searched for it unless it is
-            relevant, or -1; empty for none. BEIR's own evaluation leaves these out, too.
+        notes: facts about the data that a reader of the scores should know.
+        itself: for each query, the place of the document that is the query itself, or -1; empty if no query has one.
+            That document is not searched for the query unless it is relevant. BEIR's own evaluation does the same.
 
     Raises:
-        InputError: fewer than two different documents, a query without text or without a relevant document, or an
-            unknown measure.
+        InputError: there are fewer than two distinct documents, a query lacks text or a relevant document, or the
+            measure is unknown.
     """
 
     documents: tuple[str, ...]
@@ -98,14 +98,15 @@ class Retrieval:
         return len(self.queries)
 
     def split(self, seed: int) -> Split:
-        """Halves of the queries, those that share texts together; each is tried on the whole corpus."""
+        """Split the queries in halves that share no texts; each half is scored on the complete corpus."""
         return split_groups_in_half(self._groups, seed=seed, min_items=2, item_name="different queries")
 
     @functools.cached_property
     def shared_texts(self) -> tuple[frozenset[str], ...]:
-        """Of each query, the texts by `same_text` that no other part may have: its own, and those relevant to it.
+        """Return the keys, by `same_text`, of each query's texts that no other part may have.
 
-        Its own alone, where queries share relevant texts so much that they make no two parts.
+        These are the query and its relevant documents. They are the query alone where queries share relevant texts so
+        much that they cannot be split in two parts.
         """
         queries = [frozenset([same_text(query)]) for query in self.queries]
         # A document may be relevant to many queries.
@@ -121,7 +122,7 @@ class Retrieval:
 
     @functools.cached_property
     def sharing(self) -> tuple[str, ...]:
-        """How many documents and queries are copies, and how many share texts."""
+        """Return sentences with the numbers of copied documents and queries, and of queries that share texts."""
         said = []
         if copies := len(self.documents) - len(set(self.documents)):
             said.append(
@@ -141,13 +142,13 @@ class Retrieval:
 
     @functools.cached_property
     def _first(self) -> Int[np.ndarray, " documents"]:
-        """Of each document, the first of exactly the same text."""
+        """Return, for each document, the index of the first document with exactly the same text."""
         first: dict[str, int] = {}
         return np.array([first.setdefault(text, place) for place, text in enumerate(self.documents)])
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Means:
-        """The measure of every query."""
-        del split  # nothing is learnt, so every query can be ranked
+        """Return the measure of every query."""
+        del split  # nothing is learned, so every query can be ranked
         name, cutoff = _parsed(self.measure)
         different = np.unique(self._first)
         documents = vectors.documents if len(different) == len(self._first) else vectors.documents[different]
@@ -161,8 +162,8 @@ class Retrieval:
             if itself >= 0 and (first := int(self._first[itself])) in row and str(first) not in own:
                 row.remove(first)
         measures = require_optional("ir_measures", extra="lab")
-        # Ranks in place of similarities, so that the order is ours also where similarities are equal: the evaluator
-        # would order those by the documents' names.
+        # Ranks replace similarities so that tsjax's order holds among equal similarities too. The evaluator would order
+        # those by the documents' names.
         run = {
             str(query): {str(document): float(-rank) for rank, document in enumerate(row[:cutoff])}
             for query, row in enumerate(ranked)
@@ -173,7 +174,10 @@ class Retrieval:
         return Means(values, self._groups[:, None] if repeats(self._groups).any() else None)
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
-        """Tokens of the relevant document; the mean of those with the highest grade, where there are several."""
+        """Return the number of tokens of each query's relevant document.
+
+        With several relevant documents it is the mean of those with the highest grade.
+        """
         places = sorted({place for grades in self.relevant for place in grades})
         tokens = dict(zip(places, count([self.documents[place] for place in places]), strict=True))
         highest = [max(grades.values()) for grades in self.relevant]
@@ -187,7 +191,7 @@ class Retrieval:
 
 
 def _parsed(measure: object) -> tuple[str, int]:
-    """ir-measures' name and the cutoff of a measure."""
+    """Return the name that ir-measures has for a measure, and the cutoff."""
     match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,4})", measure.lower()) if isinstance(measure, str) else None
     if match is None or match[1] not in _MEASURES:
         raise InputError(

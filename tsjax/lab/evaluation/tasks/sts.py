@@ -1,4 +1,4 @@
-"""Semantic textual similarity: do the similarities of pairs of texts follow people's judgements?"""
+"""Semantic textual similarity task: correlate the similarities of pairs of texts with people's judgements."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
     from tsjax.lab.evaluation.tasks.task import CountTokens, Encoder, Vectors
 
-_LEAST = 5  # pairs in a part: resampled, fewer are too often all the same
+_LEAST = 5  # pairs in a part; resamples of fewer pairs are too often all the same
 
 
 @dataclass(frozen=True)
 class STS:
-    """Pairs of texts and how alike people find them.
+    """Pairs of texts with people's judgements of their similarity.
 
     Equal texts (see `tsjax.lab.evaluation.copies.same_text`) are one text, and no text is in both parts of a split.
     Pairs that share texts, directly or through other pairs, are in one part and are drawn together in every interval.
-    Where nearly all pairs hang together in this way, as all pairs of some texts do, the texts are split in halves
-    instead, pairs with a text in either half are in no part, and intervals are drawn from texts.
+    Where nearly all pairs are connected in this way, as all pairs of a set of texts are, the texts are split in halves
+    instead. Pairs with a text in either half are then in no part, and intervals are drawn from texts.
 
     Attributes:
         pairs: two texts each.
-        scores: people's judgement of each pair, on any scale; more is more alike.
+        scores: people's judgement of each pair, on any scale; higher is more similar.
         measure: Spearman or Pearson, correlations as scipy computes them.
 
     Raises:
-        InputError: scores that are not finite or all the same, or not one for each pair.
+        InputError: scores are not finite or are all the same, or the numbers of pairs and scores differ.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -62,7 +62,7 @@ class STS:
 
     @cached_property
     def documents(self) -> tuple[str, ...]:
-        """Each text once, however many pairs it is in."""
+        """Return each text once, even if it is in several pairs."""
         return tuple(dict.fromkeys(text for pair in self.pairs for text in pair))
 
     @property
@@ -79,7 +79,7 @@ class STS:
 
     @cached_property
     def sharing(self) -> tuple[str, ...]:
-        """Whether pairs share texts, and what follows."""
+        """Return sentences on texts that pairs share, and on the effect on the split and the intervals."""
         made = f"{1 + self._texts.max():,} different texts make up the {self.items:,} pairs"
         if entangled(self._groups):
             return (
@@ -96,7 +96,7 @@ class STS:
 
     @cached_property
     def _texts(self) -> Int[np.ndarray, "items 2"]:
-        """The numbers of each pair's texts."""
+        """Return the numbers of each pair's texts."""
         keys = {text: same_text(text) for text in self.documents}
         number = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
         return np.array([[number[keys[text]] for text in pair] for pair in self.pairs])
@@ -106,10 +106,10 @@ class STS:
         return groups([str(text) for text in pair] for pair in self._texts.tolist())
 
     def split(self, seed: int) -> Split:
-        """Halves of the pairs that share no text.
+        """Split the pairs in halves that share no text.
 
         Raises:
-            InputError: there are too few, or all scores in one half are the same.
+            InputError: there are too few pairs, or all scores in one half are the same.
         """
         if entangled(self._groups):
             split = self._split_texts(seed)
@@ -124,7 +124,7 @@ class STS:
         return split
 
     def _split_texts(self, seed: int) -> Split:
-        """Pairs of texts of either half, and those between the halves."""
+        """Split the texts in halves; return the pairs within each half and those between the halves."""
         of_texts = split_in_half(1 + self._texts.max(), seed=seed, min_items=1, item_name="different texts")
         inside = np.isin(self._texts, of_texts.held_out).sum(axis=1)
         parts = [np.flatnonzero(inside == count) for count in (0, 2, 1)]
@@ -138,8 +138,8 @@ class STS:
         return Split(parts[0], parts[1], of_texts.training, between=parts[2])
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Correlation:
-        """The similarity of every pair, beside people's."""
-        del split  # nothing is learnt
+        """Return the similarity of every pair, with people's judgement."""
+        del split  # nothing is learned
         places = {text: place for place, text in enumerate(self.documents)}
         left, right = (vectors.documents[[places[pair[side]] for pair in self.pairs]] for side in (0, 1))
         predicted = np.asarray(embedder.similarity_pairwise(left, right), np.float64)
@@ -152,6 +152,6 @@ class STS:
         return Correlation(predicted, wanted, ranked=self.measure == "Spearman", texts=texts)
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
-        """Tokens of the longer text of each pair."""
+        """Return the number of tokens of the longer text of each pair."""
         tokens = dict(zip(self.documents, count(self.documents), strict=True))
         return np.array([max(tokens[left], tokens[right]) for left, right in self.pairs], np.float64)

@@ -1,4 +1,4 @@
-"""What every task has, and what it asks of an embedder."""
+"""Protocols of a task and of the embedder that it requires."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """What is asked of an embedder: a `tsjax.Embedder`, a `tsjax.RoutedEmbedder`, or something alike."""
+    """Interface that a task requires of an embedder, such as `tsjax.Embedder` or `tsjax.RoutedEmbedder`."""
 
     @property
     def encode(self) -> Callable[..., Any]: ...
@@ -44,11 +44,11 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Vectors:
-    """What an embedder made of a task's texts.
+    """Vectors of a task's texts.
 
     Attributes:
         documents: float32 (documents, D).
-        queries: float32 (queries, D); of no rows where the task has one kind of text only.
+        queries: float32 (queries, D); without rows if the task has only one kind of text.
     """
 
     documents: Float[np.ndarray, "C D"]
@@ -56,55 +56,55 @@ class Vectors:
 
 
 class Task(Protocol):
-    """Texts, and how well vectors of them serve a purpose."""
+    """Texts, with a measure of the quality of their vectors for a purpose."""
 
     @property
     def kind(self) -> str:
-        """What kind of task it is, such as ``retrieval``."""
+        """Return the kind of the task, such as ``retrieval``."""
 
     @property
     def measure(self) -> str:
-        """What is measured, such as ``MRR@10``; more is better."""
+        """Return the name of the measure, such as ``MRR@10``; higher is better."""
 
     @property
     def unit(self) -> str:
-        """What its items are, such as ``questions``."""
+        """Return the plural noun for the items, such as ``questions``."""
 
     @property
     def items(self) -> int:
-        """How many items it has."""
+        """Return the number of items."""
 
     @property
     def documents(self) -> Sequence[str]:
-        """The texts to embed, as documents where there are queries."""
+        """Return the texts to embed; they are embedded as documents where there are queries."""
 
     @property
     def queries(self) -> Sequence[str]:
-        """The texts to embed as queries; none where the task has one kind of text."""
+        """Return the texts to embed as queries; empty where the task has one kind of text."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What whoever reads the scores should know of the data, in sentences."""
+        """Return sentences about the data that a reader of the scores should know."""
 
     @property
     def sharing(self) -> Sequence[str]:
-        """Which items share texts, and what follows for the split and the interval, in sentences."""
+        """Return sentences on the items that share texts, and on the effect on the split and the interval."""
 
     def split(self, seed: int) -> Split:
-        """The items in parts."""
+        """Split the items in parts."""
 
     def outcome(self, vectors: Vectors, split: Split, embedder: Encoder) -> Outcome:
-        """What the vectors give for every item of the validation and held-out parts."""
+        """Return the outcome of the vectors for every item of the validation and held-out parts."""
 
     def lengths(self, count: CountTokens) -> Float[np.ndarray, " items"]:
-        """How long the text is that matters for each item, in tokens."""
+        """Return the number of tokens of the relevant text of each item."""
 
 
 def chosen_measure(asked: str, known: Iterable[str], task: str) -> str:
-    """The measure under its proper name, whatever case and punctuation it was asked for in.
+    """Return the proper name of a measure; the case and punctuation of the requested name do not matter.
 
     Raises:
-        InputError: the task has no such measure.
+        InputError: the task does not have the measure.
     """
     known = list(known)
     by_letters = {_letters(name): name for name in known}
