@@ -1,1 +1,1 @@
-"""Learning: temperatures, and by choice weights, from pairs of a query and a text that answers it."""
+"""Learning of temperatures, and optionally of weights, from pairs of a query and a text that answers it."""

@@ -1,4 +1,4 @@
-"""What was learned beside what could be had without: no temperature, the best single one, the best law of length."""
+"""Comparison of learned temperatures with alternatives: no temperature, the best scalar, the best law of length."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One way of choosing temperatures, on one corpus.
+    """Result of one way of choosing temperatures on one corpus.
 
     Attributes:
-        corpus: its name.
-        seen: whether it was learned from; then its held-out queries count, else all.
-        queries: how many.
+        corpus: the name of the corpus.
+        seen: whether it was learned from; its held-out queries are then scored, otherwise all queries.
+        queries: the number of scored queries.
         name: none, best scalar, best law, or learned.
-        temperature: in words.
-        score: 0 to 1.
-        gain: against none.
-        over_scalar: of what was learned, the gain against the best scalar; else None.
+        temperature: the temperature as text.
+        score: the score, 0 to 1.
+        gain: the gain over none.
+        over_scalar: for the learned temperature, the gain over the best scalar; else None.
     """
 
     corpus: str
@@ -59,20 +59,20 @@ def compare_learned(
     report: Callable[[str], object] = lambda message: None,
     show_progress_bar: bool = False,
 ) -> list[ComparisonRow]:
-    """Score what was learned on queries that nothing saw.
+    """Score the learned model on queries that were used neither for learning nor for any choice.
 
-    The best scalar and the best law are those with the highest mean score over the queries that learning had, too
-    (those that validated included); on corpora that were not learned from, the same ones are used.
+    The best scalar and the best law are those with the highest mean score over the queries that learning had, the
+    validation queries included. The same ones are used on corpora that were not learned from.
 
     Args:
-        embedder: the model before.
-        learned: the model after, with its temperature.
-        corpora: those that were learned from; their held-out halves are scored.
-        unseen: others, scored whole.
+        embedder: the model before learning.
+        learned: the model after learning, with its temperature.
+        corpora: the corpora that were learned from; their held-out halves are scored.
+        unseen: other corpora, scored on all queries.
         candidates: scalars and laws to choose from; see `tsjax.lab.evaluation.grid`.
-        seed: of the splits, that of `Corpus.split`; and of the intervals.
-        report: is told, in words, how far it is.
-        show_progress_bar: a bar for each embedding.
+        seed: the seed of the splits, which must be that of `Corpus.split`, and of the intervals.
+        report: called with progress messages.
+        show_progress_bar: whether to show a bar for each embedding.
     """
     candidates = with_baseline(candidates)
 

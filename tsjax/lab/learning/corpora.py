@@ -1,4 +1,4 @@
-"""Corpora to learn from: read from files, and cut into what is learned from, what validates, and what is held out."""
+"""Corpora to learn from, read from files and split into training, validation and held-out pairs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Queries and texts, as a task to be scored on and as pairs to learn from.
+    """Queries and texts, as a task to score on and as pairs to learn from.
 
     Attributes:
-        name: for people to read.
-        task: all of it.
-        negatives: hard negatives of a query, by its place in the task.
+        name: the name in reports.
+        task: the retrieval task with all queries and texts.
+        negatives: the hard negatives of each query, by its place in the task.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Corpus:
     negatives: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def half(self, seed: int, scored: Collection[str] = ()) -> NDArray[np.intp]:
-        """Return the places of the queries to learn from: the half that `sweep` chooses τ on, but none of those texts.
+        """Return the indices of the queries to learn from: the half that `sweep` chooses τ on, without scored texts.
 
         Args:
-            seed: of the halves.
-            scored: texts, by `same_text`, that temperatures are to be scored on; see `scored_texts`.
+            seed: the seed of the halves.
+            scored: texts, by `same_text`, that temperatures will be scored on; see `scored_texts`.
 
         Raises:
             InputError: there are too few queries.
         """
-        half = self.task.split(seed).validation  # which checks the seed
+        half = self.task.split(seed).validation  # this checks the seed
         kept = self._without(half, scored)
         if len(kept) < min(2, len(half)):
             raise InputError(
@@ -63,24 +63,24 @@ class Corpus:
         return kept
 
     def _without(self, places: NDArray[np.intp], texts: Collection[str]) -> NDArray[np.intp]:
-        """Return the places of those queries that share no text with the texts."""
+        """Return the indices of those queries that share no text with ``texts``."""
         apart = frozenset(texts).isdisjoint
         return np.array([place for place in places.tolist() if apart(self.task.shared_texts[place])], np.intp)
 
     def split(self, seed: int, validation: float = 0.2, scored: Collection[str] = ()) -> tuple[Pairs, Pairs | None]:
-        """What is learned from and what validates, of the queries of `half`.
+        """Split the queries of `half` into training pairs and validation pairs.
 
-        Those that `sweep` holds out with the same seed are in neither. Queries that share texts, of their own or of
-        what answers them, are all in the same (see `Retrieval`). Hard negatives may be any texts: they are like the
+        Queries that `sweep` holds out with the same seed are in neither. Queries that share texts, among themselves or
+        their answers, are all in the same part (see `Retrieval`). Hard negatives may be any texts: they are like the
         rest of the corpus, all of which is searched for every query.
 
         Args:
-            seed: of the halves, and of what validates.
-            validation: the share of the half that validates, from 0 to below 1; with 0 nothing does.
-            scored: as for `half`.
+            seed: the seed of the halves and of the choice of validation queries.
+            validation: the fraction of the half that validates, from 0 to below 1; with 0 no pairs validate.
+            scored: see `half`.
 
         Raises:
-            InputError: there are too few queries, or there is no such share.
+            InputError: there are too few queries, or the fraction is invalid.
         """
         ((learning, validating),) = split_all([self], seed, validation, scored)
         return learning, validating
@@ -88,7 +88,7 @@ class Corpus:
     def _places(
         self, seed: int, validation: float, scored: Collection[str]
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The queries that are learned from, and those that validate."""
+        """Return the indices of the training queries and those of the validation queries."""
         if not 0 <= validation < 1:
             raise InputError(f"the share that validates is from 0 to below 1, not {validation!r}")
         chosen = np.random.default_rng(seed).permutation(self.half(seed, scored))
@@ -121,10 +121,10 @@ class Corpus:
 
 
 def scored_texts(corpora: Sequence[Corpus], unseen: Sequence[Corpus], seed: int) -> set[str]:
-    """Return the texts, by `same_text`, that `compare_learned` scores on: of the held-out and of all unseen queries.
+    """Return the texts, by `same_text`, that `compare_learned` scores on, from the held-out and all unseen queries.
 
-    They are the queries' own and those that answer them. Corpora may overlap, and what is held out in one must not be
-    learned from in another.
+    They are the queries and their answers. Corpora may overlap, and a text that is held out in one must not be learned
+    from in another.
     """
     held_out = [(corpus, corpus.task.split(seed).held_out.tolist()) for corpus in corpora]
     everything = [(corpus, range(corpus.task.items)) for corpus in unseen]
@@ -136,10 +136,10 @@ def scored_texts(corpora: Sequence[Corpus], unseen: Sequence[Corpus], seed: int)
 def split_all(
     corpora: Sequence[Corpus], seed: int, validation: float, scored: Collection[str]
 ) -> list[tuple[Pairs, Pairs | None]]:
-    """`Corpus.split` of several: what validates in one is not learned from in another, either.
+    """Split several corpora by `Corpus.split`; texts that validate in one are not learned from in another either.
 
     Raises:
-        InputError: as `Corpus.split`; or what validates in the others leaves a corpus with too few to learn from.
+        InputError: see `Corpus.split`; also if the validation texts of the others leave a corpus too few to learn from.
     """
     places = [corpus._places(seed, validation, scored) for corpus in corpora]
     validates = {
@@ -158,18 +158,18 @@ def split_all(
 def read_corpus(
     path: str | os.PathLike[str], *, measure: str = "MRR@10", qrels: str = "test", reading: Reading | None = None
 ) -> Corpus:
-    """A corpus from a folder as BEIR has it, or from a file of pairs.
+    """Read a corpus from a folder in BEIR's layout, or from a file of pairs.
 
     Args:
         path: a folder as `read_retrieval` reads it; or a file with ``query`` (or ``anchor``), ``positive`` and, if
             there are hard negatives, ``negative`` (one text or a list) in each row; JSON lines, one JSON array, CSV,
             TSV, Parquet or Arrow.
         measure: see `Retrieval`.
-        qrels: which file under ``qrels`` of such a folder, without its suffix.
-        reading: how a file is to be read; None goes by its name and its first bytes.
+        qrels: the name of the file under ``qrels`` of such a folder, without its suffix.
+        reading: how to read a file; None infers it from the file's name and first bytes.
 
     Raises:
-        InputError: something is missing or damaged; the sentence says where.
+        InputError: something is missing or damaged; the message says where.
     """
     source = Path(path)
     name = stem(source.name) or str(source)
@@ -197,7 +197,7 @@ def read_corpus(
 
 
 def _negatives(row: TypedRow) -> list[str]:
-    """One text, or several, or none."""
+    """Return the hard negatives of a row, given as one text, a list, or not at all."""
     given = row.cells.get("negative")
     if given is None:
         return []

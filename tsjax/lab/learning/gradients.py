@@ -1,8 +1,9 @@
-"""Vectors and their gradients, chunk by chunk: a batch of any size in the memory of one chunk, on a processor of two.
+"""Vectors and their gradients computed in chunks: a batch of any size in the memory of one chunk, or of two on a CPU.
 
-The loss needs the vectors of all texts of a batch at once, the network does not. So the vectors are computed first,
-without what a gradient needs; then the loss and its gradient with respect to them; then chunk by chunk again the
-gradient of what learns. The sum is the batch's gradient but for rounding (GradCache, Gao et al., arXiv:2101.06983).
+The loss needs the vectors of all texts of a batch at once, but the network does not. Therefore three passes follow each
+other. The first computes the vectors without the intermediate values of a gradient. The second computes the loss and
+its gradient with respect to the vectors. The third computes, again in chunks, the gradient of the learned parameters.
+The sum is the gradient of the batch up to rounding (GradCache, Gao et al., arXiv:2101.06983).
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ if TYPE_CHECKING:
     from tsjax.lab.learning.recipe import Recipe
     from tsjax.text.tokenizer import Tokenized
 
-# Tokens of a chunk on each device: what a gradient needs of them takes some kilobytes a token and layer.
+# Tokens of a chunk on each device. A gradient takes some kilobytes for each token and layer.
 _CHUNK = {"cpu": 2048}
 _CHUNK_ACCELERATOR = 16384
 
-# Chunks at once. XLA leaves a processor's cores idle between operations; an accelerator takes work ahead by itself.
+# Chunks computed at once. XLA leaves CPU cores idle between operations; an accelerator queues work ahead itself.
 _AT_ONCE = {"cpu": 2}
 
-# Longer texts' scores, kept for the gradient, would take the most of the memory.
+# For texts longer than this, the attention scores kept for the gradient would take most of the memory.
 _LONG = 1024
 
 
 class Texts(NamedTuple):
-    """Texts of one kind, as the network takes them.
+    """Texts of one role, tokenized for the network.
 
     Attributes:
-        tokenized: their tokens.
-        prompt_length: leading tokens that pooling leaves out.
-        tempered: whether the temperatures that learn are theirs; otherwise theirs is 1.
+        tokenized: the tokens of the texts.
+        prompt_length: the number of leading tokens that pooling leaves out.
+        tempered: whether the learned temperatures apply to these texts; otherwise their temperature is 1.
     """
 
     tokenized: Tokenized
@@ -64,7 +65,7 @@ class Texts(NamedTuple):
     tempered: bool
 
     def of(self, chosen: Sequence[int] | NDArray[np.intp]) -> Texts:
-        """Some of them."""
+        """Return the texts with the chosen indices."""
         ids = [self.tokenized.ids[i] for i in chosen]
         tokenized = self.tokenized._replace(
             ids=ids, lengths=self.tokenized.lengths[chosen], truncated=self.tokenized.truncated[chosen]
@@ -81,16 +82,16 @@ class _Chunk(NamedTuple):
 
 
 class Network:
-    """A network whose vectors and gradients are computed chunk by chunk on all its devices.
+    """Network whose vectors and gradients are computed in chunks on all its devices.
 
     Args:
         config: the architecture.
-        weights: float32; those that do not learn, or None where all do.
-        recipe: what learns, and how.
-        pad_token_id: id that fills up a chunk.
-        max_length: the longest text.
-        devices: each takes its share of a chunk's rows.
-        dtype: what the encoder computes in.
+        weights: float32 weights that are not learned, or None if all weights are learned.
+        recipe: the choices of the run.
+        pad_token_id: the id that fills a chunk.
+        max_length: the length of the longest text in tokens.
+        devices: the devices, each of which takes its share of a chunk's rows.
+        dtype: the dtype that the encoder computes in.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Network:
         on_cpu = devices[0].platform == "cpu"
         self._at_once = _AT_ONCE.get(devices[0].platform, 1) if len(devices) == 1 else 1
         self._compiling, self._compiled = threading.Lock(), set[Any]()
-        # The fastest that needs no gradient, and the fastest that has one.
+        # The fastest kernel without a gradient, and the fastest one that has a gradient.
         self._kernels: dict[Any, Kernel] = (
             {_embed: "windows", _pull: "mapped"}
             if on_cpu
@@ -121,19 +122,22 @@ class Network:
         self._frozen = None if weights is None else self.place(weights)
 
     def place(self, tree: Any) -> Any:
-        """Arrays, whole on every device."""
+        """Place arrays on the devices, with a full copy on each."""
         return jax.device_put(tree, self._whole)
 
     def embed(self, learned: Learned, texts: Texts) -> NDArray[np.float32]:
-        """The vector of each text, not normalised unless the model does so: float32 (texts, E)."""
+        """Return the vector of each text: float32 (texts, E); not normalised unless the model does so."""
         vectors = np.empty((len(texts.tokenized.ids), self._config.embedding_dimension), np.float32)
         started = list(self._computed(lambda chunk: self._start(_embed, learned, chunk, texts), texts))
-        for chunk, output in started:  # fetched once all is on its way
+        for chunk, output in started:  # fetched only after all chunks have been started
             vectors[chunk.texts] = np.asarray(output)[: len(chunk.texts)]
         return vectors
 
     def pull(self, learned: Learned, texts: Texts, cotangents: NDArray[np.float32]) -> Learned | None:
-        """The gradient of what learns, from that of the vectors, (texts, E); None where nothing learns from them."""
+        """Return the gradient of the learned parameters from that of the vectors, (texts, E).
+
+        The result is None if nothing is learned from these texts.
+        """
         if not texts.tempered and "weights" not in learned:
             return None
 
@@ -143,16 +147,16 @@ class Network:
             own: Learned = self._start(_pull, learned, chunk, texts, jax.device_put(given, self._by_rows))
             return own
 
-        gradients = (own for _, own in self._computed(gradient, texts))  # in the order of the chunks, always
+        gradients = (own for _, own in self._computed(gradient, texts))  # always in the order of the chunks
         return functools.reduce(_add, gradients)
 
     def _computed(self, work: Callable[[_Chunk], Any], texts: Texts) -> Iterator[tuple[_Chunk, Any]]:
-        """Each chunk of some texts, in order, and what the work on it gives."""
+        """Yield each chunk of the texts, in order, with the result of the work on it."""
         if self._at_once == 1:
             yield from ((chunk, work(chunk)) for chunk in self._chunks(texts))
             return
 
-        @usual_modes()  # in a thread
+        @usual_modes()  # modes are set per thread
         def whole(chunk: _Chunk) -> tuple[_Chunk, Any]:
             return chunk, jax.block_until_ready(work(chunk))  # type: ignore[no-untyped-call]
 
@@ -163,7 +167,7 @@ class Network:
         key = (function, program, chunk.ids.shape)
         if key in self._compiled:
             return function(program, learned, self._frozen, chunk[1:], *more)
-        with self._compiling:  # two threads would both compile it
+        with self._compiling:  # otherwise two threads would both compile it
             result = function(program, learned, self._frozen, chunk[1:], *more)
             self._compiled.add(key)
         return result
@@ -171,7 +175,7 @@ class Network:
     def _chunks(self, texts: Texts) -> Iterator[_Chunk]:
         lengths = texts.tokenized.lengths
         for batch in plan(lengths, self._ladder):
-            own = np.ones(batch.shape.rows, np.int32)  # a row to spare has a token, lest its gradient be NaN
+            own = np.ones(batch.shape.rows, np.int32)  # one token in padding rows keeps the gradient from being NaN
             own[: len(batch.rows)] = lengths[batch.indices]
             arrays = (
                 fill(texts.tokenized.ids, batch, self._pad),
@@ -183,13 +187,13 @@ class Network:
 
 
 class _Program(NamedTuple):
-    """What a compiled program is made for.
+    """Static description of a compiled program.
 
     Attributes:
         config: the architecture.
-        dtype: what the encoder computes in.
-        kernel: what computes attention.
-        tempered: whether the temperatures that learn are these texts'.
+        dtype: the dtype that the encoder computes in.
+        kernel: the attention kernel.
+        tempered: whether the learned temperatures apply to these texts.
         mesh: the devices, each of which takes its share of the rows.
     """
 
@@ -200,7 +204,7 @@ class _Program(NamedTuple):
     mesh: Mesh
 
     def vectors(self, learned: Learned, frozen: Params | None, chunk: tuple[Any, ...]) -> Float[Array, "R E"]:
-        """The vectors of a device's rows."""
+        """Return the vectors of a device's rows."""
         ids, lengths, prompts, terms = chunk
         weights = frozen if frozen is not None else learned["weights"]
         if self.dtype != "float32":
@@ -211,7 +215,7 @@ class _Program(NamedTuple):
         return apply_packed(self.config, weights, inputs, tau, self.kernel).embeddings[:, 0]
 
 
-# The factor 1 for any text.
+# Length terms that give the factor 1 for any text.
 _NO_TERMS = np.array([[[1, 0]]], np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The contrastive loss: a query should be nearer to its own text than to the others of the batch."""
+"""Contrastive loss: a query should be nearer to its own text than to the other texts of the batch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def contrastive(
     *,
     cosine: bool = True,
 ) -> Float[Array, ""]:
-    """InfoNCE with in-batch negatives (arXiv:1807.03748, arXiv:1705.00652), over all dimensions and over leading ones.
+    """Return the InfoNCE loss with in-batch negatives, over all dimensions and over leading ones.
+
+    Sources: arXiv:1807.03748, arXiv:1705.00652.
 
     Args:
         queries: vectors of the queries.
         documents: vectors of the texts; the first B are the queries' own, hard negatives may follow.
-        excluded: which texts are no negatives of a query: its other answers, and copies of its own.
-        scale: what similarities are multiplied by.
-        dimensions: leading dimensions whose losses are added (Matryoshka, arXiv:2205.13147), each alike.
+        excluded: mask of the texts that are not negatives of a query: its other answers, and copies of its own.
+        scale: the factor that similarities are multiplied by.
+        dimensions: leading dimensions whose losses are added with equal weight (Matryoshka, arXiv:2205.13147).
         cosine: whether vectors are compared by their cosine, else by their product.
 
     Returns:
@@ -44,5 +46,5 @@ def contrastive(
 
 
 def _unit(x: Float[Array, "n E"]) -> Float[Array, "n E"]:
-    # Inside the root, lest a zero vector's gradient be NaN.
+    # The maximum is inside the root, so that a zero vector does not make the gradient NaN.
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=1, keepdims=True), 1e-24))

@@ -1,4 +1,4 @@
-"""What moves the numbers that learn: Adam for temperatures, AdamW for weights, and one step of either."""
+"""Optimizer of the learned parameters: Adam for temperatures, AdamW for weights, and one step of both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam for temperatures; for weights AdamW with warm-up, decay and clipping, the usual recipe of fine-tuning."""
+    """Return Adam for temperatures, and for weights AdamW with warm-up, decay and clipping, as usual in fine-tuning."""
     by_kind = {
         "temperatures": optax.adam(recipe.learning_rate),
         "weights": optax.chain(
@@ -34,7 +34,7 @@ def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def weight_rate(recipe: Recipe) -> Any:
-    """The weights' learning rate by step."""
+    """Return the schedule of the weights' learning rate by step."""
     warmup = round(recipe.warmup * recipe.steps)
     return optax.schedules.join_schedules(
         [
@@ -46,7 +46,7 @@ def weight_rate(recipe: Recipe) -> Any:
 
 
 def decays(tree: Any) -> Any:
-    """Which weights decay: matrices and tables, and neither biases nor the scales of norms."""
+    """Return a mask of the weights that decay: matrices and tables, but not biases or scales of norms."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: path[-1].key in ("kernel", "embedding") if isinstance(path[-1], DictKey) else False, tree
     )
@@ -56,7 +56,7 @@ def decays(tree: Any) -> Any:
 def update(
     optimizer: optax.GradientTransformation, penalty: float, learned: Learned, state: Any, gradients: list[Learned]
 ) -> tuple[Learned, Any, Float[Array, ""]]:
-    """One step of the optimizer; gives the weighted penalty of before it, too."""
+    """Take one optimizer step; also return the weighted penalty before the step."""
     value, pull = jax.value_and_grad(lambda x: penalty * parameters.penalty(x))(learned)
     total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), gradients, pull)
     updates, state = optimizer.update(total, state, learned)

@@ -1,4 +1,4 @@
-"""What is learned from: pairs of a query and a text that answers it, and in which order they come."""
+"""Training pairs of a query and a text that answers it, and the order in which they are used."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Queries, each with a text that answers it and maybe texts that do not.
+    """Queries, each with a text that answers it and optionally with texts that do not.
 
-    A query that several texts answer stands in several pairs.
+    A query with several answers occurs in several pairs.
 
     Attributes:
-        name: of the corpus, for people to read.
+        name: the name of the corpus in reports.
         queries: the queries.
-        documents: the answer of each.
-        negatives: of each, texts that look like answers and are none (hard negatives).
+        documents: the answer of each query.
+        negatives: the hard negatives of each query, which are texts that look like answers but are not.
 
     Raises:
         InputError: fewer than two different documents, or parts of different lengths.
@@ -56,7 +56,7 @@ class Pairs:
         return len(self.queries)
 
     def __add__(self, other: Pairs) -> Pairs:
-        """These and then those, as one corpus of this name."""
+        """Return the pairs of both, in order, as one corpus with this name."""
         return Pairs(
             self.name,
             self.queries + other.queries,
@@ -65,12 +65,12 @@ class Pairs:
         )
 
     def texts(self, chosen: Sequence[int] | NDArray[np.intp]) -> tuple[list[str], list[str]]:
-        """The queries of some pairs, and their documents with the hard negatives after them."""
+        """Return the queries of some pairs, and their documents followed by the hard negatives."""
         hard = itertools.chain.from_iterable(self.negatives[i] for i in chosen)
         return [self.queries[i] for i in chosen], [*(self.documents[i] for i in chosen), *hard]
 
     def excluded(self, chosen: Sequence[int] | NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return which of `texts`' documents are no negatives of a query, although not its own.
+        """Return a mask of `texts`' documents that are not negatives of a query, although they are not its own.
 
         These are texts that are equal, by `same_text`, to the query or to a text that answers it.
 
@@ -90,13 +90,13 @@ class Pairs:
 
     @functools.cached_property
     def _keys(self) -> tuple[list[str], list[str], list[list[str]]]:
-        """The queries, documents and negatives by `same_text`."""
+        """Return the queries, documents and negatives by `same_text`."""
         queries, documents = ([same_text(text) for text in texts] for texts in (self.queries, self.documents))
         return queries, documents, [[same_text(text) for text in hard] for hard in self.negatives]
 
     @functools.cached_property
     def _answers(self) -> dict[str, set[str]]:
-        """The texts that answer each query, by `same_text`."""
+        """Return the texts that answer each query, by `same_text`."""
         answers = defaultdict(set)
         for query, document in zip(*self._keys[:2], strict=True):
             answers[query].add(document)
@@ -104,17 +104,17 @@ class Pairs:
 
 
 class Step(NamedTuple):
-    """The pairs of one optimizer step, all of one corpus."""
+    """Pairs of one optimizer step, all of one corpus."""
 
     corpus: int
     chosen: NDArray[np.intp]
 
 
 def schedule(sizes: Sequence[int], batch_size: int, seed: int) -> Iterator[Step]:
-    """Batches without end, each of one corpus: every epoch all full ones, in an order that the seed decides.
+    """Yield batches without end, each of one corpus: every epoch yields all full batches in an order set by the seed.
 
-    A corpus comes as often as it has batches; the pairs that fill none this time are others in the next epoch. One that
-    is smaller than a batch is a batch.
+    A corpus occurs as often as it has batches. The pairs that do not fill a batch differ from epoch to epoch. A corpus
+    smaller than a batch is one batch.
     """
     for epoch in itertools.count():
         rng = np.random.default_rng([seed, epoch])

@@ -1,4 +1,4 @@
-"""The numbers that learn: logarithms of temperatures, and by choice the weights; and what they mean to the network."""
+"""Learned parameters: logarithms of temperatures, optionally the weights; and their meaning to the network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from tsjax.model.config import EncoderConfig
     from tsjax.model.params import Params
 
-# "log_value" (), (L,) or (L, N); "log_factor" () where a law has one; "weights" as `tsjax.model.forward` has them.
+# "log_value" (), (L,) or (L, N); "log_factor" () if a law has one; "weights" as in `tsjax.model.forward`.
 Learned: TypeAlias = dict[str, Any]
 
 
 def start(recipe: Recipe, encoder: EncoderConfig, weights: Params) -> Learned:
-    """What the run begins with: every temperature 1, and the weights as they are."""
+    """Return the initial parameters: every temperature is 1, and the weights are unchanged."""
     shapes = {"scalar": (), "layers": (encoder.num_layers,), "heads": (encoder.num_layers, encoder.num_heads)}
     learned: Learned = {}
     if recipe.form != "none":
@@ -38,7 +38,7 @@ def start(recipe: Recipe, encoder: EncoderConfig, weights: Params) -> Learned:
 
 
 def length_terms(recipe: Recipe, lengths: ArrayLike) -> NDArray[np.float32]:
-    """What is known beforehand of how τ follows the lengths: float32 of their shape and 2.
+    """Return the fixed terms of τ's dependence on the lengths: float32 of their shape and 2.
 
     The factor of a text is ``first + (learned factor − 1) · second``.
     """
@@ -51,7 +51,7 @@ def length_terms(recipe: Recipe, lengths: ArrayLike) -> NDArray[np.float32]:
 
 
 def per_text(learned: Learned, encoder: EncoderConfig, terms: Float[Array, "R K 2"]) -> Float[Array, "L R K N"]:
-    """The temperature of each text of a batch; differentiable with respect to ``learned``."""
+    """Return the temperature of each text of a batch, differentiable with respect to ``learned``."""
     value = jnp.exp(learned.get("log_value", jnp.zeros(())))
     value = value.reshape(value.shape + (1,) * (2 - value.ndim))
     value = jnp.broadcast_to(value, (encoder.num_layers, encoder.num_heads))
@@ -61,13 +61,13 @@ def per_text(learned: Learned, encoder: EncoderConfig, terms: Float[Array, "R K 
 
 
 def penalty(learned: Learned) -> Float[Array, ""]:
-    """The mean of log² τ, and of log² of the factor."""
+    """Return the mean of log² τ and of log² of the factor."""
     logs = [jnp.ravel(learned[name]) for name in ("log_value", "log_factor") if name in learned]
     return jnp.mean(jnp.concatenate(logs) ** 2) if logs else jnp.float32(0)
 
 
 def temperature(learned: Learned, recipe: Recipe) -> Temperature:
-    """What was learned, as a user and a checkpoint have it."""
+    """Return the learned temperature in the form that users and checkpoints have."""
     if "log_value" not in learned:
         return Temperature()
     law = recipe.by_length

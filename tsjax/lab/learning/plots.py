@@ -1,4 +1,4 @@
-"""A run as pictures: the losses step by step, and the temperature of every layer and head."""
+"""Plots of a run: the losses by step, and the temperature of every layer and head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw_curve(curve: Sequence[dict[str, float | None]], best_step: int, file: Path) -> None:
-    """Write a PNG: the loss of training and of validation after each step, and after which validation was best.
+    """Write a PNG of the training and validation loss after each step, with a line at the best validation step.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -40,11 +40,11 @@ def draw_curve(curve: Sequence[dict[str, float | None]], best_step: int, file: P
 
 
 def draw_temperatures(tau: NDArray[np.float32], file: Path) -> None:
-    """Write a PNG: τ of every layer and head as a heat map, blue where attention is sharpened, red where softened.
+    """Write a PNG of τ of every layer and head as a heat map, blue where attention is sharpened, red where softened.
 
     Args:
         tau: float32 (layers, heads).
-        file: to write.
+        file: the file to write.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

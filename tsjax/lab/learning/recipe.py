@@ -1,4 +1,4 @@
-"""What is to be learned, and how: every choice of a run, in one place that can be written down and compared."""
+"""Recipe of a learning run: all its choices in one place, which can be saved and compared."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from tsjax.validation.numbers import check_whole_fields, finite_number, whole_nu
 if TYPE_CHECKING:
     from tsjax.temperature import Law
 
-# How many temperatures there are: none that learn, one, one a layer, one a layer and head.
+# The temperatures that are learned: none, one in all, one for each layer, or one for each layer and head.
 Form: TypeAlias = Literal["none", "scalar", "layers", "heads"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run of learning.
+    """Choices of a learning run.
 
     Attributes:
-        form: the temperatures that learn.
-        by_length: the law that they follow; of a `Piecewise` the factor learns too.
-        side: whose temperatures learn; the other side keeps τ = 1.
-        weights: whether the encoder's weights learn.
-        steps: optimizer steps, at most.
-        batch_size: pairs of a step; each query's negatives are the other pairs' texts, so a larger batch asks for
-            more, and its gradient is less noisy. The network's memory does not bound it, since gradients are cached
-            (see `tsjax.lab.learning.gradients`); the matrix of similarities does, at some tens of thousands.
-        train_length: tokens at which texts are cut while learning; None for the model's own length.
-        scale: what similarities are multiplied by before the softmax of the loss; None for 20, the usual for cosines,
-            or 1 for a model that compares by dot products.
-        learning_rate: of the temperatures, Adam's.
-        penalty: times the mean of log² τ, added to the loss: pulls temperatures toward 1.
-        weight_learning_rate: of the weights, AdamW's, at its greatest.
-        weight_decay: of the weights' matrices.
-        warmup: share of the steps in which the weights' learning rate rises; then it falls to 0, in a line.
-        matryoshka: leading dimensions that are to serve as vectors of their own, besides all of them
+        form: the temperatures that are learned.
+        by_length: the law that they follow; the factor of a `Piecewise` is learned too.
+        side: the side whose temperatures are learned; the other side keeps τ = 1.
+        weights: whether the encoder's weights are learned.
+        steps: the maximum number of optimizer steps.
+        batch_size: the number of pairs in a step; each query's negatives are the other pairs' texts, so a larger batch
+            makes the task harder, and its gradient is less noisy. The network's memory does not limit it, because
+            gradients are cached (see `tsjax.lab.learning.gradients`). The matrix of similarities does, at some tens of
+            thousands.
+        train_length: the length in tokens at which texts are truncated while learning; None for the model's own length.
+        scale: the factor that similarities are multiplied by before the softmax of the loss; None for 20, the usual
+            value for cosines, or 1 for a model that compares by dot products.
+        learning_rate: Adam's learning rate of the temperatures.
+        penalty: the factor of the mean of log² τ, which is added to the loss and pulls temperatures toward 1.
+        weight_learning_rate: AdamW's maximum learning rate of the weights.
+        weight_decay: the decay of the weight matrices.
+        warmup: the fraction of the steps in which the weights' learning rate rises; then it falls linearly to 0.
+        matryoshka: numbers of leading dimensions that are to serve as vectors, in addition to all dimensions
             (arXiv:2205.13147).
-        evaluate_every: steps from one look at the validation pairs, and one saved state, to the next.
-        patience: stop after so many looks without a better one.
-        seed: of the order of the pairs.
+        evaluate_every: the number of steps from one evaluation on the validation pairs, and one saved state, to the
+            next.
+        patience: stop after this many evaluations without an improvement.
+        seed: the seed of the order of the pairs.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value cannot be used.
     """
 
     form: Form = "heads"
@@ -93,7 +95,7 @@ class Recipe:
             raise InputError("a law needs temperatures that learn: form is 'none'")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the recipe as plain JSON values."""
         content = dataclasses.asdict(self)
         content["by_length"] = Temperature(1.0, self.by_length).to_json().get("by_length")
         content["matryoshka"] = list(self.matryoshka)
@@ -101,5 +103,5 @@ class Recipe:
 
     @property
     def learns_factor(self) -> bool:
-        """Whether the law has a factor that learns."""
+        """Return whether the law has a factor that is learned."""
         return isinstance(self.by_length, Piecewise)

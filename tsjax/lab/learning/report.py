@@ -1,4 +1,4 @@
-"""What a run of learning leaves behind: files for programs, pictures, a checkpoint; and lines for people."""
+"""Output of a learning run: files for programs, plots, a checkpoint, and lines for people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORT = "report.json"
 
 
 def save_model(learned: Learning, embedder: Embedder, directory: Path) -> None:
-    """The checkpoint ``model`` in a run's directory: the embedder's, with what was learned as its own."""
+    """Save the checkpoint ``model`` in a run's directory: the embedder's checkpoint with the learned parameters."""
     header = embedder.header
     model = embedder.metadata.model
     weights = checkpoint.read_weights(header, weight_shapes(model))
@@ -50,7 +50,7 @@ def save_model(learned: Learning, embedder: Embedder, directory: Path) -> None:
 def write(
     learned: Learning, recipe: Recipe, rows: Sequence[ComparisonRow], embedder: Embedder, directory: Path
 ) -> None:
-    """The other files: temperature.json, curve.csv, curve.png, temperatures.png, comparison.csv, report.json."""
+    """Write temperature.json, curve.csv, curve.png, temperatures.png, comparison.csv and report.json."""
 
     def put(name: str, content: str) -> None:
         with replacing(directory / name, overwrite=True) as file:
@@ -85,7 +85,7 @@ def write(
 
 
 def lines(learned: Learning, rows: Sequence[ComparisonRow], measure: str) -> Iterator[str]:
-    """What came out, as a table, and as the last line of each corpus what follows."""
+    """Yield the results as a table, with a verdict as the last line of each corpus."""
     yield _steps(learned)
     yield f"temperatures: {learned.temperature}"
     for corpus in dict.fromkeys(row.corpus for row in rows):

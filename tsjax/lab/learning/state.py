@@ -1,4 +1,4 @@
-"""Saved states of a run, by orbax: what a killed run goes on from."""
+"""Saved states of a run, stored by orbax, from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 RUN = "run.json"
 _STATES = "states"
 
-# What the names of files that stand beside it while it is written, or while a process runs, begin with.
+# Prefix of the files next to `RUN` that exist while it is written or while a process runs.
 _OURS = f".{RUN}."
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        step: optimizer steps so far.
-        best_step: after which of them the validation loss was least; without one, the last.
-        waited: looks since then.
-        curve: every look at the validation pairs.
+        step: the number of optimizer steps so far.
+        best_step: the step after which the validation loss was lowest; without validation, the last step.
+        waited: the number of evaluations since then.
+        curve: all evaluations on the validation pairs.
     """
 
     step: int = 0
@@ -43,7 +43,7 @@ class Progress:
     curve: tuple[dict[str, float | None], ...] = ()
 
     def look(self, step: int, loss: float | None, validation_loss: float | None) -> Progress:
-        """With one more look."""
+        """Return the progress with one more evaluation."""
         seen = [look["validation_loss"] for look in self.curve]
         better = validation_loss is None or all(loss is None or validation_loss < loss for loss in seen)
         return Progress(
@@ -55,7 +55,7 @@ class Progress:
 
 
 class States:
-    """Where states are kept; made by `open`. Of a run without a directory none are."""
+    """Store of saved states, created by `open`; a run without a directory saves none."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
@@ -63,16 +63,16 @@ class States:
     @classmethod
     @contextlib.contextmanager
     def open(cls, directory: Path | None, identity: dict[str, Any]) -> Iterator[States]:
-        """The states below a directory, which is made if need be.
+        """Open the states below a directory, which is created if necessary.
 
         Args:
-            directory: None for none.
-            identity: everything that decides the run, as JSON values; it is written down beside the states.
+            directory: the directory; None saves no states.
+            identity: everything that determines the run, as JSON values; it is saved next to the states.
 
         Raises:
             InputError: the directory holds the states of a run of another identity; the first difference is named.
             MissingExtraError: orbax is not installed.
-            OutputError: the directory is something else's, or another process learns in it.
+            OutputError: the directory has other contents, or another process is learning in it.
         """
         if directory is None:
             yield cls(None)
@@ -89,7 +89,7 @@ class States:
             yield cls(manager)
 
     def save(self, step: int, tree: dict[str, Any], progress: Progress) -> None:
-        """Keep a state; it replaces the one before once it is whole."""
+        """Save a state; it replaces the previous one once it is complete."""
         if self._manager is None:
             return
         args = _orbax().args
@@ -97,7 +97,7 @@ class States:
         self._manager.save(step, args=content, force=True)
 
     def restore(self, like: dict[str, Any]) -> tuple[dict[str, Any], Progress] | None:
-        """The last state that is whole, in arrays like these; None where there is none."""
+        """Return the last complete state, in arrays with the shapes of ``like``; None if there is no state."""
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return None
         args = _orbax().args
@@ -107,7 +107,7 @@ class States:
             found = self._manager.restore(step, args=content)
             progress = found["progress"]
             return found["tree"], Progress(**{**progress, "curve": tuple(progress["curve"])})
-        except Exception as error:  # orbax has no error of its own for a damaged state: whatever reading stumbles on
+        except Exception as error:  # orbax has no error type for a damaged state
             raise InputError(
                 f"{self._manager.directory / str(step)}, the saved state after step {step}, cannot be read: it is "
                 "damaged, or another version of orbax wrote it; delete the run's directory, or choose another"
@@ -119,10 +119,10 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _check_same(directory: Path, identity: dict[str, Any]) -> None:
-    """Write the identity down, or compare it with the one that was."""
+    """Write the identity, or compare it with the saved one."""
     file = directory / RUN
     if not file.exists():
-        # What a kill leaves while this very file is written is no reason to refuse.
+        # Files left by a process that was killed while writing this file are no reason to refuse.
         if directory.exists() and not all(entry.name.startswith(_OURS) for entry in directory.iterdir()):
             raise OutputError(f"{directory} exists already and holds no run of learning; choose another name")
         with replacing(file) as temporary:

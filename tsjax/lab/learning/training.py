@@ -1,7 +1,7 @@
-"""The run: step after step until the validation pairs get no better, saved on the way so that a kill loses little.
+"""Learning run: steps until the validation pairs stop improving, with saved states so that a kill loses little.
 
-Everything that a step does follows from the recipe, the data and the state before it, so a run that was stopped and
-goes on from its last saved state ends with the same bits.
+A step is determined by the recipe, the data and the previous state. A run that was stopped and continues from its last
+saved state therefore ends with the same bits.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from tsjax.encoders.embedder import Embedder
 
 
-# What the model's similarities are multiplied by in the loss, where the recipe does not say.
+# Default factors of the model's similarities in the loss, if the recipe gives none.
 _SCALES = {"cosine": 20.0, "dot": 1.0}
 
-# Pairs that validate together: their similarities are a matrix, of 64 MB for as many texts without hard negatives.
+# Pairs that validate together. Their similarity matrix takes 64 MB for 4,096 texts without hard negatives.
 _VALIDATION_BLOCK = 4096
 
 _STATIC = ("scale", "dimensions", "cosine")
@@ -58,17 +58,17 @@ _loss_and_gradient = jit(jax.value_and_grad(contrastive, argnums=(0, 1)), static
 
 @dataclass(frozen=True)
 class Learning:
-    """What a run gave.
+    """Result of a run.
 
     Attributes:
-        temperature: the best that was seen, by the validation pairs.
-        weights: the encoder's weights of the same moment, as `tsjax.model.forward.apply` takes them; None where they
-            did not learn.
-        steps: how many there were, until validation ended them.
-        best_step: after which the best was seen; 0 where nothing was better than the beginning.
-        curve: for each look: ``step``, ``loss`` (mean of the steps since the last, None at the beginning),
-            ``validation_loss`` (None where nothing validates).
-        refitted: whether temperature and weights are those that `refit` gave.
+        temperature: the best temperature by the validation pairs.
+        weights: the encoder's weights after the same step, as for `tsjax.model.forward.apply`; None if they were not
+            learned.
+        steps: the number of steps until validation ended the run.
+        best_step: the step after which the best parameters were found; 0 if no step improved on the initial ones.
+        curve: for each evaluation: ``step``, ``loss`` (mean of the steps since the last one, None before the first
+            step), ``validation_loss`` (None without validation pairs).
+        refitted: whether temperature and weights come from `refit`.
     """
 
     temperature: Temperature
@@ -80,7 +80,7 @@ class Learning:
 
 
 class _Corpus(NamedTuple):
-    """A corpus, its texts as tokens."""
+    """Corpus with its texts as tokens."""
 
     pairs: Pairs
     queries: Texts
@@ -89,7 +89,7 @@ class _Corpus(NamedTuple):
     hard_starts: NDArray[np.intp]
 
     def of(self, chosen: Sequence[int] | NDArray[np.intp]) -> tuple[Texts, Texts]:
-        """Queries and documents of some pairs, the hard negatives last."""
+        """Return the queries and documents of some pairs, with the hard negatives last."""
         hard = [i for pair in chosen for i in range(self.hard_starts[pair], self.hard_starts[pair + 1])]
         own, others = self.documents.of(chosen), self.hard.of(np.array(hard, np.intp))
         joined = own.tokenized._replace(
@@ -111,25 +111,25 @@ def learn(
     directory: Path | None = None,
     report: Callable[[dict[str, float | None]], object] = lambda look: None,
 ) -> Learning:
-    """Learn temperatures, and by choice weights, that bring queries near to their texts.
+    """Learn temperatures, and optionally weights, that bring queries near to their texts.
 
-    The loss is `tsjax.lab.learning.loss.contrastive` plus the recipe's penalty; the validation loss has no penalty.
-    What was best on the validation pairs is given, also where that is the beginning.
+    The loss is `tsjax.lab.learning.loss.contrastive` plus the recipe's penalty; the validation loss has no penalty. The
+    parameters that were best on the validation pairs are returned, even if they are the initial ones.
 
     Args:
         embedder: the model: its weights, prompts, similarity (cosine or dot) and devices, and the dtype to compute in.
-            Its temperature is 1, where learning begins. It stays as it is.
-        training: what is learned from; each step takes one corpus.
-        validation: what decides when to stop; several corpora count alike. With none, every step of the recipe is
-            taken, and the last is kept.
-        recipe: what learns, and how; None for the temperatures of all heads.
-        stop_after: take so many of the recipe's steps at most; each is what it is among all of them.
-        directory: where states are saved, and an earlier run of the same recipe, model and pairs is continued from;
-            None saves none.
-        report: told of each look at the validation pairs, the first before any step.
+            Its temperature must be 1, where learning begins. It is not changed.
+        training: the pairs to learn from; each step takes one corpus.
+        validation: the pairs that decide when to stop; several corpora have equal weight. Without any, every step of
+            the recipe is taken, and the last is kept.
+        recipe: the choices of the run; None for the temperatures of all heads.
+        stop_after: the maximum number of the recipe's steps to take; each step is the same as in the full run.
+        directory: the directory of saved states, from which an earlier run of the same recipe, model and pairs is
+            continued; None saves none.
+        report: called with each evaluation on the validation pairs, the first before any step.
 
     Raises:
-        InputError: pairs, or a recipe, that cannot be used with this model; or a directory with another run's states.
+        InputError: the pairs or the recipe cannot be used with this model, or the directory has another run's states.
     """
     return _Run(embedder, training, validation, recipe or Recipe(), stop_after).go(directory, report)
 
@@ -145,22 +145,22 @@ def refit(
     directory: Path | None = None,
     report: Callable[[dict[str, float | None]], object] = lambda look: None,
 ) -> Learning:
-    """Learn anew from all pairs, those that validated included, for as many steps as validation found best.
+    """Learn again from all pairs, the validation pairs included, for the number of steps that validation found best.
 
-    The steps are the recipe's first ones, with the learning rates that those had. Where the beginning was best, nothing
-    is to be learned, and ``found`` is given.
+    The steps are the recipe's first ones, with their learning rates. If the initial parameters were best, there is
+    nothing to learn, and ``found`` is returned.
 
     Args:
-        embedder: as `learn` had it.
-        training: as `learn` had it.
-        validation: as `learn` had it; as many corpora, in the same order.
-        recipe: as `learn` had it.
-        found: what `learn` gave.
-        directory: another than that of `learn`, for these states.
-        report: told of each look; there is no validation loss.
+        embedder: the argument of `learn`.
+        training: the argument of `learn`.
+        validation: the argument of `learn`; it has the same number of corpora as ``training``, in the same order.
+        recipe: the argument of `learn`.
+        found: the result of `learn`.
+        directory: a directory for these states, other than that of `learn`.
+        report: called with each evaluation; there is no validation loss.
 
     Raises:
-        InputError: nothing has validated; otherwise as `learn`.
+        InputError: there were no validation pairs; otherwise see `learn`.
     """
     if len(validation) != len(training):
         raise InputError("a refit needs the pairs that validated, of each corpus: they said how many steps are best")
@@ -180,7 +180,7 @@ def refit(
 
 
 class _Run:
-    """What does not change during a run."""
+    """State that does not change during a run."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class _Run:
         self._identity = {
             "model": embedder.encoding_fingerprint,
             "similarity": embedder.similarity_fn_name,
-            # Sums over other devices, or by other programs, have other last bits.
+            # Sums over other devices, or by other programs, differ in the last bits.
             "devices": [str(embedder.devices[0].device_kind), len(embedder.devices)],
             "versions": {"tsjax": __version__, "jax": jax.__version__, "optax": optax.__version__},
             "recipe": recipe.to_json(),
@@ -314,9 +314,9 @@ class _Run:
         return float(_loss(*_filled(queries, documents, corpus.pairs.excluded(chosen)), **self._loss_options))
 
     def _validate(self, learned: Learned) -> float | None:
-        """The loss on the validation pairs without the penalty; the mean of the corpora.
+        """Return the loss on the validation pairs without the penalty, as the mean of the corpora.
 
-        A query's negatives are the texts of its block: of all pairs, unless they are very many.
+        A query's negatives are the texts of its block, which has all pairs unless there are very many.
         """
         if not self._validation:
             return None
@@ -333,16 +333,17 @@ class _Run:
 def _filled(
     queries: NDArray[np.float32], documents: NDArray[np.float32], excluded: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """With texts that are nobody's negatives, up to a multiple of the queries.
+    """Pad the documents to a multiple of the queries with texts that are excluded as negatives of every query.
 
-    Queries have different numbers of hard negatives; the loss would be compiled for almost every batch anew.
+    Queries have different numbers of hard negatives, so the loss would otherwise be compiled again for almost every
+    batch.
     """
     more = -len(documents) % len(queries)
     return queries, np.pad(documents, ((0, more), (0, 0))), np.pad(excluded, ((0, 0), (0, more)), constant_values=True)
 
 
 def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _Corpus:
-    """The corpus with its texts as tokens, each behind the prompt that `Embedder` puts before it."""
+    """Return the corpus with its texts as tokens, each after the prompt that `Embedder` puts before it."""
     pipeline = embedder.pipeline
     tokenizer = pipeline.tokenizer.with_max_length(length)
 
@@ -367,5 +368,5 @@ def _tokens(embedder: Embedder, length: int, recipe: Recipe, pairs: Pairs) -> _C
 
 
 def _identity(pairs: Pairs) -> list[Any]:
-    """What tells two sets of pairs apart."""
+    """Return a value that distinguishes sets of pairs."""
     return [pairs.name, len(pairs), json_sha256([pairs.queries, pairs.documents, pairs.negatives])]
