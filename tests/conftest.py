@@ -1,4 +1,4 @@
-"""Every test runs offline, with a cache of its own, and with the shapes in annotations checked by beartype."""
+"""Settings for every test: offline, with its own cache, and with the shapes in annotations checked by beartype."""
 
 import atexit
 import contextlib
@@ -13,13 +13,14 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    # Workers that use every core each wait for each other: XLA and PyTorch get a share. Both read this when they start.
+    # Processes that use every core wait for each other, so XLA and PyTorch get a share. Both read this when they start.
     share = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
     os.environ["PJRT_NPROC"] = os.environ["OMP_NUM_THREADS"] = str(share)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # Most of a test's time is compiling, and many compile the same programs. A directory for one run, which its workers
-    # and the processes that tests start use, too. It is not kept: a program that was compiled wrongly, or written half
-    # by a process that a test killed, must not be found again.
+    # Compiling takes most of a test's time, and many tests compile the same programs. They share a directory for one
+    # run,
+    # as do the processes that tests start. It is not kept: a program that was compiled wrongly, or half written by
+    # a process that a test killed, must not be found again.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tsjax-programs-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -28,7 +29,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import tsjax.model.config  # has no arrays, and its tests give it wrong types on purpose
 
 with install_import_hook("tsjax.model", "beartype.beartype"):
-    import tsjax.model.forward  # imports the whole network under the hook
+    import tsjax.model.forward  # This imports the whole network under the hook.
     import tsjax.model.kernels.splash
 with install_import_hook("tsjax.lab.analysis.probe", "beartype.beartype"):
     import tsjax.lab.analysis.probe
@@ -40,14 +41,14 @@ from hypothesis import settings
 import tsjax
 from tests.support.schedule import ByGroup
 
-# Beyond either, compiled programs are dropped: each holds dozens of memory maps, and Linux allows a process 65,530.
+# Above either bound, compiled programs are dropped: each has dozens of memory maps, and Linux allows a process 65,530.
 MOST_MEMORY_MAPS = 40_000
 MOST_MEMORY = 1 << 30
 PROC = Path("/proc/self")
 
 
 def pytest_configure(config):
-    """Choose how many examples hypothesis tries: fewer where the slow tests are left out."""
+    """Choose the number of hypothesis examples: fewer if the slow tests are left out."""
     settings.register_profile("dev", max_examples=25, deadline=None)
     settings.register_profile("ci", max_examples=100, deadline=None)
     settings.load_profile("dev" if "not slow" in config.option.markexpr else "ci")
@@ -58,7 +59,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark all parity tests: each compares with an original in PyTorch."""
+    """Mark all parity tests with `torch`: each compares with an original in PyTorch."""
     for item in items:
         if "/tests/parity/" in item.path.as_posix():
             item.add_marker(pytest.mark.torch)
@@ -71,7 +72,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_is_freed():
-    """Drop compiled programs where they are many, and give back what compiling needed: glibc keeps it otherwise."""
+    """Drop compiled programs if there are many, and return the memory that compiling used: glibc keeps it otherwise."""
     yield
     if not PROC.exists():
         jax.clear_caches()
@@ -79,7 +80,7 @@ def _memory_is_freed():
     resident = int((PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if resident > MOST_MEMORY or (PROC / "maps").read_text().count("\n") > MOST_MEMORY_MAPS:
         jax.clear_caches()
-    with contextlib.suppress(AttributeError):  # another C library
+    with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -1,4 +1,4 @@
-"""What is measured and how it is counted; no time is asserted."""
+"""Tests of what a benchmark measures and counts; no time is asserted."""
 
 import dataclasses
 import json
@@ -134,7 +134,7 @@ def test_texts_of_a_tiny_vocabulary():
     tokenizer = TextTokenizer(tokenizer_json(), 60)
     lengths = np.arange(1, 61)
     found = tokenizer.encode(make_texts(tokenizer, lengths)).lengths
-    np.testing.assert_array_equal(found, np.maximum(lengths, 2))  # [CLS] and [SEP] are always there
+    np.testing.assert_array_equal(found, np.maximum(lengths, 2))  # [CLS] and [SEP] are always there.
 
 
 def test_without_single_token_words_texts_are_as_long_as_fits():
@@ -175,7 +175,8 @@ def test_figures_are_those_of_one_pass(model):
     assert 0 < figures.compiled_shapes <= len(embedder.shapes)
     assert figures.compile_seconds > 0
     again = measure(embedder, "mine", texts, tokens=1, repeats=1)
-    assert again.compiled_shapes == figures.compiled_shapes  # counted anew, though compiled before
+    # The shapes are counted again although they were compiled before.
+    assert again.compiled_shapes == figures.compiled_shapes
     assert again.padding_share == pytest.approx(figures.padding_share)
 
 

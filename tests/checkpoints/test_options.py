@@ -1,4 +1,4 @@
-"""What can be chosen when a checkpoint is converted: through the library and the command line, without torch."""
+"""Options of a conversion, chosen through the library and the command line, without torch."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ MODULE = "encoder.layer.1.attention.self.key"
 
 
 def write_adapters(path, **config):
-    """A BERT with PEFT's folders of two tasks."""
+    """Write a BERT checkpoint with PEFT's folders of two tasks."""
     write_bert(path)
     for seed, folder in enumerate(("text_matching", "separation")):
         rng = np.random.default_rng(seed)

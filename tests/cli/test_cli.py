@@ -175,7 +175,7 @@ def test_a_wrong_command_line_is_one_line_and_status_2(capsys, arguments):
 
 
 def test_a_full_disk(tmp_path, model):
-    """A limit on the size of files stands in for it: writing fails in the middle, as on a full disk."""
+    """A limit on the size of files stands in for a full disk: writing fails in the middle."""
     (tmp_path / "a.txt").write_text("the of\n" * 2000)
     limited = (
         "import resource, signal, sys\n"
@@ -201,19 +201,19 @@ def test_an_interrupt_leaves_nothing(tmp_path, model, number, status):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b"the of\n" * 5000)
         process.stdin.flush()
-        while not list(tmp_path.glob(".v.npy.*")):  # the output has been begun
+        while not list(tmp_path.glob(".v.npy.*")):  # The output has been started.
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-        # Standard input stays open: the command would wait for ever for the rest of it.
+        # Standard input stays open: the command would wait forever for more of it.
         assert process.wait(timeout=60) == status
         error = process.stderr.read()
     assert "interrupted" in one_line(error)
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
-# What keeps a signal from its handler: it arrives in another thread, as when the main thread is about to block; or the
-# exception is raised in a callback that drops it.
+# Cases in which a handler misses its signal: the signal arrives in another thread, as when the main thread is
+# about to block; or the exception is raised in a callback that drops it.
 LATE = """
 import os, signal, sys, threading, time
 from tsjax.cli.interrupts import Interrupts
@@ -251,7 +251,7 @@ def test_no_signal_is_lost(code, how):
         status = process.wait(timeout=30)
         error = process.stderr.read().decode()
     assert status != 0
-    assert error.count("Interrupted") == 1, error  # the traceback of an exception that nobody caught
+    assert error.count("Interrupted") == 1, error  # The traceback of an uncaught exception would repeat the word.
 
 
 @pytest.mark.slow

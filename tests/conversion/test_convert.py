@@ -409,7 +409,7 @@ def test_bin_files_without_torch_name_the_extra(source, tmp_path, monkeypatch):
 
 
 def test_an_instructor_leaves_its_prompt_out_of_the_pooling(tmp_path):
-    """Nothing in its files says so; sentence-transformers goes by its name."""
+    """The files do not say so; sentence-transformers recognises the model by its name."""
     source = write_sentence_transformers(tmp_path / "st")
     for number, (name, included) in enumerate(
         {"hkunlp/instructor-large": False, "other/instructor-large": True}.items()

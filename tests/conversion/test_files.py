@@ -1,4 +1,4 @@
-"""Which files of a checkpoint count for its identity."""
+"""The files of a checkpoint that count for its identity."""
 
 from conversion.files import read_files
 from tests.support.checkpoints import write_bert, write_json

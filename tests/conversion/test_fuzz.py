@@ -1,4 +1,4 @@
-"""Changed JSON files of a checkpoint: each is read, or refused in one sentence."""
+"""Random changes to the JSON files of a checkpoint: each result is read, or refused in one sentence."""
 
 import faulthandler
 import itertools
@@ -44,7 +44,7 @@ def embedder(path, kind="BertTokenizer"):
 
 
 def as_it_is(path):
-    """With a class of tokenizers that takes tokenizer.json as it is."""
+    """Write a checkpoint with a tokenizer class that takes tokenizer.json unchanged."""
     return embedder(path, "PreTrainedTokenizerFast")
 
 
@@ -93,7 +93,7 @@ def _hangs_end():
 
 
 def read(directory, monkeypatch, **options):
-    """Convert, without writing the weights, and tokenise."""
+    """Convert a checkpoint without writing the weights, and tokenise with it."""
     saved = []
     monkeypatch.setattr(conversion.convert, "save", lambda _, *parts, **more: saved.append(parts))
     monkeypatch.setattr(conversion.convert, "save_routed", lambda _, config, parts, **more: saved.extend(parts))
@@ -132,4 +132,4 @@ def test_changed_files_are_read_or_refused(tmp_path, monkeypatch, made, changes,
         except BaseException as error:
             failed.append(f"{what}: {type(error).__name__}: {str(error)[:100]}")
     assert not failed, f"{len(failed)} of {changes}:\n" + "\n".join(failed[:20])
-    assert changes / 4 < refused < changes  # neither all nor none
+    assert changes / 4 < refused < changes  # Some changes are refused, and some are not.

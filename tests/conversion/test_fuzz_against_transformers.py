@@ -1,4 +1,4 @@
-"""Changed JSON files of a checkpoint: what is read says what transformers reads there."""
+"""Random changes to the JSON files of a checkpoint: tsjax reads the same values as transformers."""
 
 import dataclasses
 import itertools
@@ -65,12 +65,12 @@ CONFIGS = {
 
 def architecture(config):
     found = family_of(config, "config.json").translate(Fields(config, "config.json"))
-    # Transformers writes what these follow from where they are left out.
+    # If these fields are missing, transformers writes the values that they follow from.
     return dataclasses.replace(found, head_size=found.head_dim, num_key_value_heads=found.key_value_heads)
 
 
 def as_transformers_has_it(directory):
-    """What config.json says once transformers has read it and written it down again."""
+    """Return config.json as transformers writes it after reading it."""
     return json.loads(AutoConfig.from_pretrained(directory).to_json_string(use_diff=False))
 
 
@@ -93,7 +93,8 @@ def test_config(tmp_path, model_type):
             continue
         try:
             theirs = architecture(as_transformers_has_it(tmp_path))
-        except Exception:  # many kinds: they cannot read it, or have read what we refuse
+        # transformers raises many kinds of errors: it cannot read the file, or it has read what tsjax refuses
+        except Exception:
             continue
         compared += 1
         assert theirs == ours, what
@@ -136,7 +137,7 @@ def test_tokenizer(tmp_path, kind, named):
         try:
             original = AutoTokenizer.from_pretrained(tmp_path)
             theirs = original(TEXTS, return_token_type_ids=True)
-        except Exception:  # many kinds: they cannot read it
+        except Exception:  # transformers raises many kinds of errors: it cannot read the file
             continue
         compared += 1
         assert [row.tolist() for row in ours.ids] == theirs["input_ids"], what

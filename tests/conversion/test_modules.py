@@ -1,4 +1,4 @@
-"""Which modules of sentence-transformers are taken, passed over, or refused by name."""
+"""The modules of sentence-transformers that are converted, ignored, or refused by name."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def source(_source, tmp_path):
 
 
 def with_modules(source, *kinds):
-    """The directory with other modules: pairs of type and folder."""
+    """Write other modules into a directory, as pairs of type and folder."""
     write_json(source / "modules.json", [{"type": kind, "path": path} for kind, path in kinds])
     return source
 

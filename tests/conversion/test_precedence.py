@@ -1,4 +1,4 @@
-"""Fields of config.json that say one thing twice: what transformers takes is taken, or the contradiction refused."""
+"""Fields of config.json that state one thing twice: tsjax follows transformers, or refuses the contradiction."""
 
 import pytest
 

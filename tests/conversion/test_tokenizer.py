@@ -33,7 +33,7 @@ def tokens(directory, text, lower_case=False):
         ({"do_lower_case": False}, ["[UNK]"]),
         ({"tokenizer_class": "BertTokenizer"}, ["the"]),
         ({}, ["the"]),
-        # A class that takes tokenizer.json as it is does not read the flag.
+        # A class that takes tokenizer.json unchanged does not read the flag.
         ({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}, ["the"]),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_plain_one_is_not(directory, monkeypatch):
         assert tokens(directory, "THE") == ["the"]
 
 
-# -- strictly ---------------------------------------------------------------------------------------------------------
+# -- strictness -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["vocab", "do_word_tokenize", "mecab_kwargs", "post_processor"])
@@ -240,7 +240,7 @@ def test_a_chat_template(directory, file):
         write_json(path, {"chat_template": "{{ messages }}"})
     else:
         path.write_text("{{ messages }}")
-    read_tokenizer(directory, BERT, lower_case=False)  # there is a modules.json, which does not ask for it
+    read_tokenizer(directory, BERT, lower_case=False)  # modules.json is there and does not ask for it
     with pytest.raises(ConversionError, match="chat_template"):
         read_tokenizer(directory, BERT, lower_case=False, chats=True)
     read_tokenizer(directory, BERT, lower_case=False, chats=True, ignore=["chat_template"])
@@ -259,7 +259,7 @@ def test_odd_added_tokens_are_refused(directory, file, token, capfd):
         write_json(directory / file, {"additional_special_tokens": [token]})
     with pytest.raises(ConversionError, match=file):
         read_tokenizer(directory, BERT, lower_case=False)
-    assert capfd.readouterr().out == ""  # where transformers names a flag that it does not know
+    assert capfd.readouterr().out == ""  # transformers names the flag that it does not know
 
 
 def changed(directory, change):
@@ -297,7 +297,7 @@ def test_whether_the_model_is_told_segments(directory, names):
 
 
 def test_a_plain_one_is_built_as_its_class_does(directory):
-    """What else tokenizer.json says, the class of BERT's tokenizers does not read."""
+    """The class of BERT's tokenizers does not read the other parts of tokenizer.json."""
     content = json.loads(tokenizer_json())
     content["model"] |= {"continuing_subword_prefix": "@@", "max_input_chars_per_word": 2, "unk_token": "[PAD]"}
     content["post_processor"]["single"][1]["Sequence"]["type_id"] = 1

@@ -1,4 +1,4 @@
-"""Weight files in dtypes that are not read, and torn ones: one sentence that names the file and the weight."""
+"""Weight files in unsupported dtypes, and truncated ones: one sentence names the file and the weight."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""The checks themselves: right on what is right, and failing on programs, kernels and references that are broken.
+"""Tests of the checks themselves: they pass correct programs, and fail on broken programs, kernels and references.
 
-`make test` and `make test-latest` run all of them by `tsjax doctor`; here are the cheapest.
+`make test` and `make test-latest` run all checks by `tsjax doctor`; these tests run the cheapest.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_compiler_that_is_wrong_beyond_a_border_is_found(monkeypatch):
 
 
 def test_every_program_of_the_package_is_compiled_by_its_own_jit():
-    """Single products that a benchmark measures are not meant."""
+    """The single products that a benchmark measures are exempt."""
     package = Path(patterns.__file__).parent.parent
     by_jax = {
         path.relative_to(package).as_posix()
@@ -64,7 +64,7 @@ def test_every_program_of_the_package_is_compiled_by_its_own_jit():
 
 
 def test_the_option_leaves_no_product_together_with_a_sum():
-    """The rewrite that goes wrong makes one operation of them; its name is in the compiled program."""
+    """The rewrite that goes wrong fuses the two into one operation, whose name is in the compiled program."""
     x = np.ones((5, 60, 60), np.float32)
     program = jit(lambda x: (x @ jax.numpy.full_like(x, 0.5) * x).sum(-1))
     np.testing.assert_allclose(program(x), np.full((5, 60), 1800), rtol=1e-6)
@@ -75,7 +75,7 @@ def test_the_option_leaves_no_product_together_with_a_sum():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_stored_vectors_are_those_of_the_reference(name):
-    """Of texts of up to 129 tokens; the script computed the longer ones in the same way."""
+    """Only texts of up to 129 tokens are compared; the script computed the longer ones in the same way."""
     config = MODELS[name]
     weights = {key: value.astype(np.float64) for key, value in parameters(config).items()}
     for kind in ("one", "by head"):
@@ -92,7 +92,7 @@ def _padded(name):
 
 
 def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
-    monkeypatch.setattr(networks, "token_ids", lambda: token_ids()[-6:])  # the shortest, which compile fast
+    monkeypatch.setattr(networks, "token_ids", lambda: token_ids()[-6:])  # These are the shortest, which compile fast.
     scaled = attention.scaled
     with monkeypatch.context() as patched:
         patched.setattr(attention, "scaled", lambda *arguments: scaled(*arguments) * 1.001)

@@ -1,4 +1,4 @@
-"""The process around the checks, with stand-ins for them that crash, hang, and end."""
+"""The process around the checks, with stand-ins for checks that crash, hang, and end."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tsjax.doctor import running
 from tsjax.doctor.check import Found
 from tsjax.doctor.running import examine
 
-# Four checks, of which the second and third do what the test wants.
+# Four checks, of which the second and third do what the test asks for.
 _CHECKS = """
 import json, os, signal, sys, time
 for number in range(int(sys.argv[-1]), 4):
@@ -36,7 +36,7 @@ def test_all_checks_in_one_process():
     ("trouble", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),  # as by a kernel that is out of memory
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),  # A kernel that is out of memory sends this signal.
         ("sys.exit('no such thing')", "no such thing"),
         ("time.sleep(60)", "2 s"),
     ],
@@ -44,7 +44,7 @@ def test_all_checks_in_one_process():
 def test_a_check_that_crashes_or_hangs_is_a_finding_and_the_rest_go_on(trouble, said):
     results = list(examine(_command(trouble), patience=2))
     assert [result.name for result in results] == [f"check {i}" for i in range(4)]
-    # The third is not about this package's own programs.
+    # The third check is not about this package's own programs.
     assert [result.found.status for result in results] == ["ok", "fail", "warn", "ok"]
     assert all(said in result.found.detail for result in results[1:3])
     assert ["XLA_FLAGS" in result.found.advice for result in results[1:3]] == [False, True]

@@ -1,4 +1,4 @@
-"""Pairs of any number: read, tokenised and scored some at a time, in order, in flat memory."""
+"""Any number of pairs: read, tokenised and scored in blocks, in order, in bounded memory."""
 
 import logging
 import tracemalloc
@@ -15,7 +15,7 @@ WORDS = ["the cat", "of it", "what he had", "", "but not by all of this at one o
 
 
 class Text(str):
-    """One that can be watched."""
+    """A text that can be observed."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_scores_come_in_the_order_of_the_pairs(scorer, monkeypatch):
     np.testing.assert_array_equal(scorer.predict(pairs(1500)), expected)
     for place in (0, 700, 1499):
         assert scorer.predict(given[place]) == pytest.approx(expected[place], abs=1e-5)
-    monkeypatch.setattr("tsjax.engine.engine._LEAST_CHARACTERS", 1_000_000)  # one block, and so other batches
+    monkeypatch.setattr("tsjax.engine.engine._LEAST_CHARACTERS", 1_000_000)  # one block, and therefore other batches
     np.testing.assert_allclose(scorer.predict(given), expected, atol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_ten_times_as_many_pairs_take_no_more_memory_than_their_scores(scorer):
         tracemalloc.stop()
         return most
 
-    peak(800)  # all that is compiled and kept
+    peak(800)  # everything that is compiled and kept
     assert peak(8000) - peak(800) < 60 * 7200  # bytes; a pair alone takes some 200, and its tokens as much
 
 

@@ -29,7 +29,10 @@ def embedder(directory):
 
 
 def assert_close(ours, theirs):
-    """Within the tolerance for hidden states, 2e-6 of the largest: these vectors are not normalised."""
+    """Check that values agree within 2e-6 of the largest.
+
+    This is the tolerance for hidden states: these vectors are not normalised.
+    """
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
 
 
@@ -130,7 +133,8 @@ def test_temperature_moves_vectors_and_compiles_nothing(embedder):
         assert embedder.statistics.compilations == compiled
         assert not events
         embedder.max_seq_length = 37
-        embedder.encode(["the " * 35] * 55, temperature=0.9)  # 2035 tokens, a shape of its own: the counters do count
+        # 2035 tokens, a shape that no other text has: the counters do count
+        embedder.encode(["the " * 35] * 55, temperature=0.9)
         assert embedder.statistics.compilations == compiled + 1
         assert events
     finally:
@@ -284,7 +288,7 @@ def test_dtypes_that_no_model_computes_in(directory, dtype):
 def test_a_misspelt_keyword_is_named_with_the_nearest(directory, embedder, call, message):
     with pytest.raises(tsjax.KeywordError, match=message) as caught:
         call(directory, embedder)
-    assert isinstance(caught.value, TypeError)  # as Python's own
+    assert isinstance(caught.value, TypeError)  # as for Python's own functions
 
 
 @pytest.mark.parametrize(

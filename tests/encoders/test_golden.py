@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 against vectors that PyTorch computed once (scripts/verify/goldens.py): parity without PyTorch."""
+"""all-MiniLM-L6-v2 against stored PyTorch vectors (scripts/verify/goldens.py): parity without PyTorch."""
 
 import json
 import warnings
@@ -36,7 +36,7 @@ def test_the_short_way_gives_the_same(minilm):
 
 @pytest.mark.slow
 def test_the_same_shape_gives_the_same_bits_wherever_a_text_stands(minilm):
-    """Sixteen rows of 32 tokens; and within 1e-6 in any other company."""
+    """The text stands in sixteen rows of 32 tokens. Among other texts, its vector is within 1e-6."""
     text, mates = (
         "The early bird catches the worm, as they say.",
         [f"Row {i} of the batch. " * (i % 3) for i in range(15)],

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a long call: it stops the call, and harms nothing."""
+"""Ctrl-C in the middle of a long call: it stops the call and does no damage."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from tests.support.checkpoints import write_bert
 
 pytestmark = pytest.mark.slow
 
-# Texts whose tokens alone take seconds; the signal comes to the whole process, as from a terminal. All is compiled
-# before: XLA goes on with a program whose compilation was interrupted, and can crash when the process ends meanwhile.
+# The tokens of these texts alone take seconds. The signal goes to the entire process, as from a terminal. Everything is
+# compiled before: XLA continues a program whose compilation was interrupted, and can crash if the process ends
+# meanwhile.
 CODE = """
 import json, os, signal, sys, threading, time
 import tsjax
@@ -50,6 +51,6 @@ def test_an_interrupt_stops_encode_and_leaves_the_embedder_usable(tmp_path, seco
     assert process.returncode == 0, process.stderr
     late, texts, same = json.loads(process.stdout)
     assert late is not None
-    assert late < 3  # seconds of all cores together; the whole call takes many times that
+    assert late < 3  # seconds of all cores together; the complete call takes many times that
     assert texts < 100_000
     assert same

@@ -1,4 +1,4 @@
-"""Models as objects: pickled, copied, closed, dropped; and what of them other threads and processes see."""
+"""The lifecycle of models: pickled, copied, closed and dropped, as seen by other threads and processes."""
 
 import copy
 import gc
@@ -84,7 +84,7 @@ def double(logits):
 
 
 class Subclass(tsjax.Embedder):
-    """A user's, with arguments and attributes of its own."""
+    """A user's subclass with additional arguments and attributes."""
 
     def __init__(self, name, directory):
         super().__init__(directory)
@@ -110,7 +110,7 @@ def test_a_copy_is_equal_and_counts_from_zero(model, way):
     np.testing.assert_array_equal(result(model), warm)
 
 
-# What can be set after loading, to what loading would not give.
+# All settings that can be changed after loading, each set to a value that loading would not give.
 CHANGES = {
     "temperature": tsjax.Temperature(0.9, tsjax.LogLength(8), query=0.7),
     "max_seq_length": 23,
@@ -239,7 +239,7 @@ def test_devices_are_found_by_their_ids(embedder):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_another_process_computes_with_a_pickled_model(directories, method):
-    """Although JAX is in use here."""
+    """The process computes although JAX is in use here."""
     models = [tsjax.load(directory, temperature=0.9) for directory in directories.values()]
     with multiprocessing.get_context(method).Pool(1) as pool:
         for model in models:
@@ -395,7 +395,7 @@ scorer.predict([texts[:2]] * 50)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-# -- settings changed meanwhile ------------------------------------------------------------------------------------
+# -- settings changed during a call -------------------------------------------------------------------------------
 
 
 def test_a_stream_keeps_the_settings_of_its_beginning(embedder):

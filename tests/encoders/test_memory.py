@@ -1,4 +1,4 @@
-"""Memory stays flat however many texts there are; in a process of its own, whose peak is its own."""
+"""Memory stays flat for any number of texts; the test runs in its own process, whose peak can be measured."""
 
 import json
 import subprocess
@@ -45,4 +45,4 @@ def test_a_stream_of_ten_times_as_many_texts_takes_no_more_memory(peaks):
 
 
 def test_encode_takes_the_memory_of_its_output(peaks):
-    assert peaks["encode"] <= 1.5 * peaks["output"] + 50e6  # and that of one piece of the texts as tokens
+    assert peaks["encode"] <= 1.5 * peaks["output"] + 50e6  # and that of one block of texts as tokens

@@ -4,7 +4,7 @@ import pytest
 from tsjax.encoders.quantization import quantize_embeddings
 from tsjax.errors import InputError
 
-# Ranges of 255 and 510 make steps that float32 holds exactly.
+# Ranges of 255 and 510 give steps that float32 represents exactly.
 X = np.array([[-255.0, 0.0, 0.0], [255.0, 0.0, 128.0], [0.0, 0.0, 255.0]], np.float32)
 
 

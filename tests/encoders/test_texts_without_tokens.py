@@ -1,4 +1,4 @@
-"""Texts of which the tokenizer makes nothing: named by `encode`, rejected by a job, and never a vector."""
+"""Texts without tokens: `encode` names them, a job rejects them, and they never become a vector."""
 
 import json
 import pickle
@@ -66,7 +66,7 @@ def test_nothing_but_a_prompt_that_pooling_leaves_out(tmp_path, embedder):
     left_out = tsjax.load(made(tmp_path / "left-out", include_prompt=False))
     with pytest.raises(InputError, match="text 1 "):
         left_out.encode(["the", ""], prompt="this is ")
-    with pytest.raises(InputError, match="text 0 "):  # the prompt takes all there is room for
+    with pytest.raises(InputError, match="text 0 "):  # The prompt takes all the available space.
         left_out.encode(["the"], prompt="the " * 50)
     assert embedder.encode(["the", ""], prompt="this is ").shape == (2, 36)
 

@@ -88,7 +88,7 @@ def test_long_padded_texts_are_fewer_because_attention_is_quadratic():
 def test_padded_texts_of_like_length_go_together():
     batches = list(plan([250, *[4] * 15], shapes.padded_shapes(512, 2048)))
     assert [batch.shape for batch in batches] == [Shape(1, 512), *[Shape(4, 32)] * 4]
-    # A row that would be empty takes a shorter text.
+    # A shorter text fills a row that would be empty.
     (batch,) = plan([250] * 7 + [4], shapes.padded_shapes(512, 2048))
     assert batch.shape == Shape(8, 256)
 

@@ -1,4 +1,4 @@
-"""Several devices, as eight virtual ones of a processor: a process of its own, since JAX counts devices once."""
+"""Several devices: eight virtual CPU devices, in a separate process, since JAX counts devices once."""
 
 import json
 import subprocess
@@ -86,13 +86,14 @@ def test_several_devices_give_the_vectors_of_one(report, way):
     assert report[way]["tokens"] <= 1e-5
     assert report[way]["devices"] == report[way]["used"] == (3 if way == "three" else 8)
     assert len(report[way]["rows"]) > 1
-    assert set(report[way]["rows"]) == {report[way]["devices"]}  # every device has texts, but perhaps in the last batch
+    # Every device has texts, except perhaps in the last batch.
+    assert set(report[way]["rows"]) == {report[way]["devices"]}
     assert all(rows == report[way]["devices"] for rows, _ in report[way]["shapes"])
 
 
 def test_parameters_that_are_shared_out_are_an_eighth_on_each(report):
     assert report["whole"]["held"] == 1
-    assert report["shared out"]["held"] < 0.3  # the test's sizes are not all multiples of eight
+    assert report["shared out"]["held"] < 0.3  # The sizes in the test are not all multiples of eight.
 
 
 def test_several_devices_learn_what_one_learns(report):

@@ -1,4 +1,4 @@
-"""Batches in the engine's threads: who waits for whom, and what is left when something goes wrong."""
+"""Batches in the engine's threads: the order of waiting, and the state after an error."""
 
 import gc
 import itertools
@@ -48,7 +48,7 @@ def test_many_threads_share_the_engine_and_get_their_own_vectors(embedder):
 
 
 def test_threads_that_meet_a_new_shape_compile_it_once(tmp_path):
-    """A model of its own: programs are shared by all of one architecture."""
+    """The test has its own model, because all models of one architecture share programs."""
     embedder = tsjax.load(write_sentence_transformers(tmp_path / "model", max_position_embeddings=72))
     before = embedder.statistics.compilations
     with ThreadPoolExecutor(8) as pool:
@@ -57,7 +57,7 @@ def test_threads_that_meet_a_new_shape_compile_it_once(tmp_path):
 
 
 def test_each_embedder_counts_the_programs_of_its_own_calls(tmp_path):
-    """Although programs are shared: what one has compiled, another of the same architecture finds."""
+    """Programs are shared: one engine finds what another of the same architecture has compiled."""
     path = write_sentence_transformers(tmp_path / "model", num_hidden_layers=1, max_position_embeddings=73)
     one, other = tsjax.load(path), tsjax.load(path)
     one.encode("the cat")
@@ -70,7 +70,7 @@ def test_each_embedder_counts_the_programs_of_its_own_calls(tmp_path):
 
 @pytest.mark.slow
 def test_each_embedder_counts_its_own_programs_when_several_compile_at_once(tmp_path):
-    """Architectures of their own, so that each program is one engine's."""
+    """Each embedder has its own architecture, so that each program belongs to one engine."""
     loaded = [
         tsjax.load(write_sentence_transformers(tmp_path / str(n), num_hidden_layers=1, max_position_embeddings=n))
         for n in (74, 75)
@@ -106,13 +106,13 @@ def test_an_error_in_a_thread_reaches_the_caller_and_harms_nothing(embedder, mon
     monkeypatch.setattr(Executor, "launch", fails)
     with pytest.raises(InputError, match="the fourth"):
         embedder.encode(TEXTS)
-    assert len(calls) < 10  # what was not begun is not done
+    assert len(calls) < 10  # Batches that were not started are not computed.
     monkeypatch.undo()
     np.testing.assert_array_equal(embedder.encode(TEXTS), expected)
 
 
 def test_threads_end_with_their_engine(directory):
-    """Engines of other tests may end meanwhile: what counts are the threads that this one began."""
+    """Engines of other tests may end meanwhile, so only the threads that this engine started count."""
     before = set(threads())
     embedder = tsjax.load(directory, token_budget=256)
     embedder.encode(TEXTS)

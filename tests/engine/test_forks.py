@@ -1,4 +1,4 @@
-"""Forked children: refused at once where JAX was in use before the fork, and well where it was not."""
+"""Forked children: refused at once if JAX was in use before the fork, and working if it was not."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.checkpoints import write_cross_encoder, write_routed, write_sentence_transformers
 
-# Runs functions in forked children, and tells of each what it gave or the error it raised; None where it hung.
+# Runs functions in forked children and prints the result or the error of each; None for a child that hung.
 HELPERS = """
 import json, multiprocessing, os, pickle, sys, threading
 
@@ -154,7 +154,7 @@ report["after another's use of JAX"] = in_child(lambda: tsjax.load(third))
 print(json.dumps(report))
 """
 
-# JAX is in use and tsjax is not imported before the fork.
+# JAX is in use before the fork, and tsjax is not imported.
 UNSEEN = """
 import jax.numpy as jnp
 jnp.ones(3).sum()
@@ -177,7 +177,7 @@ def directories(tmp_path_factory):
 
 
 def run(script, directories):
-    # JAX warns of every fork, and so does Python 3.12 of forks beside threads.
+    # JAX warns of every fork, and Python 3.12 warns of forks in a process with threads.
     process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", HELPERS + script, *directories],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},

@@ -1,4 +1,4 @@
-"""The adapter under MTEB's own evaluation: the scores are those computed directly, and no result overwrites another."""
+"""The adapter under MTEB's own evaluation: scores equal those computed directly, and no result overwrites another."""
 
 import json
 import warnings
@@ -24,11 +24,11 @@ SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
 mteb = lazy("mteb")
 torch = lazy("torch")
 
-# The small models see few words of a passage.
+# The small models read few words of a passage.
 pytestmark = [
     needs("mteb"),
     pytest.mark.torch,
-    pytest.mark.slow,  # importing MTEB takes as long as the tests
+    pytest.mark.slow,  # Importing MTEB takes as long as the tests.
     pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning"),
 ]
 
@@ -46,7 +46,7 @@ def evaluate(model, task, cache=None, **options):
 
 
 def direct(scores):
-    """nDCG@10 and MRR@10 where the nth query's only relevant document is the nth."""
+    """Return nDCG@10 and MRR@10 where the nth query's only relevant document is the nth."""
     ranks = 1 + (scores > np.diag(scores)[:, None]).sum(axis=1)
     found = ranks <= 10
     return (found / np.log2(1 + ranks)).mean(), (found / ranks).mean()
@@ -62,12 +62,12 @@ def test_retrieval_scores_are_those_computed_directly(checkpoint):
     documents = embedder.encode(titled, prompt="about ", temperature=0.5)
     asked = embedder.encode(list(queries.values()), prompt="to find ", temperature=2.0)
     ndcg, mrr = direct(embedder.similarity(asked, documents))
-    assert 0.02 < ndcg < 0.98  # neither chance nor perfect: what goes wrong shows
-    assert got["main_score"] == pytest.approx(ndcg, abs=6e-6)  # MTEB rounds to five digits
+    assert 0.02 < ndcg < 0.98  # A score between chance and perfect shows errors.
+    assert got["main_score"] == pytest.approx(ndcg, abs=6e-6)  # MTEB rounds to five digits.
     assert got["mrr_at_10"] == pytest.approx(mrr, abs=6e-6)
 
 
-# Names after a task of the registry, one that is not there, types, kinds of texts, and one that nobody asks for.
+# Names after a registered task, an unregistered one, types, kinds of texts, and an unused one.
 SEVERAL = {
     "query": "to find ",
     "passage": "on ",
@@ -84,16 +84,16 @@ SEVERAL = {
 
 
 def both(place, **options):
-    """A model here, and in MTEB's own wrapper of sentence-transformers."""
+    """Return a tsjax model, and the same model in MTEB's wrapper of sentence-transformers."""
     folder = write_sentence_transformers(place / "model", options=options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about prompts, as a test of its own sees
+        warnings.simplefilter("ignore")  # warnings about prompts, which have a separate test
         original = SentenceTransformer(str(folder), device="cpu")
         return Model(folder), SentenceTransformerEncoderWrapper(original)
 
 
 class Batches(list):
-    """Batches as a data loader has them, whose data set has texts alone."""
+    """Batches as a data loader gives them; the data set has only texts."""
 
     class dataset:
         features = ("text",)
@@ -157,7 +157,8 @@ def test_scores_are_those_of_mtebs_own_wrapper(tmp_path, name):
 # MTEB's stand-in for classification has few texts, and a random model may not predict one of the labels.
 @pytest.mark.filterwarnings("ignore:Precision is ill-defined:sklearn.exceptions.UndefinedMetricWarning")
 @pytest.mark.filterwarnings("ignore:prompts that are not used:UserWarning")
-@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # MTEB's, of a model's similarities
+# MTEB's warnings about a model's similarities
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
 def test_every_kind_of_task_scores_as_in_mtebs_own_wrapper(tmp_path, task):
     models = both(tmp_path, prompts=SEVERAL)
     scores = []
@@ -203,7 +204,7 @@ def test_the_facts_are_filled_in(checkpoint):
     assert named.mteb_model_meta.name == "us/other-tau-0.9"
     other = tsjax.load(checkpoint, truncate_dim=20, temperature=0.9)
     assert named.mteb_model_meta.revision == f"{other.encoding_fingerprint}-cosine"
-    assert embedder.temperature == Temperature()  # the one that was given is left as it is
+    assert embedder.temperature == Temperature()  # The given model is left unchanged.
 
 
 def test_temperatures_that_are_no_number_have_names_of_their_own(checkpoint):
@@ -212,7 +213,7 @@ def test_temperatures_that_are_no_number_have_names_of_their_own(checkpoint):
         Temperature(0.9, by_length=LogLength(128)),
         Temperature(0.9, query=1.0),
         Temperature([0.9, 0.8, 0.7]),
-        Temperature([0.9, 0.75, 0.7]),  # printed as the one above
+        Temperature([0.9, 0.75, 0.7]),  # It is printed like the one above.
     ]
     names = {Model(embedder, temperature=temperature).mteb_model_meta.name for temperature in several}
     assert len(names) == len(several)

@@ -1,4 +1,4 @@
-"""What most tests of jobs begin with."""
+"""Fixtures that most tests of jobs start with."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(model, corpus, tmp_path_factory):
-    """An output of the module's corpus that nobody has loaded yet, in shards of 16."""
+    """Return an output of the module's corpus in shards of 16, not yet loaded anywhere."""
     output = tmp_path_factory.mktemp("done") / "out"
     assert batch_jobs.run(*batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title")) == 0
     return Output(output)

@@ -133,7 +133,7 @@ def test_another_version_is_refused_by_name(output, model, corpus, capsys, monke
     assert f'versions.{package} was "{version}" and is "9.9" now' in error_of(capsys, *command)
 
 
-# Prints the statuses of jobs, one in each argument, where a processor has four devices.
+# Prints the statuses of jobs, one in each argument, on a CPU with four devices.
 _FOUR_DEVICES = """
 import json, sys
 import jax
@@ -158,7 +158,7 @@ def test_the_devices_that_are_used_are_part_of_the_job(output, whole, model, cor
     assert process.stdout == "[2, 0]\n", process.stderr
     assert 'model.devices was ["cpu", 1] and is ["cpu", 4] now' in process.stderr
     assert "(1 computed now)" in process.stderr
-    # What a process could use, and did not, changes nothing.
+    # Devices that a process could use and did not use change nothing.
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
 
 
@@ -236,7 +236,7 @@ def test_a_disk_that_is_full_while_a_shard_is_written(model, corpus, whole, tmp_
 
 
 def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
-    """As on file systems whose clients grant locks by themselves: two processes are the same worker at once."""
+    """Some file systems have clients that grant locks by themselves: two processes are the same worker at once."""
     import filelock
 
     from tsjax.jobs.plan import Worker
@@ -258,7 +258,7 @@ def test_a_lock_that_does_not_exclude_harms_no_shard(tmp_path, monkeypatch):
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    """No file is left that would lock out whoever comes after a kill."""
+    """No file is left that would lock out later workers after a kill."""
     import fcntl
 
     from tsjax.jobs.plan import Worker
@@ -273,7 +273,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 
 def test_a_worker_waits_for_who_only_looks(tmp_path):
-    """As `status` does, which holds a worker's lock for a moment."""
+    """`status` holds a worker's lock for a moment, and the worker waits."""
     from filelock import FileLock
 
     from tsjax.jobs.plan import Worker
@@ -319,7 +319,7 @@ def test_what_killed_processes_have_left_is_removed(tmp_path):
     output, worker = Output(tmp_path / "out"), Worker(1, 4)
     with output.working(worker) as mine:
         host, name = os.uname().nodename, mine.name
-    gone = f"{worker}-{host}-{2**22 + 1}-{'0' * 32}"  # more than any process has
+    gone = f"{worker}-{host}-{2**22 + 1}-{'0' * 32}"  # more devices than any process has
     elsewhere = f"{worker}-other-host-1-{'0' * 32}"
     long_ago = f"{worker}-other-host-1-{'1' * 32}"
     another = f"{ALONE}-{host}-{2**22 + 1}-{'0' * 32}"
@@ -335,14 +335,14 @@ def test_what_killed_processes_have_left_is_removed(tmp_path):
 
 
 def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monkeypatch):
-    """Also where it is damaged while the job is at work; one that the disk does not give is an error."""
+    """This includes a record that is damaged while the job runs. A record that the disk cannot read is an error."""
     from tsjax.jobs.output import directory as records
     from tsjax.jobs.plan import ALONE, Plan, ShardKey
     from tsjax.jobs.run.accounting import Books
     from tsjax.jobs.run.worker_loop import JobRunner
 
     command = batch_jobs.arguments(model, corpus, output, "--id-column", "id", "--keep", "title", "text")
-    (output / "records" / "shard-00000-00007.json").write_text("{")  # of a shard that the job has not
+    (output / "records" / "shard-00000-00007.json").write_text("{")  # a shard that the job does not have
     compute = JobRunner.compute
 
     def spoilt(runner, books, partial):
@@ -372,7 +372,7 @@ def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monk
 
 
 def test_two_workers_of_different_jobs_that_start_at_once(model, corpus, tmp_path, monkeypatch):
-    """Whoever is second joins the first's job, or none, before there is any manifest; with the first's ranges."""
+    """The second worker joins the first's job or none, before there is any manifest, and with the first's ranges."""
     from tsjax.jobs.input.sources import find_sources
     from tsjax.jobs.job import Model, Options
     from tsjax.jobs.plan import Plan, Worker
@@ -391,7 +391,8 @@ def test_two_workers_of_different_jobs_that_start_at_once(model, corpus, tmp_pat
     assert first.ranges is not None
     other = [[number - 1 for number in numbers] for numbers in first.ranges]
     monkeypatch.setattr(JobRunner, "_calibrated", lambda self: other)
-    for recorded in (Output.recorded_job, lambda self: None):  # it comes later; it looked at the same moment
+    # The second job starts later, or looks at the same moment.
+    for recorded in (Output.recorded_job, lambda self: None):
         monkeypatch.setattr(Output, "recorded_job", recorded)
         with pytest.raises(InputError, match=r"options\.normalize was false and is true now"):
             runner(1, normalize=True).join()
@@ -455,7 +456,7 @@ def with_ids(change_ids):
 
 
 def with_record(manifest=True, **changes):
-    """Change what is recorded of a shard, in its record and the manifest."""
+    """Change the record of a shard, both in its own file and in the manifest."""
 
     def damage(output):
         for file in (output / "records" / f"{NAME}.json", *([output / "manifest.json"] if manifest else [])):
@@ -475,13 +476,13 @@ def rejection(row, reason="'text' is null"):
 
 
 def without_a_row_that_is_rejected(output):
-    """As if a job had lost a row, and said that it cannot be embedded."""
+    """Simulate a job that lost a row and recorded it as rejected."""
     rewrite(output, NAME, lambda found: found.slice(1))
     with_record(rejected=[rejection(16)])(output)
 
 
 def with_record_of_first(output):
-    """As if the first shard knew of one of its two bad rows only."""
+    """Simulate a first shard that knows only one of its two bad rows."""
     for file in (output / "records" / "shard-00000-00000.json", output / "manifest.json"):
         data = json.loads(file.read_text())
         if "shards" in data:
@@ -560,7 +561,8 @@ def test_a_whole_output_can_be_read_only(output, capsys, monkeypatch):
 
 def test_hashes_of_ids_go_below_the_output_and_leave_nothing(output, capsys, monkeypatch, tmp_path):
     before = sorted(output.rglob("*"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # often in memory, which ids would fill
+    # a temporary directory is often in memory, which the ids would fill
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     assert "whole and sound" in problems(output, capsys)
     assert sorted(output.rglob("*")) == before
 
@@ -684,7 +686,7 @@ def test_a_job_without_any_vector_is_no_success(model, tmp_path, capsys):
     assert "a.jsonl, row 0: the id 'id' is null; " in error
     assert f"{tmp_path}/out/rejected.jsonl lists them all" in error
     (tmp_path / "a.jsonl").write_text("")
-    assert batch_jobs.run(*command, tmp_path / "empty") == 0  # nothing was asked for
+    assert batch_jobs.run(*command, tmp_path / "empty") == 0  # There was nothing to embed.
 
 
 def test_an_output_that_is_none(tmp_path, capsys):
@@ -704,20 +706,20 @@ def test_status(output, capsys):
     assert batch_jobs.run("batch", "status", output) == 0
     out = capsys.readouterr().out
     assert ": not finished; 4 shards of 64 rows" in out
-    assert "%" not in out  # how much of its file a shard is is not known before the file's end
+    assert "%" not in out  # How much of its file a shard is becomes known at the file's end.
     assert "give the same command again" in out.splitlines()[-1]
     assert batch_jobs.run("batch", "verify", output) == 2
     assert "give the same command again" in capsys.readouterr().err
     with Output(output).working(Worker()):
         assert batch_jobs.run("batch", "status", output) == 0
         assert batch_jobs.run("batch", "verify", output) == 2
-        assert "command" not in "".join(capsys.readouterr())  # a worker is at it
+        assert "command" not in "".join(capsys.readouterr())  # a worker is working on it
     assert batch_jobs.run("batch", "status", output) == 0
     out = capsys.readouterr().out
     assert "worker 0 of 1: finished" in out
 
 
-# -- what others read -------------------------------------------------------------------------------------------------
+# -- other programs read the output ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "uint8", "binary", "ubinary"])
@@ -806,7 +808,7 @@ def test_an_input_without_rows(model, tmp_path, capsys):
     (tmp_path / "b.jsonl").write_text("")
     for name, rejected in (("a", 1), ("b", 0)):
         output = tmp_path / f"out-{name}"
-        # Rows of which none can be embedded are no success.
+        # A job that can embed none of its rows is no success.
         assert batch_jobs.run(*batch_jobs.arguments(model, [tmp_path / f"{name}.jsonl"], output)) == 2 * rejected
         assert len((output / "rejected.jsonl").read_text().splitlines()) == rejected
         assert len(table(output)) == 0
@@ -857,7 +859,7 @@ def test_search_among_quantised_vectors(model, corpus, tmp_path, precision, caps
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
-    """Resident memory at its highest, that of libraries too: of twenty times as many rows it is little more."""
+    """Resident memory at its peak, including that of libraries, is little more for twenty times as many rows."""
     jobs = batch_jobs.Jobs(tmp_path)
     peaks = []
     for rows in (2_000, 40_000):
@@ -879,7 +881,7 @@ def test_memory_does_not_grow_with_the_corpus(model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("leak", [False, True])
 def test_no_row_and_no_vector_outlives_its_shard(model, tmp_path, monkeypatch, leak):
-    """What Python and NumPy have at the most, which what is kept of each row raises at once: a leak is seen here."""
+    """The peak of Python's and NumPy's memory rises at once with all that is kept of each row, and shows a leak."""
     from tsjax.jobs.run import worker_loop as running
 
     kept, add = [], running._Tally.add
@@ -897,7 +899,7 @@ def test_no_row_and_no_vector_outlives_its_shard(model, tmp_path, monkeypatch, l
             tracemalloc.stop()
             kept.clear()
 
-    peak(4_000, "first")  # which imports and compiles
+    peak(4_000, "first")  # this imports and compiles
     few, many = peak(4_000, "few"), peak(20_000, "many")
     assert (many - few > 16_000 * 36 * 4 / 2) == leak, (few, many)
 
@@ -907,4 +909,4 @@ def test_layouts_name_their_files():
 
     assert Layout("npy", "float32", 4).files(ShardKey(1, 2)) == ("shard-00001-00002.npy", "shard-00001-00002.jsonl")
     assert ShardKey.parse(str(ShardKey(1, 234567))) == ShardKey(1, 234567)
-    assert sys.byteorder == "little"  # of what .npy holds
+    assert sys.byteorder == "little"  # the byte order of .npy files

@@ -1,4 +1,4 @@
-"""docs/batch.md does what it says: its commands and its examples, as they are printed there."""
+"""The commands and examples of docs/batch.md, run as they are printed there."""
 
 import contextlib
 import importlib.util
@@ -21,13 +21,13 @@ COMMANDS = [
     shlex.split(line) for block in re.findall(r"```sh\n(.+?)```", GUIDE, re.DOTALL) for line in block.splitlines()
 ]
 
-# What the tests' own extras do not bring: those examples run where it is installed.
+# The tests' extras do not install these packages; their examples run only if the package is installed.
 NEEDS = {"Spark": "pyspark", "Qdrant": "qdrant_client", "pgvector": "psycopg", "Apache Beam": "apache_beam"}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder in which the guide's commands have been run."""
+    """Return a folder in which the guide's commands have been run."""
     place = tmp_path_factory.mktemp("guide")
     (place / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "demo.jsonl", place / "scripts")
@@ -56,11 +56,11 @@ def test_an_example_as_it_is_printed(name, place, monkeypatch, capsys):
     if name == "pgvector" and "PGHOST" not in os.environ:
         pytest.skip("PGHOST names no server with pgvector")
     monkeypatch.chdir(place)
-    for _ in range(2):  # what loads a database can do so again
+    for _ in range(2):  # The examples that load a database can be repeated.
         capsys.readouterr()
         with warnings.catch_warnings():
             if name in NEEDS:
-                warnings.simplefilter("ignore")  # theirs
+                warnings.simplefilter("ignore")  # warnings of the package
             exec(compile(EXAMPLES[name], f"docs/batch.md, {name}", "exec"), {"__name__": "__main__"})
         if name == "Apache Beam":
             lines = [line for file in place.glob("build/beam/*.jsonl") for line in file.read_text().splitlines()]

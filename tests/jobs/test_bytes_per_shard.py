@@ -1,4 +1,4 @@
-"""A shard is cut by rows or by bytes of text, whichever comes first: alike for every worker, and after any kill."""
+"""Shards cut by rows or by bytes of text, whichever comes first: the same for every worker, and after any kill."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ def texts(rows=70, seed=1):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A file of each kind with some texts that are much longer than others, and a row that is none."""
+    """Write a file of each kind with some texts that are much longer than others, and one invalid row."""
     folder = tmp_path_factory.mktemp("corpus")
     lines = [json.dumps({"text": text}) for text in texts()]
     lines[11] = "{"
@@ -47,7 +47,10 @@ def whole(model, corpus, tmp_path_factory):
 
 
 def cuts(sizes, rows, most):
-    """The rows of each shard, by counting: of every so many rows, until the texts reach so many bytes."""
+    """Yield the rows of each shard, by counting.
+
+    In each group of `rows` rows, a shard ends as soon as its texts reach `most` bytes.
+    """
     for start in range(0, len(sizes), rows):
         shard, size = [], 0
         for place in range(start, min(start + rows, len(sizes))):
@@ -89,7 +92,7 @@ def test_no_worker_needs_the_texts_of_another(tmp_path, monkeypatch):
     for count in (2, 3, 5):
         found = [shards(Worker(index, count)) for index in range(count)]
         assert dict(sorted(itertools.chain.from_iterable(own.items() for own in found))) == alone
-    # What is there is skipped by its number of rows, wherever it lies in a range.
+    # Existing shards are skipped by their number of rows, wherever they lie in a range.
     rng = random.Random(2)
     for _ in range(20):
         done = {key: Made(len(rows), "") for key, rows in alone.items() if rng.random() < 0.5}
@@ -136,11 +139,11 @@ def test_other_bytes_a_shard_are_another_job(model, corpus, whole, capsys):
 @pytest.mark.parametrize("hashed", ["whole", "by samples"])
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_is_lost_is_made_again(model, corpus, whole, tmp_path, seed, hashed, monkeypatch):
-    """Shards in the midst of a range, its first, its last, several: the same bytes in the end, by several workers."""
+    """Shards in the middle of a range, its first, its last and several are lost; workers make the same bytes again."""
     rng = random.Random(seed)
     output = tmp_path / "out"
     commands = [batch_jobs.arguments(model, corpus, output, *MORE, "--shard", f"{index}/2") for index in range(2)]
-    if hashed == "by samples":  # so that the rows of what is there are compared
+    if hashed == "by samples":  # so that the rows of existing shards are compared
         for name, value in (("_HASHED_BYTES", 0), ("_LEAST_HASHED_BYTES", 100), ("_SAMPLE_BYTES", 32)):
             monkeypatch.setattr(inputs, name, value)
         whole = tmp_path / "whole"

@@ -1,4 +1,4 @@
-"""Names that nothing has, columns of paths, values as text, and lines that no row has."""
+"""Missing column names, columns of paths, values as text, and lines that belong to no row."""
 
 import contextlib
 import datetime
@@ -24,7 +24,7 @@ from tsjax.jobs.inspect.verdict import Verdict
 
 
 def write_rows(path, rows):
-    """The same rows in the format that the suffix says."""
+    """Write the same rows in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     match path.suffix:
         case ".jsonl":
@@ -74,7 +74,7 @@ def test_a_column_that_few_rows_have_is_no_mistake(tmp_path):
     check_columns(sources, Columns(template="{title} {text}", keep=("note",)))
     with pytest.raises(InputError, match="'ttile'"):
         check_columns(sources, Columns(template="{ttile} {text}"))
-    check_columns(find_sources([str(write(tmp_path / "c.jsonl", "no json\n"))]), Columns())  # no row says otherwise
+    check_columns(find_sources([str(write(tmp_path / "c.jsonl", "no json\n"))]), Columns())  # no row contradicts it
 
 
 def test_a_second_file_without_the_column_is_found_too(tmp_path):
@@ -201,7 +201,7 @@ def test_verify_says_which_lines_no_row_has(model, tmp_path, capsys, monkeypatch
     whole = Delimited.records
 
     def losing(self):
-        """A parser with a fault: it loses the lines of four records, and does not notice."""
+        """Simulate a faulty parser that loses the lines of four records without noticing."""
         for record in whole(self):
             if self.header and record[0] in ("7", "8", "9", "20"):
                 continue
@@ -222,7 +222,7 @@ def test_verify_says_which_lines_no_row_has(model, tmp_path, capsys, monkeypatch
 
 
 def test_a_reader_that_loses_lines_says_so(tmp_path, monkeypatch):
-    """What the cells hold is compared with the lines that were read."""
+    """The content of the cells is compared with the lines that were read."""
     from tsjax.jobs.input import delimited
 
     whole = delimited._Quoted.parse
@@ -258,7 +258,7 @@ def test_other_commands_read_the_same_formats(tmp_path):
 
 
 def audited(path, columns=None, **reading):
-    """What an audit of lines says of a file, and the rows that it saw."""
+    """Return the problems that an audit of lines finds in a file, and the rows that it saw."""
     columns = columns or Columns()
     (source,) = find_sources([str(path)], Reading(**reading), columns=columns.needed)
     verdict = Verdict(str(path))
@@ -404,7 +404,7 @@ def test_files_of_a_store_are_closed_when_another_is_refused(monkeypatch):
 
     def noted(source, columns):
         if source.name == "0.csv":
-            time.sleep(0.3)  # so that the others are open when it is refused
+            time.sleep(0.3)  # so that the other files are open when it is refused
         opened.append(open_rows(source, columns))
         return opened[-1]
 

@@ -1,4 +1,4 @@
-"""No row of delimited text is lost without a word, whatever its quotation marks."""
+"""Delimited text with any quotation marks, of which no row is lost silently."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ BY_ID = Columns(id="id")
 
 
 def numbered(changes, rows=40, delimiter=","):
-    """A file with an id and a text in each row, some of them changed."""
+    """Return a file with an id and a text in each row, some of them changed."""
     lines = [f"{100 + i}{delimiter}this is text {i}" for i in range(rows)]
     for place, line in changes.items():
         lines[place] = line
@@ -36,10 +36,11 @@ def test_tsv_has_no_quotes_unless_the_user_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "lost"),
     [
-        ({7: '107,"an open mark'}, [9]),  # nothing closes it
+        ({7: '107,"an open mark'}, [9]),  # The quotation mark is never closed.
         ({7: '107,"an open mark', 20: '120,"a quoted, text"'}, [9]),
         ({7: '107,"an open mark', 20: '120,he said "yes" twice'}, [9]),
-        ({7: '107,"an open mark', 20: '120,a pipe of 5"'}, [9]),  # well-formed, but for what the lines look like
+        # This file is well formed, but its lines look like rows.
+        ({7: '107,"an open mark', 20: '120,a pipe of 5"'}, [9]),
         ({7: '107,"an open mark', 12: '112,""', 20: '120,"last"'}, [9]),
         ({7: '107,"one', 8: '108,"two', 9: '109,"three'}, [9, 10, 11]),
         ({39: '139,"in the last line'}, [41]),
@@ -106,7 +107,7 @@ def test_escapes_as_spark_writes_them(tmp_path):
     assert rejected_lines(rows) == [9]
     for skip in range(len(rows) + 1):
         assert read(file, BY_ID, skip, escape="\\") == rows[skip:]
-    assert 2 in rejected_lines(read(file, BY_ID))  # and never as another text without a word
+    assert 2 in rejected_lines(read(file, BY_ID))  # and never silently as another text
 
 
 def test_escapes_as_hive_writes_them(tmp_path):
@@ -124,7 +125,7 @@ def test_what_else_could_lose_a_row(tmp_path):
         + b"\n8,last"
     )
     rows = read(write(tmp_path / "a.csv", data), BY_ID)
-    assert rejected_lines(rows) == [3, 4, 5, 7, 8]  # 0x85 alone is no UTF-8
+    assert rejected_lines(rows) == [3, 4, 5, 7, 8]  # 0x85 alone is not valid UTF-8
     assert texts(rows)[0] == "a\x00b"
     assert texts(rows)[-1] == "last"
     assert read(write(tmp_path / "header.csv", "id,text\n"), BY_ID) == []
@@ -240,7 +241,7 @@ def test_a_header_may_repeat_names_that_are_not_used(tmp_path):
 
 @pytest.mark.parametrize("label", ["positive", "3"])
 def test_a_cell_of_two_lines_before_a_label_is_no_stray_mark(tmp_path, label):
-    """Its last line is a text and the label, as a row would be; its first line is no row."""
+    """Its last line is a text and the label, as a row would be, but its first line is not a row."""
     usual = "".join(f"review {i},{label if i % 2 else label[::-1]}\n" for i in range(60))
     text = f'review,label\n{usual}"first line\nsecond line",{label}\n' + usual
     rows = read(write(tmp_path / "a.csv", text), Columns(text="review"))

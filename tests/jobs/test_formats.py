@@ -1,4 +1,4 @@
-"""What a file is, by its name and its first bytes; what is none of the formats is refused and never embedded."""
+"""Formats of files, recognised by name and first bytes; an unknown format is refused and never embedded."""
 
 import base64
 import bz2
@@ -158,7 +158,7 @@ def test_lines_that_begin_like_other_formats_are_lines(tmp_path):
 
 @pytest.mark.parametrize("word", ["mustard", "ustar", "ustar  text"])
 def test_the_mark_of_tar_within_a_text_is_no_archive(tmp_path, word):
-    """Not even where a stray control character stands before it."""
+    """The text is not taken for an archive even if a stray control character precedes the mark."""
     for first in ("x", "\x1f"):
         before = first + "x" * (256 - word.index("ustar"))
         assert texts(read(write(tmp_path / "a.txt", f"{before}{word}\n"))) == [before + word]
@@ -292,7 +292,7 @@ def test_a_format_that_does_not_exist():
 def test_files_are_closed_when_they_are_refused(tmp_path):
     (source,) = find_sources([str(write(tmp_path / "a.csv", "id,body\n"))])
     with pytest.raises(InputError), contextlib.closing(open_rows(source, Columns())):
-        pass  # an unclosed file would be a warning, and so an error
+        pass  # An unclosed file would be a warning, which is an error here.
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress)])
@@ -310,7 +310,7 @@ PACKERS = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, 
 
 
 def in_store(name, data):
-    """A file of a store, by its URL."""
+    """Write a file to a store and return its URL."""
     import fsspec
 
     fsspec.filesystem("memory").pipe(f"/formats/{name}", data)
@@ -318,7 +318,7 @@ def in_store(name, data):
 
 
 def hardly_packed(rows=3000):
-    """Rows of which compression leaves much more than what is fetched first."""
+    """Return rows that compress badly: their compressed size is well above the amount that is fetched first."""
     digits = (base64.b64encode(np.random.default_rng(row).bytes(80)).decode() for row in range(rows))
     return [{"text": f"{row} {text}"} for row, text in enumerate(digits)]
 

@@ -1,4 +1,4 @@
-"""An input is known by its content: the same bytes go on whenever they were written, other bytes never do."""
+"""Identity of inputs by content: the same bytes continue a job whenever they were written, other bytes never do."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ ROWS = 60
 
 @pytest.fixture
 def sampled(monkeypatch):
-    """Have files of more than a hundred bytes known by samples, so that most of their bytes are in none."""
+    """Identify files of more than a hundred bytes by samples, so that most of their bytes are in no sample."""
     monkeypatch.setattr(inputs, "_HASHED_BYTES", 0)
     monkeypatch.setattr(inputs, "_LEAST_HASHED_BYTES", 100)
     monkeypatch.setattr(inputs, "_SAMPLES", 2)
@@ -73,7 +73,7 @@ FORMS = {
 
 
 def downloaded_again(path, seconds=2_000_000_000):
-    """The same bytes in a new file, at another time."""
+    """Write the same bytes to a new file, at another time."""
     content = path.read_bytes()
     path.rename(path.with_name("old"))
     path.write_bytes(content)
@@ -82,7 +82,7 @@ def downloaded_again(path, seconds=2_000_000_000):
 
 
 def replaced(path, write, lines):
-    """Other bytes of the same size at the same time."""
+    """Replace a file by other bytes of the same size and time."""
     before = path.stat()
     write(path, lines)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -90,7 +90,7 @@ def replaced(path, write, lines):
 
 
 def swapped(lines, *places):
-    """Each of these lines with its neighbour's place: the same size in every format without compression."""
+    """Reverse the given lines, which keeps the size in every format without compression."""
     lines = list(lines)
     for place in places:
         lines[place] = lines[place][::-1]
@@ -98,7 +98,7 @@ def swapped(lines, *places):
 
 
 def forget(output, *keys):
-    """As if the job had been killed before these shards."""
+    """Remove shards, as if the job had been killed before them."""
     for key in keys:
         (output / "records" / f"shard-{key}.json").unlink()
         (output / "vectors" / f"shard-{key}.parquet").unlink()
@@ -111,7 +111,10 @@ def shards(output):
 
 @pytest.fixture
 def started(model, tmp_path):
-    """Start a job over a file of each form; gives its command and output, and with it a whole one beside."""
+    """Start a job over a file of each form.
+
+    Returns the input, the command and its output, next to which a complete output is made.
+    """
 
     def start(name, *more):
         source = tmp_path / name
@@ -162,7 +165,7 @@ def test_other_rows_than_a_shard_was_made_of_are_refused_where_samples_do_not_se
     before = shards(output)
     assert batch_jobs.run(*command) == 2
     assert "the rows are not those that shard 00000-00001 was made of" in capsys.readouterr().err
-    # Not even the first shard, which could have been made before that was found.
+    # This includes the first shard, which could have been made before the change was found.
     assert shards(output) == before
 
 
@@ -177,7 +180,7 @@ def test_verify_finds_another_text_that_samples_do_not_see(started, capsys):
 
 @pytest.mark.usefixtures("sampled")
 def test_what_was_not_embedded_yet_may_be_another(started, model, tmp_path):
-    """What a job is of then are the new bytes: it ends as if there had never been others."""
+    """The job then describes the new bytes: it ends as if there had never been others."""
     source, command, output = started("a.txt")
     forget(output, "00000-00002", "00000-00003")
     replaced(source, write_lines, swapped(texts(), 40))
@@ -194,10 +197,10 @@ def test_each_worker_looks_at_its_own_shards(model, tmp_path, capsys):
     commands = [batch_jobs.arguments(model, [source], output, "--shard", f"{index}/2") for index in range(2)]
     assert [batch_jobs.run(*command) for command in commands] == [0, 0]
     forget(output, "00000-00002", "00000-00003")
-    replaced(source, write_lines, swapped(texts(), 20))  # a row of shard 1, worker 1's
+    replaced(source, write_lines, swapped(texts(), 20))  # a row of shard 1, which is worker 1's
     assert batch_jobs.run(*commands[1]) == 2
     assert "shard 00000-00001 was made of" in capsys.readouterr().err
-    # Worker 0 has no shard of other rows, and what is wrong with the whole is found at the end.
+    # Worker 0 has no shard of changed rows, so the problem is found at the end.
     assert batch_jobs.run(*commands[0]) == 0
     assert batch_jobs.run("batch", "verify", output) == 2
 
@@ -219,7 +222,7 @@ def test_kept_values_are_compared_with_the_input(model, tmp_path, monkeypatch, c
 
 
 def test_a_file_that_changes_before_its_end_is_read_is_in_no_further_shard(model, tmp_path):
-    """Found before a shard of the other bytes could be recorded, which the next start would take for one of these."""
+    """The change is found before a shard of the other bytes is recorded. The next start would not notice it."""
     source, output = tmp_path / "a.txt", Output(tmp_path / "out")
     write_lines(source, texts())
     plan = Plan.of(find_sources([str(source)]), 16)

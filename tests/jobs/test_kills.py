@@ -1,4 +1,4 @@
-"""A job that is killed at any moment and started again ends with the bytes of one that was not."""
+"""Jobs killed at any moment and restarted, which end with the bytes of a job that was not killed."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from tests.support import batch_jobs
 
 KILLS = 20
 
-# Shards of fewer rows than a range has, some of them: cut by bytes of text.
+# Some shards have fewer rows than a range: they are cut by bytes of text.
 MORE = ("--id-column", "id", "--keep", "title", "--bytes-per-shard", "900")
 
 
@@ -29,8 +29,8 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(model, corpus, jobs, tmp_path_factory):
-    """An output that nobody has disturbed, and what a run takes once there is a manifest."""
-    for name in ("first", "second"):  # the first compiles, and keeps what it has compiled
+    """Return an undisturbed output, and the time that a run takes once there is a manifest."""
+    for name in ("first", "second"):  # the first run compiles, and keeps the programs
         output = tmp_path_factory.mktemp("whole") / name
         process = jobs.start(*batch_jobs.arguments(model, corpus, output, *MORE))
         wait_for_work(process, output, "manifest.json")
@@ -62,11 +62,11 @@ def test_twenty_kills(model, corpus, jobs, whole, tmp_path):
     while kills < KILLS:
         output = tmp_path / f"out-{kills}"
         command = batch_jobs.arguments(model, corpus, output, *MORE)
-        # A few kills on each output, then to the end.
+        # Each output has a few kills, and then runs to the end.
         for _ in range(rng.randint(2, 5)):
             process = jobs.start(*command)
             wait_for_work(process, output, "manifest.json")
-            # Up to some shard and a moment of the next, however busy the machine is.
+            # Wait for a shard and a moment of the next, however busy the machine is.
             wait_for_shards(process, output, rng.randint(shards_in(output), len(shards)))
             time.sleep(rng.uniform(0, seconds / len(shards)))
             process.kill()
@@ -77,7 +77,7 @@ def test_twenty_kills(model, corpus, jobs, whole, tmp_path):
         assert process.status() == 0, process.stderr()
         assert batch_jobs.contents(output) == expected
     assert batch_jobs.run("batch", "verify", output) == 0
-    # The kills were in the midst of the work, not all before or after it.
+    # The kills came during the work, and not all before or after it.
     assert len(set(shards_at_kills)) > 4
     assert not list((output / ".tsjax").glob("*/*"))
 
@@ -94,7 +94,7 @@ def test_four_workers_of_which_one_is_killed_and_restarted(model, corpus, jobs, 
     time.sleep(seconds / 8)
     processes[2].kill()
     assert processes[2].status() is None
-    assert batch_jobs.run("batch", "verify", output) == 2  # its shards are missing, whatever the others do
+    assert batch_jobs.run("batch", "verify", output) == 2  # its shards are missing, whatever the other workers do
     again = jobs.start(*commands[2])
     for process in [processes[0], processes[1], again, processes[3]]:
         assert process.status() == 0, process.stderr()
@@ -115,7 +115,7 @@ def test_a_second_process_on_the_same_output_is_refused(model, corpus, jobs, tmp
     command = batch_jobs.arguments(model, corpus, tmp_path / "out")
     first = jobs.start(*command)
     wait_for_work(first, tmp_path / "out", "manifest.json")
-    os.kill(first.pid, signal.SIGSTOP)  # lest it end while the second waits for it
+    os.kill(first.pid, signal.SIGSTOP)  # so that it does not end while the second waits for it
     second = jobs.start(*command)
     assert second.status() == 2
     os.kill(first.pid, signal.SIGCONT)

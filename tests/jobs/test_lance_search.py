@@ -1,4 +1,4 @@
-"""Questions to a table of LanceDB, with a real model and real texts: the right text first, as by an exact search."""
+"""Questions to a LanceDB table, with a real model and real texts: the right text is first, as in an exact search."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ lancedb = lazy("lancedb")
 
 pytestmark = pytest.mark.slow
 
-# What is asked, and the title of the text that answers it.
+# Questions, and the titles of the texts that answer them.
 QUESTIONS = {
     "a thirsty bird drops stones into a jug to reach the water": "The Crow and the Pitcher",
     "the animal that could not reach the grapes and called them sour": "The Fox and the Grapes",
@@ -36,7 +36,7 @@ QUESTIONS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Famous texts among paragraphs of presidents, embedded and loaded by the command."""
+    """Return famous texts among paragraphs of presidents, embedded and loaded by the command."""
     place = tmp_path_factory.mktemp("search")
     demo = Path(__file__).parents[2] / "scripts" / "demo.jsonl"
     famous = [json.loads(line) for line in demo.read_text(encoding="utf-8").splitlines()]

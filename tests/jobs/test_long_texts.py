@@ -26,7 +26,7 @@ def embedder(tmp_path_factory):
 
 
 def embed(model, options, blocks):
-    """The blocks of one shard, each a list of texts."""
+    """Return the blocks of one shard, each a list of texts."""
     seen, rows = Seen(), 0
     made = []
     for texts in blocks:
@@ -55,7 +55,7 @@ def test_reject(embedder):
 
 
 def words(embedder, text):
-    """The texts of the text's tokens: each is one word, as the corpus is made."""
+    """Return the texts of the text's tokens; the corpus is made so that each is one word."""
     pieces = text.split()
     assert len(pieces) == embedder.count_tokens([text])[0] - 2
     return pieces
@@ -119,7 +119,7 @@ def test_late_chunks_over_several_windows(embedder, prompt):
     pieces = words(embedder, text)
     before = 1 + len(embedder._tokenizer.encode([prompt]).ids[0]) - 2
     width = 41 - before - 1
-    # Each token's vector is that of the window in whose middle it is nearest.
+    # Each token's vector comes from the window whose middle is nearest to it.
     vectors, distances = [None] * len(pieces), [-1] * len(pieces)
     for start in range(0, max(1, len(pieces) - overlap), width - overlap):
         window = pieces[start : start + width]

@@ -1,4 +1,4 @@
-"""An output that lies below the pattern of an input is no input: not the job's own, nor another's by accident."""
+"""Outputs below the pattern of an input, which are not read as input: the job's own, and other jobs' by accident."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tsjax.jobs.plan import Worker
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Files of three kinds, one of them in a folder of its own."""
+    """Write files of three kinds, one of them in a folder."""
     folder = tmp_path / "corpus"
     (folder / "sub").mkdir(parents=True)
     table = pa.table({"text": [f"the cat {row}" for row in range(40)], "id": [str(row) for row in range(40)]})
@@ -41,7 +41,7 @@ def names(output):
 
 
 def half_done(output):
-    """As if the job had been killed at its last shard."""
+    """Remove the last shard, as if the job had been killed there."""
     last = Output(output).record_keys()[-1]
     (output / "records" / f"shard-{last}.json").unlink()
     (output / "manifest.json").unlink()
@@ -58,7 +58,7 @@ PATTERNS = {
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("where", ["out", "sub/deep/out", "."])
 def test_a_job_goes_on_below_its_own_pattern(model, corpus, pattern, where, capsys):
-    """Also where inputs and output lie in one folder; and what its rejected rows are listed in is no input."""
+    """This includes inputs and output in one folder. The list of rejected rows is not an input either."""
     output = corpus / where
     with (corpus / "b.jsonl").open("a") as file:
         file.write("{\n")
@@ -100,7 +100,7 @@ def test_the_output_is_known_by_whatever_path(model, corpus, tmp_path, monkeypat
     half_done(output)
     assert batch_jobs.run(*job) == 0
     assert names(output) == ["a.parquet", "sub/c.parquet"]
-    if way == "a link to it":  # it is named by the folder itself, and found by way of the link
+    if way == "a link to it":  # named by the folder itself, and found through the link
         assert batch_jobs.run(*command(model, pattern, tmp_path / "elsewhere")) == 0
 
 
@@ -112,7 +112,7 @@ def test_a_file_url_is_a_path(model, corpus):
 
 
 def test_another_job_below_the_pattern_changes_nothing(model, corpus, capsys):
-    """It had kept the texts, so that its vectors could be read as input; it comes after this job has begun."""
+    """The other job kept its texts, so its vectors could be read as input. It starts after this job has begun."""
     job = command(model, corpus / "**" / "*.parquet", corpus / "out")
     assert batch_jobs.run(*job) == 0
     half_done(corpus / "out")
@@ -121,7 +121,7 @@ def test_another_job_below_the_pattern_changes_nothing(model, corpus, capsys):
     assert batch_jobs.run(*job) == 0
     assert f"files of {corpus / 'sub' / 'other'}, which a job wrote" in capsys.readouterr().err
     assert names(corpus / "out") == ["a.parquet", "sub/c.parquet"]
-    # Without what says which job it is, as where only the rest was copied.
+    # The file that identifies its job is missing, as in a partial copy.
     shutil.rmtree(corpus / "sub" / "other" / ".tsjax")
     assert batch_jobs.run(*job) == 0
 

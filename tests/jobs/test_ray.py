@@ -1,4 +1,4 @@
-"""Jobs on a real Ray cluster of several nodes, of which some are killed: the output is the single machine's."""
+"""Jobs on a real Ray cluster of several nodes, some of which are killed: the output equals that of a single machine."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tsjax.jobs.ray import Embed
 
 ray = lazy("ray")
 
-# Ray Data's own settings, at their defaults, warn of themselves.
+# Ray Data warns of its own default settings.
 pytestmark = [
     needs("ray"),
     pytest.mark.ray,
@@ -54,7 +54,7 @@ def command(model, corpus, output, *more):
 
 @pytest.fixture(scope="module")
 def whole(model, corpus, tmp_path_factory):
-    """What one machine makes."""
+    """Return the output of one machine."""
     output = tmp_path_factory.mktemp("whole") / "out"
     assert batch_jobs.run(*command(model, corpus, output)) == 0
     return output
@@ -65,7 +65,10 @@ def ray_command(*arguments):
 
 
 class Watch:
-    """Does something once a job has so many shards, while it runs; afterwards says how many there were."""
+    """A thread that does something once a job has a given number of shards.
+
+    The attribute `shards` then says how many there were.
+    """
 
     def __init__(self, output, shards, act):
         self._output, self._wanted, self._act = output, shards, act
@@ -102,7 +105,7 @@ def shards_in(output):
 
 
 def actors_at(output):
-    """The process ids of the actors that are making shards."""
+    """Return the process ids of the actors that are making shards."""
     return {int(path.name.split("-")[-2]) for path in (output / ".tsjax").glob("00000-of-00001-*/*-*-*")}
 
 
@@ -124,7 +127,7 @@ def test_the_bytes_are_those_of_one_machine(cluster, model, corpus, whole, tmp_p
     def several():
         wait_until(lambda: actors.update(actors_at(output)) or len(actors) == 2)
 
-    with Watch(output, 1, several):  # a file is shared out among actors
+    with Watch(output, 1, several):  # The actors share one file.
         assert batch_jobs.run(*ray_command(model, corpus, output)) == 0
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
     said = capsys.readouterr().err
@@ -174,7 +177,7 @@ def test_the_driver_is_killed_and_started_again(cluster, model, corpus, whole, t
         driver.kill()
         assert driver.wait() == -9, (tmp_path / "log").read_text()
     assert 10 <= shards_in(output) < SHARDS
-    # At once, while actors of the first may be alive yet.
+    # Do this at once: actors of the first job may still be alive.
     assert batch_jobs.run(*ray_command(model, corpus, output)) == 0
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
     assert batch_jobs.run("batch", "verify", output) == 0
@@ -194,7 +197,7 @@ def test_either_engine_goes_on_with_the_others_output(cluster, model, corpus, wh
     assert f" {tokens_of(whole, slice(3, 6)):,} tokens in " in said
     assert batch_jobs.contents(output) == batch_jobs.contents(whole)
     assert (vectors / "shard-00000-00006.parquet").stat().st_mtime_ns == untouched
-    # What Ray has begun, one machine ends.
+    # One machine finishes the job that Ray has begun.
     (records / "shard-00000-00007.json").unlink()
     assert batch_jobs.run(*command(model, corpus, output)) == 0
     assert f"{SHARDS} shards (1 computed now)" in capsys.readouterr().err
@@ -232,7 +235,7 @@ def test_a_bad_row_stops_the_job_where_it_should(cluster, model, corpus, tmp_pat
 
 
 def test_ranges_are_taken_once(cluster, model, tmp_path):
-    """Two small files, vectors in 8 bits, by number of actors."""
+    """There are two small files, vectors in 8 bits, and several numbers of actors."""
     corpus = batch_jobs.write_corpus(tmp_path / "corpus", rows=80)
     more = ("--precision", "int8", "--calibration-rows", "30", "--format", "npy")
     assert batch_jobs.run(*command(model, corpus, tmp_path / "one", *more)) == 0

@@ -1,4 +1,4 @@
-"""What the Ray engine is made of, without a cluster."""
+"""The parts of the Ray engine, without a cluster."""
 
 import contextlib
 import io
@@ -51,7 +51,7 @@ def test_each_shard_is_of_one_piece(tmp_path):
     for least in (1, 2, 8, 40):
         pieces = plan.pieces(least)
         assert len(pieces) >= least
-        assert {piece.count for piece in pieces if piece.group == 0} == {1}  # a small group is whole
+        assert {piece.count for piece in pieces if piece.group == 0} == {1}  # A small group is not divided.
         for key in (ShardKey(group, index) for group in range(4) for index in range(50)):
             assert sum(plan.is_for(piece, key) for piece in pieces) == 1
     large = [piece for piece in plan.pieces(8) if piece.group == 1]
@@ -62,7 +62,7 @@ def test_each_shard_is_of_one_piece(tmp_path):
 
 @pytest.mark.slow
 def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, tmp_path):
-    """As when a node is given up for dead, its piece given to another, and it lives."""
+    """This happens if a node is declared dead and its piece is given to another node, but the first one is alive."""
     options = Options(columns=Columns(id="id"), rows_per_shard=16)
     plan = Plan.of(find_sources(corpus), 16)
     loaded = Model.of(tsjax.load(model))
@@ -85,7 +85,7 @@ def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, t
             thread.join()
         assert not any(list(folder.iterdir()) for folder in folders)
         first = {path: path.stat().st_mtime_ns for path in output.vectors.iterdir()}
-        # A third comes after all is done, and leaves the files as they are.
+        # A third attempt comes after everything is done, and leaves the files unchanged.
         runners[0].make(books, piece, {}, folders[0])
         assert {path: path.stat().st_mtime_ns for path in output.vectors.iterdir()} == first
         assert len(books.mine(ALONE)) == 5
@@ -93,7 +93,7 @@ def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, t
     assert found == {name: content for name, content in whole.items() if "shard-" in name}
 
 
-# -- what a node is told ----------------------------------------------------------------------------------------------
+# -- instructions to a node -------------------------------------------------------------------------------------------
 
 
 def work(model, corpus, output, **changes):
@@ -104,7 +104,7 @@ def work(model, corpus, output, **changes):
         "plan": Plan.of(sources, 16),
         "output": str(output),
         "on_error": "reject",
-        "resources": {"memory": 1},  # which changes nothing about this process
+        "resources": {"memory": 1},  # which changes nothing in this process
     }
     return Work(**{**more, **changes})
 
@@ -116,7 +116,7 @@ def test_settling_a_job(model, corpus, tmp_path):
     options, plan = Options(rows_per_shard=16), Plan.of(find_sources(corpus), 16)
     job = Job.of(Model.of(tsjax.load(model)), options, plan)
     assert facts == job.facts
-    # An actor whose model is another, by a setting here, refuses.
+    # An actor refuses to start if a setting gives it another model.
     runner = JobRunner(Model.of(tsjax.load(model, temperature=0.9)), options, plan, output)
     with pytest.raises(
         InputError, match=r"other vectors than the job's: model\.temperature\.value was 1\.0 and is 0\.9"
@@ -134,7 +134,7 @@ def test_a_node_that_does_not_share_the_output(model, corpus, tmp_path):
 
 
 class FakeActor:
-    """A board in this process: what Ray would do with its methods, at once."""
+    """A board in this process that does at once what Ray would do with its methods."""
 
     def __init__(self, board):
         for name in ("tell", "read"):
@@ -168,7 +168,7 @@ def test_an_actor_makes_a_piece_and_refuses_with_another_model(model, corpus, tm
         assert (told.texts, told.shards, told.left) == (32, 2, 30.0)
         assert told.tokens == sum(json.loads(path.read_text())["tokens"] for path in output.records.iterdir())
         assert 0 < told.read <= sum(Path(path).stat().st_size for path in corpus)
-        assert maker(batch)["shards"].tolist() == [2]  # which are passed over
+        assert maker(batch)["shards"].tolist() == [2]  # Completed shards are skipped.
         assert board.read() == told
         (output.vectors / "shard-00000-00003.parquet").unlink()
         assert maker(batch)["damaged"].tolist() == [1]
@@ -266,7 +266,7 @@ def test_a_process_keeps_to_its_share(monkeypatch):
     ray_cluster.settle_process({"GPU": 1, "CPU": 2})
     assert environment == {"RAYON_NUM_THREADS": "7"}
     ray_cluster.settle_process({"CPU": 3})
-    assert environment == {"RAYON_NUM_THREADS": "7", "NPROC": "3"}  # what a user says stays
+    assert environment == {"RAYON_NUM_THREADS": "7", "NPROC": "3"}  # The user's choice stays.
     ray_cluster.settle_process({"GPU": 0.5})
     assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.375"
     environment |= {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}

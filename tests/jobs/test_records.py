@@ -1,4 +1,4 @@
-"""Manifests and records: strictly read, and of the bytes that earlier versions wrote (tests/data/format-2)."""
+"""Manifests and records: read strictly, and written with the bytes of earlier versions (tests/data/format-2)."""
 
 import json
 import shutil

@@ -31,7 +31,7 @@ def rows_of(path, columns=None, skip=0):
 
 
 def short(rows):
-    """Texts, and the reasons of what is rejected."""
+    """Return texts, and the reasons for which rows are rejected."""
     return [row.text if isinstance(row, Row) else (row.row, row.line, row.reason) for row in rows]
 
 
@@ -71,7 +71,7 @@ def test_jsonl(tmp_path):
     assert [row.id for row in rows if isinstance(row, Row)] == ["1", "true", "nine"]
     assert [row.kept for row in rows if isinstance(row, Row)] == [('{"y": [1]}',), (None,), ("plain",)]
     rejected = [row for row in rows if isinstance(row, Rejection)]
-    assert [row.line for row in rejected] == [3, 4, 5, 6, 7, 8, 9, 10, 11]  # the blank line is no row
+    assert [row.line for row in rejected] == [3, 4, 5, 6, 7, 8, 9, 10, 11]  # A blank line is not a row.
     assert [row.row for row in rejected] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     reasons = [
         "'text' is null",
@@ -106,7 +106,7 @@ def test_csv_and_tsv(tmp_path):
     assert rows[2].reason == "'text' is not UTF-8 (it has the byte 0xe9)"
     assert "not doubled" in rows[3].reason
     assert rows[4].text == "e"
-    assert rows[5].line == 9  # a quote that is never closed takes its line alone
+    assert rows[5].line == 9  # A quotation mark that is never closed takes only its own line.
     assert rows[6].text == "f"
     assert len(rows) == 7
     assert short(rows_of(write(tmp_path / "a.tsv", b"id\tbody\n1\ta, b\n"), Columns(text="body"))) == ["a, b"]
@@ -144,7 +144,7 @@ def test_parquet(tmp_path):
 
 
 def test_parquet_is_read_once_however_it_is_passed_over(tmp_path, monkeypatch):
-    """Passing over some shards and taking others goes through a row group once, in the order of its rows."""
+    """Skipping some shards and reading others passes through a row group once, in the order of its rows."""
     texts = [f"text {i}" for i in range(30_000)]
     pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=20_000)
     batches, real = [], pa.parquet.ParquetFile.iter_batches
@@ -168,17 +168,17 @@ def test_parquet_is_read_once_however_it_is_passed_over(tmp_path, monkeypatch):
             assert sum(batches) <= 30_000
     batches.clear()
     assert short(rows_of(tmp_path / "a.parquet", skip=20_000)) == texts[20_000:]
-    assert sum(batches) == 10_000  # a row group that is passed over whole is not read
+    assert sum(batches) == 10_000  # A row group that is skipped entirely is not read.
 
 
 def test_parquet_is_read_in_pieces_of_its_row_groups(tmp_path):
-    """Memory does not follow the size of row groups, which are often hundreds of megabytes."""
+    """Memory does not depend on the size of row groups, which are often hundreds of megabytes."""
     rng = np.random.default_rng(0)
     texts = ["".join(map(chr, rng.integers(33, 127, 1000))) for _ in range(16_000)]
     pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=16_000)
     del texts
     (source,) = find_sources([str(tmp_path / "a.parquet")])
-    tracemalloc.start()  # what Arrow reads of a Python file is in Python's bytes
+    tracemalloc.start()  # Arrow's reads from a Python file are Python bytes.
     with contextlib.closing(open_rows(source, Columns())) as reader:
         before, peak = pa.total_allocated_bytes(), 0
         for _ in itertools.islice(reader.read(), 10):
@@ -238,7 +238,7 @@ def test_packed_files(tmp_path):
 def test_zstd_that_is_cut_is_an_error(tmp_path):
     lines = [b'{"text": "%d"}\n' % (i * 7919 % 10_007) for i in range(20_000)]
     packer, data = zstandard.ZstdCompressor().compressobj(), b""
-    for start in range(0, len(lines), 500):  # blocks that can each be unpacked before the next is there
+    for start in range(0, len(lines), 500):  # Each block can be unpacked before the next is there.
         data += packer.compress(b"".join(lines[start : start + 500]))
         data += packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
     data += packer.flush()
@@ -269,7 +269,7 @@ def test_urls(tmp_path):
 
 
 def test_lines_of_a_url_are_read_in_large_pieces(monkeypatch):
-    """A store's own files give each line by itself, at a price that a file on the disk does not have."""
+    """A store's own file objects return each line by itself, which costs far more than in a file on disk."""
     import fsspec
     from fsspec.spec import AbstractBufferedFile
 
@@ -360,7 +360,7 @@ def test_a_folder_that_a_pattern_matches_is_told(tmp_path, where):
         with pytest.warns(UserWarning, match=r"matches .*in/x\.csv, which is a folder; .*in/x.csv/\*") as told:
             assert [source.name for source in find_sources([f"{base}/in/{pattern}"])] == ["a.csv"]
         assert len(told) == 1
-    for pattern in ("in/**/*.csv", "in/**", "in/a*"):  # whose files it matches, too
+    for pattern in ("in/**/*.csv", "in/**", "in/a*"):  # These patterns also match the folder's files.
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert find_sources([f"{base}/{pattern}"])

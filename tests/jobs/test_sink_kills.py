@@ -1,4 +1,4 @@
-"""A table ends with each row once, wherever the job was killed and however many workers were at it."""
+"""Tables after kills: each row is there once, wherever the job was killed and however many workers loaded at once."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def kill_while_loading(output, folder, method, moment, count):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_kill_beside_a_commit(done, tmp_path, moment):
-    # Each resumes what the one before it left; shards that are there are not added again.
+    # Each run resumes where the one before stopped; existing shards are not added again.
     for count in (0, 2, 1):
         assert kill_while_loading(done, tmp_path / "db", "add", moment, count) == -9
     there = {"before": 0 + 2 + 1, "after": 1 + 3 + 2}[moment]
@@ -112,4 +112,4 @@ def test_four_workers_at_once(model, corpus, jobs, done, tmp_path):
     for process in processes:
         assert process.status() == 0, process.stderr()
     assert loaded(tmp_path / "db") == stored(tmp_path / "out")
-    assert loaded(tmp_path / "db") == stored(done.path)  # whoever embedded what
+    assert loaded(tmp_path / "db") == stored(done.path)  # This holds for any worker that embedded them.

@@ -1,4 +1,4 @@
-"""Shards into a database: what it then holds, what is put right, and what is refused."""
+"""Shards in a database: the content of the table, repairs, and refusals."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def test_a_table_holds_what_the_shards_hold(model, corpus, tmp_path, precision, 
     assert batch_jobs.run(*batch_jobs.arguments(model, corpus, tmp_path / "out", *more)) == 0
     assert f"lancedb://{tmp_path}/db/t holds 114 rows of 8 shards (8 added now)" in capsys.readouterr().err
     assert loaded(tmp_path / "db") == stored(tmp_path / "out")
-    # And it is found there, by what the numbers are.
+    # The rows can be searched by a distance that suits the numbers.
     table = lancedb.connect(tmp_path / "db").open_table("t")
     distance = "hamming" if precision == "ubinary" else "cosine"
     row = table.search().limit(1).to_list()[0]
@@ -82,7 +82,7 @@ def test_rows_that_are_lost_doubled_or_old_are_put_right(done, tmp_path):
     table = lancedb.connect(tmp_path / "db").open_table("t")
     rows = table.to_arrow()
     first, second, third = sorted(set(rows[lance.LABEL].to_pylist()))[:3]
-    table.delete("id = '0-1'")  # of the first
+    table.delete("id = '0-1'")  # a row of the first shard
     table.add(rows.filter(pc.equal(rows[lance.LABEL], second)))
     table.update(where=f"{lance.LABEL} = '{third}'", values={lance.LABEL: f"{third[:-4]}0000"})
     table.add(pa.table({"id": ["of the user"]}))
@@ -108,12 +108,12 @@ def test_a_worker_touches_its_own_shards_only(done, tmp_path):
 
 
 def test_two_processes_that_do_the_same(done, tmp_path):
-    """As where the file system has no locks."""
+    """This happens on file systems without locks."""
     load(done, done.record_keys()[:1], sink(tmp_path / "db", done))
     ours, theirs = (sink(tmp_path / "db", done) for _ in range(2))
     load(done, done.record_keys(), theirs)
     assert load(done, done.record_keys(), ours).added_shards == 0
-    # Even if ours had looked before theirs had written.
+    # This holds even if this process had looked before the other had written.
     counts, ours.counts = ours.counts, dict
     add = ours.add
 
@@ -133,7 +133,7 @@ def test_a_table_whose_making_was_cut_short(done, tmp_path):
 
 
 class Forgetful:
-    """A sink in memory that is not atomic: it fails in the midst of every third change."""
+    """An in-memory sink that is not atomic: it fails in the middle of every third change."""
 
     def __init__(self, failures):
         self.rows, self._changes, self._failures = [], itertools.count(1), failures

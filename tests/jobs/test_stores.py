@@ -1,4 +1,4 @@
-"""Inputs in stores: what their packages raise, and one file under several names."""
+"""Inputs in stores: exceptions of their packages, and one file under several names."""
 
 import contextlib
 import io
@@ -14,11 +14,11 @@ from tsjax.jobs.input.sources import find_sources
 
 
 class _StoreError(Exception):
-    """As packages of stores have them: no OSError."""
+    """An exception as store packages raise it: not an OSError."""
 
 
 class _BrokenStore(MemoryFileSystem):
-    """Raises at one of its operations."""
+    """A store that raises at one of its operations."""
 
     protocol = "broken"
     at = ""
@@ -50,7 +50,7 @@ class _BrokenStore(MemoryFileSystem):
 
 
 class _BrokenFile(io.RawIOBase):
-    """Gives its first bytes and then raises."""
+    """A file that gives its first bytes and then raises."""
 
     def __init__(self, file):
         self._data = file.read(9)

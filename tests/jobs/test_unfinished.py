@@ -1,4 +1,4 @@
-"""What is not finished, or is damaged, does not answer as if it were whole."""
+"""Unfinished and damaged outputs, which do not answer as if they were complete."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def shorter(path):
 
 
 def other(path):
-    """Another shard's file: sound, and of fewer rows."""
+    """Return another shard's file, which is sound and has fewer rows."""
     path.write_bytes(path.with_name(path.name.replace("00001", "00002")).read_bytes())
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(output, damage, capsys):
         assert "shard-00000-00001" in found.err
         assert not found.out
         same_size = path.exists() and path.stat().st_size == len(kept)
-        assert status(Output(output)).finished == same_size  # which looks at no more than sizes
+        assert status(Output(output)).finished == same_size  # which looks only at sizes
         path.write_bytes(kept)
     assert batch_jobs.run("search", output, TEXT) == 0
 
@@ -148,7 +148,7 @@ def test_status_of_several_workers(model, corpus, tmp_path):
 
 
 class Table:
-    """A sink that takes everything."""
+    """A sink that accepts everything."""
 
     def __init__(self):
         self.added = []
@@ -174,7 +174,7 @@ def test_a_damaged_shard_is_not_loaded(output, damage):
 
 
 def test_a_torn_array_is_no_shorter_array(output):
-    """What `tsjax batch --format npy` leaves for others to map: NumPy itself notices where it was cut."""
+    """`tsjax batch --format npy` writes arrays for others to map; NumPy itself notices a truncated one."""
     for path in (output / "vectors").glob("shard-00000-00001.npy"):
         shorter(path)
         with pytest.raises(ValueError, match="length"):
