@@ -1,4 +1,4 @@
-"""What a user's environment asks of JAX: platforms that are not there, and modes that refuse implicit steps."""
+"""JAX settings in a user's environment: missing platforms, and modes that refuse implicit steps."""
 
 import os
 import subprocess
@@ -84,7 +84,7 @@ def test_strict_modes_give_the_same(models, tmp_path):
     assert set(usual) == set(strict)
     for name in usual:
         assert strict[name].dtype == usual[name].dtype
-        # A text has the same bits in any mode; what is learned sums in double precision where that is on.
+        # A text has the same bits in any mode; learning sums in double precision if that is on.
         np.testing.assert_allclose(strict[name], usual[name], atol=1e-6 if name == "learned" else 0, err_msg=name)
 
 

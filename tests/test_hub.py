@@ -299,7 +299,7 @@ def test_the_same_content_at_another_time_is_the_same(tmp_path):
 
 
 def test_what_a_conversion_does_not_read_is_not_looked_at(tmp_path):
-    """Such as the states of a training, which may be many and large."""
+    """An example is training states, which may be many and large."""
     source = write_sentence_transformers(tmp_path / "source")
     write_bert(source / "checkpoint-500")
     (source / "pytorch_model.bin").write_bytes(b"what safetensors come before")
@@ -329,7 +329,7 @@ def test_a_model_that_changes_while_it_is_converted(tmp_path, monkeypatch):
 
 
 def test_another_package_of_the_name_conversion_is_refused(tmp_path):
-    """In a process of its own, which finds that one first."""
+    """This runs in a separate process, which finds the other package first."""
     source = write_sentence_transformers(tmp_path / "source")
     (tmp_path / "first" / "conversion").mkdir(parents=True)
     (tmp_path / "first" / "conversion" / "__init__.py").write_text("def convert(*_): ...")

@@ -1,4 +1,4 @@
-"""What is imported when, each in a process of its own."""
+"""Times at which packages are imported, each in a separate process."""
 
 import json
 import subprocess

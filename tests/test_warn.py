@@ -1,4 +1,4 @@
-"""Warnings point at the line of the user's that caused them."""
+"""Warnings point at the user's line that caused them."""
 
 import re
 import warnings
@@ -78,7 +78,7 @@ def test_the_line_is_that_of_a_loop_that_draws_from_a_stream(models):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         stream = models["embedder"].stream(TEXTS)
-        next(stream)  # this one
+        next(stream)  # this line
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     assert lines[caught[0].lineno - 1].strip() == "next(stream)  # this one"
 

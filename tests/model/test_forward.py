@@ -40,7 +40,7 @@ def ids(lengths, total, seed=0):
 
 
 def packed(lengths, total):
-    """A batch of one text a row."""
+    """Return a batch with one text per row."""
     lengths = jnp.asarray(lengths, jnp.int32)
     return Inputs(ids(lengths, total), one_a_row(lengths, total), jnp.zeros_like(lengths)[:, None])
 
@@ -205,7 +205,7 @@ def test_rows_without_a_text_are_finite():
 
 
 def test_one_program_a_shape_whatever_the_temperature():
-    config = dataclasses.replace(CONFIG, pooling=PoolingConfig(modes=("max",)))  # a config of this test's own
+    config = dataclasses.replace(CONFIG, pooling=PoolingConfig(modes=("max",)))  # a config that no other test has
     before = traced_programs()
     for tau in (1.0, 0.5, 0.123):
         for rows in (2, 3):

@@ -1,4 +1,4 @@
-"""Packed rows give what padded texts give, whatever computes attention."""
+"""Packed rows against padded texts, which give the same with every attention kernel."""
 
 import dataclasses
 import functools
@@ -69,7 +69,7 @@ def packed(name, kernel):
 
 
 def one_by_one(name, texts, temperature, prompt):
-    """Each text in a row of its own; temperature (2, texts, 3)."""
+    """Compute each text in a separate row; temperature (2, texts, 3)."""
     ids, taus = np.zeros((SLOTS, 64), "i4"), np.ones((2, SLOTS, 3), "f4")
     for row, text in enumerate(texts):
         ids[row, : len(text)] = text
@@ -106,7 +106,7 @@ def test_packed_rows_give_what_padded_texts_give(name, kernel, lengths, seed, pr
 
 @pytest.mark.slow
 def test_long_texts_go_block_by_block_and_give_the_same(monkeypatch):
-    """With a small cache the queries are taken in blocks, the last of which overlaps the one before it."""
+    """With a small cache the queries are computed in blocks, the last of which overlaps the one before it."""
     monkeypatch.setattr("tsjax.model.kernels.cpu._SCORES", 300)
     lengths = np.array([40, 33, 17])
     texts = texts_of(lengths, 5)

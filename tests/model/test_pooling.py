@@ -1,4 +1,4 @@
-"""Means of long texts: float32 sums that stay as good as float32."""
+"""Means of long texts: float32 sums that keep the accuracy of float32."""
 
 import functools
 
@@ -25,11 +25,11 @@ def pooled(tokens, packing, prompt, modes):
     "lengths", [[32768], [2048], [1000, 700, 331, 17], [16, 16, 16], [48, 1, 1, 1, 1, 1, 1, 1], [15, 2]]
 )
 def test_means_are_those_of_float64(lengths, prompt):
-    """Features far from 0, as encoders have some: there a sum of one token after the other is off by 1e-6 of itself."""
+    """Some encoders have features far from 0, where adding one token after the other is off by a relative 1e-6."""
     lengths = np.array(lengths)
     tokens = sum(lengths) + 5
     values = np.random.default_rng(len(lengths)).normal(2, 1, (1, tokens, WIDTH)).astype("f4")
-    values[0, sum(lengths) :] = np.nan  # what stands in padding may be no number
+    values[0, sum(lengths) :] = np.nan  # padding may contain NaN
     packing = Packing(*pack(lengths, Batch((np.arange(len(lengths)),), Shape(1, int(tokens))), SLOTS))
     ours = np.asarray(pooled(jnp.asarray(values), packing, np.full((1, SLOTS), prompt, "i4"), MODES))[0]
     starts = np.cumsum([0, *lengths])

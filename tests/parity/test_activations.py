@@ -1,4 +1,4 @@
-"""Every activation that a Dense module can name, against torch.nn; and those that it can name but not keep."""
+"""Activations that a Dense module can name, against torch.nn; and those that it can name but not keep."""
 
 import inspect
 
@@ -16,7 +16,7 @@ Dense = lazy("sentence_transformers.base.modules", "Dense")
 fullname = lazy("sentence_transformers.util", "fullname")
 torch = lazy("torch")
 
-# With weights; of another width; not for vectors; not made without arguments, so that sentence-transformers fails too.
+# These have weights; change the width; are not for vectors; or need arguments, so that sentence-transformers fails too.
 REFUSED = {"PReLU", "GLU", "Softmax2d", "Threshold", "MultiheadAttention"}
 
 
@@ -44,7 +44,7 @@ def test_the_others_are_refused_by_name(name):
 
 
 def test_sentence_transformers_forgets_the_parameters(tmp_path):
-    """So the class with its defaults is what both load."""
+    """Both therefore load the class with its defaults."""
     for module, default in ((torch.nn.GELU(approximate="tanh"), "none"), (torch.nn.LeakyReLU(0.5), 0.01)):
         Dense(4, 4, activation_function=module).save(str(tmp_path))
         loaded = Dense.load(str(tmp_path)).activation_function

@@ -59,7 +59,10 @@ def factors(seed, *shape):
 
 
 def published():
-    """Weights with factors for every table and every matrix, the pooler's among them; and the merged ones by task."""
+    """Return a model, its published weights, and the merged weights by task.
+
+    Every table and every matrix has factors, also those of the pooler.
+    """
     model = JINA_V3.model()
     plain = JINA_V3.weights(model)
     files, merged = {}, {task: dict(plain) for task in TASKS}
@@ -80,7 +83,7 @@ def published():
 
 
 def with_weights(model, weights):
-    """A copy of a model with other weights, which have the published names."""
+    """Return a copy of a model with other weights, which have the published names."""
     model = copy.deepcopy(model)
     named = {name: weights[theirs] for name, theirs in published_names(model).items()}
     for layer in range(3):
@@ -92,7 +95,7 @@ def with_weights(model, weights):
 
 
 def published_names(model):
-    """Transformers' names of the matrices, and what they are called when published; without the packed ones."""
+    """Map transformers' names of the matrices to the published names, without the packed ones."""
     numbered = {name: torch.full_like(weight, float(i)) for i, (name, weight) in enumerate(model.state_dict().items())}
     stand_in = copy.deepcopy(model)
     stand_in.load_state_dict(numbered)
@@ -106,7 +109,7 @@ def published_names(model):
 
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory):
-    """A checkpoint in Jina's layout; its reference, and what the converter made of it, by task."""
+    """Return a checkpoint in Jina's layout, and a function from a task to a reference and a conversion."""
     path = tmp_path_factory.mktemp("beside")
     model, files, merged = published()
     JINA_V3.save(path / "theirs", files, lora_alpha=ALPHA, lora_rank=RANK)
@@ -120,11 +123,11 @@ def beside(tmp_path_factory):
 
 
 def native(path, task_folders=("retrieval_query", "separation"), config=(), packs=True, **more):
-    """A checkpoint with transformers' config and PEFT's folders; the model, and the merged ones by folder."""
+    """Write a checkpoint with transformers' config and PEFT's folders; return the model and the merged ones."""
     model = JINA_V3.model()
     save_native(path, model)
     if packs:
-        model.save_pretrained(path)  # as the authors name and pack them
+        model.save_pretrained(path)  # The authors name and pack the weights so.
     config = {**PEFT_CONFIG, **dict(config)}
     scale = ALPHA / (RANK**0.5 if config["use_rslora"] else RANK)
     merged = {}
@@ -171,7 +174,7 @@ def test_in_folders(tmp_path, stabilised, packs):
 
 
 def test_the_factors_may_be_half_precision(tmp_path):
-    """As published; they are merged in float32 all the same."""
+    """They are published so, and are merged in float32 all the same."""
     model, files, merged = published()
     JINA_V3.save(tmp_path / "theirs", {name: weight.bfloat16() for name, weight in files.items()}, lora_alpha=ALPHA)
     convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")
@@ -283,7 +286,7 @@ def test_damaged_parametrisations_are_refused(tmp_path, change, message):
 
 
 def test_from_the_library_and_with_the_authors_own_module(beside, tmp_path):
-    """`tsjax.load` merges, keeps each task apart in its cache, and takes the module class that was published."""
+    """`tsjax.load` merges, caches each task separately, and accepts the published module class."""
     source = tmp_path / "theirs"
     source.mkdir()
     for file in beside[0].iterdir():
@@ -313,7 +316,7 @@ def test_the_authors_own_module_is_for_their_models_only(tmp_path):
 
 
 def test_packing_by_hand_is_what_the_file_has():
-    """The reference above takes packed weights apart; this is the way back."""
+    """The reference above unpacks packed weights; this test packs them again."""
     weights = {f"x.{part}.weight": factors(i, 2, 3) for i, part in enumerate("qkv")}
     assert torch.equal(packed(weights, "all", tuple("qkv"))["x.all.weight"], torch.cat([*weights.values()]))
     assert JINA_V3_CONFIG["lora_adaptations"] == TASKS

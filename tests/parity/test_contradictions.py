@@ -1,4 +1,4 @@
-"""Files that say one thing twice, and limits that are none: vectors against sentence-transformers'."""
+"""Files that state one thing twice, and limits that do not limit: vectors against those of sentence-transformers."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_segments_of_a_single_text(tmp_path, names):
     embedder = check(with_modules(tmp_path, max_seq_length=12))
     assert embedder.metadata.token_types == ("token_type_ids" in names)
     if embedder.metadata.token_types:
-        # Compiled with segments, as they come.
+        # compiled with segments, as they come
         embedder.warmup(verbose=False)
         before = embedder.statistics.compilations
         embedder.encode(TEXTS)
@@ -110,7 +110,7 @@ def test_rotary_positions_have_no_end(tmp_path, name):
     CASES[name].save(tmp_path)
     changed(tmp_path / "config.json", max_position_embeddings=16)
     text = [WORDS, "the"]
-    assert check(with_modules(tmp_path), text).max_seq_length == 16  # nobody asks for more
+    assert check(with_modules(tmp_path), text).max_seq_length == 16  # No higher limit is asked for.
     embedder = check(with_modules(tmp_path, max_seq_length=30), text)
     assert embedder.max_seq_length == 30
     embedder.max_seq_length = 60

@@ -1,4 +1,4 @@
-"""`predict` and `rank` of ours against sentence-transformers' CrossEncoder, for every family that has such a head."""
+"""`predict` and `rank` against sentence-transformers' CrossEncoder, for every family that has such a head."""
 
 import functools
 
@@ -23,7 +23,10 @@ WORDS = [text.lower().split() for text in real_texts(12, seed=3)]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Their model and ours of one directory; ``saved`` by sentence-transformers itself or by transformers."""
+    """Return the models of both packages from one directory.
+
+    ``saved`` says whether sentence-transformers itself or transformers writes it.
+    """
 
     @functools.cache
     def make(name, labels=1, saved=False, tokenizer="BertTokenizer", **options):
@@ -168,7 +171,10 @@ def test_an_activation_of_the_users(both):
 
 @pytest.mark.slow
 def test_long_pairs_take_no_longer_than_their_tokens(both):
-    """The Rust tokenizer would join every cut-off piece of one text with every one of the other: minutes, gigabytes."""
+    """The Rust tokenizer would join every cut-off piece of one text with every one of the other.
+
+    This takes minutes and gigabytes.
+    """
     _, ours = both("RoBERTa")
     (long,) = ours.predict([("the a " * 200_000, "of " * 200_000)])
     (short,) = ours.predict([("the a " * 200, "of " * 200)])
@@ -178,7 +184,7 @@ def test_long_pairs_take_no_longer_than_their_tokens(both):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
 def test_nothing_is_compiled_after_a_warmup(both, name, capsys):
-    """With token types and without."""
+    """It is called with token types and without."""
     _, ours = both(name)
     seconds = ours.warmup()
     assert set(seconds) == set(ours.shapes)

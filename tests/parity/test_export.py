@@ -1,4 +1,4 @@
-"""What is exported loads in transformers with no missing or unexpected key, and computes the same."""
+"""Exported models, which load in transformers with no missing or unexpected key and compute the same."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ TEXTS = ["the cat", "what he had to be, but not by all of this", "Is it?", "was.
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """By family: the directory that transformers wrote, ours, and the one that was exported from it."""
+    """Return three directories by family: the one that transformers wrote, its conversion, and its export."""
 
     @functools.cache
     def make(name):
@@ -43,7 +43,7 @@ def exported(tmp_path_factory):
 
 
 def load(model_class, path):
-    """A model of transformers, and what it says of the keys in the file."""
+    """Load a model of transformers; return it with what transformers says of the keys in the file."""
     model, info = model_class.from_pretrained(path, attn_implementation="eager", output_loading_info=True)
     return model.eval(), {key: list(value) for key, value in info.items()}
 
@@ -67,7 +67,7 @@ def test_there_and_back_is_exact(exported, name):
 
 
 def assert_same_output(output, expected):
-    """Pooled vectors too, where the class gives them."""
+    """Check that pooled vectors are equal, too, if the class gives them."""
     if (pooled := getattr(expected, "pooler_output", None)) is not None:
         torch.testing.assert_close(output.pooler_output, pooled, rtol=0, atol=0)
 
@@ -124,7 +124,7 @@ def test_a_temperature_for_each_head(exported, tmp_path):
 
 @pytest.mark.parametrize("tau", [0.9, [0.9, 0.8, 0.7], [[0.9, 0.8, 1.1], [1, 0.7, 0.6], [1.3, 0.9, 0.8]]])
 def test_every_engine_has_the_temperature(exported, tau, tmp_path):
-    """The exported directory in sentence-transformers gives the vectors that we have with τ."""
+    """The exported directory gives in sentence-transformers the vectors that tsjax gives with τ."""
     _, mine, _ = exported("BERT")
     export(mine, tmp_path / "folded", temperature=Temperature(tau))
     theirs = SentenceTransformer(str(tmp_path / "folded"), device="cpu")
@@ -173,7 +173,7 @@ def test_positions_come_back_where_the_padding_is_unsaid(name, tmp_path):
 
 
 def test_no_token_of_text_becomes_padding(tmp_path):
-    """Named as padding, a token would be special, and texts that hold it would get other ids."""
+    """If it were named as padding, a token would be special, and texts that contain it would get other ids."""
     CASES["EuroBERT"].save(tmp_path / "theirs")
     tokenizer = json.loads((tmp_path / "theirs" / "tokenizer.json").read_text())
     tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] != "[PAD]"]

@@ -24,7 +24,7 @@ hidden_states, load_original = lazy("conversion.originals", "hidden_states", "lo
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """By family: the directory that transformers wrote, and the one that was converted from it."""
+    """Return by family: the directory that transformers wrote, and the one that was converted from it."""
 
     @functools.cache
     def make(name):
@@ -61,7 +61,7 @@ def test_half_precision(saved, name, dtype):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_field_of_the_config_class_is_accounted_for(name):
-    """Fails when a new release of transformers adds a field that nobody here has thought about."""
+    """The test fails when a new release of transformers adds a field that is not handled."""
     case = CASES[name]
     config = case.config(**case.sizes).to_dict()
     family = family_of(config, "config.json")
@@ -71,7 +71,7 @@ def test_every_field_of_the_config_class_is_accounted_for(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_used_is_used(name):
-    """Another value of a field that is translated gives another architecture, or an error."""
+    """Another value of a translated field gives another architecture, or an error."""
     case = CASES[name]
     config = case.config(**case.sizes).to_dict()
     family = family_of(config, "config.json")
@@ -88,7 +88,7 @@ def test_what_is_used_is_used(name):
 
 
 def test_a_causal_gemma_is_refused(tmp_path):
-    """Said or unsaid: transformers takes it for a language model then."""
+    """It is refused whether the field says so or is missing: transformers then takes it for a language model."""
     CASES["EmbeddingGemma"].save(tmp_path / "theirs")
     config = json.loads((tmp_path / "theirs" / "config.json").read_text())
     for value in (False, None):
@@ -98,7 +98,7 @@ def test_a_causal_gemma_is_refused(tmp_path):
 
 
 def test_a_published_gemma_is_read(tmp_path):
-    """In the words of the version that published it, the second base stands apart."""
+    """The version that published it names the second base separately."""
     CASES["EmbeddingGemma"].save(tmp_path / "theirs")
     config = json.loads((tmp_path / "theirs" / "config.json").read_text())
     del config["rope_parameters"]
@@ -164,12 +164,12 @@ def test_a_field_that_is_called_harmless_changes_nothing_in_transformers(name):
     assert len(changed) >= 5
 
 
-# What is looked up rather than computed with: how to run, and what the converter reads in another place.
+# Fields that are looked up and not computed with: ways to run, and fields that the converter reads in another place.
 MEANT = {"attn_implementation", "dtype", "output_hidden_states", "output_attentions", "return_dict"}
 
 
 def another(value):
-    """Another value of the same kind; None where there is no telling."""
+    """Return another value of the same kind, or None if the kind has no obvious one."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):

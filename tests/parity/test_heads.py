@@ -99,7 +99,7 @@ def test_a_classifier_is_what_is_asked_for(classifier):
 
 
 def test_a_kind_that_is_asked_for_is_not_taken_for_the_usual_one(classifier):
-    """Nor where only the conversion can tell: weights are left out, or a module does nothing."""
+    """This includes kinds that only the conversion can tell: weights are left out, or a module does nothing."""
     with pytest.raises(tsjax.ConversionError, match="classifier"):
         tsjax.load(classifier, kind="cross_encoder", ignore_weights=["classifier.*"])
     modules = ["Transformer", "Dropout"]
@@ -121,7 +121,7 @@ def test_a_kind_that_is_asked_for_is_not_taken_for_the_usual_one(classifier):
 
 
 def test_a_saved_cross_encoder(classifier, tmp_path):
-    """Its modules.json has a Transformer alone, and its prompts are those of a reranker."""
+    """Its modules.json has only a Transformer, and its prompts are those of a reranker."""
     CrossEncoder(str(classifier), device="cpu", prompts={"query": "rank: "}, default_prompt_name="query").save(
         str(tmp_path / "reranker")
     )
@@ -178,7 +178,7 @@ def test_commands(classifier, tmp_path, capsys):
 
 
 def test_weights_beside_an_encoder(tmp_path):
-    """Of a class that transformers does not know: nobody can say what they do, but the user."""
+    """Transformers does not know their class, so only the user can say what they do."""
     case = CASES["BERT"]
     case.save(tmp_path / "model", tokenizer="BertTokenizer")
     add_modules(tmp_path / "model", 36)
@@ -200,7 +200,7 @@ def test_weights_beside_an_encoder(tmp_path):
 
 
 def test_a_bare_language_model_pools_its_last_token(tmp_path):
-    """As sentence-transformers does where nothing says how; one that calls itself not causal is averaged."""
+    """Sentence-transformers does the same if no file says how; a model that calls itself not causal is averaged."""
     case = dataclasses.replace(CASES["Qwen3-Embedding"], model_name="Qwen3ForCausalLM")
     case.save(tmp_path / "model")
     theirs = SentenceTransformer(modules=None, model_name_or_path=str(tmp_path / "model"), device="cpu")

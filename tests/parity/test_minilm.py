@@ -29,7 +29,11 @@ def directory():
 
 @pytest.fixture(scope="module")
 def results(directory, minilm):
-    """By temperature: ours, PyTorch's in float32, both (texts, 384), and PyTorch's in float64 for every second text."""
+    """Return vectors by temperature.
+
+    They are those of tsjax and of PyTorch in float32, both (texts, 384), and PyTorch's in float64 for every second
+    text.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tsjax.TruncationWarning)
         return {
@@ -58,7 +62,10 @@ def test_equal_to_pytorch(results, tau):
 
 @pytest.mark.parametrize("tau", TEMPERATURES)
 def test_as_close_to_the_exact_result_as_pytorch(results, tau):
-    """By all numbers and by each text's worst; the worst of all is one draw of noise, and `test_equal_to_pytorch`'s."""
+    """All numbers and the worst of each text are compared.
+
+    The worst of all is one draw of noise (`test_equal_to_pytorch`).
+    """
     ours, theirs, exact = results[tau]
     ours, theirs = ours[EXACT] - exact, theirs[EXACT] - exact
     assert _rms(ours) <= 1.5 * _rms(theirs)
@@ -66,7 +73,7 @@ def test_as_close_to_the_exact_result_as_pytorch(results, tau):
 
 
 def test_temperatures_matter(results):
-    """Lest all of the above be equal for another reason."""
+    """Without this, the vectors above could be equal for another reason."""
     for tau in TEMPERATURES[1:]:
         assert np.abs(results[tau][0] - results[1.0][0]).max() > 0.01
 

@@ -1,4 +1,4 @@
-"""Every module class that sentence-transformers has is one that we know, or one that we refuse with a test."""
+"""The list of sentence-transformers' module classes: each is converted, or refused with a test."""
 
 from conversion.modules import _KNOWN
 from conversion.sentence_transformers import _HEADS

@@ -40,7 +40,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(directory):
-    """The compiled model: (ids, lengths, temperature, types) → hidden states."""
+    """Return the compiled model: (ids, lengths, temperature, types) → hidden states."""
     header = read_header(resolve(directory))
     params = unflatten(read_weights(header, weight_shapes(header.metadata.model)))
 
@@ -59,7 +59,7 @@ def theirs(directory):
 
 @functools.cache
 def exact(directory):
-    """The original in float64: at τ = 0.5 float32 puts PyTorch itself more than 1e-6 away from it."""
+    """Return the original in float64: at τ = 0.5, float32 puts PyTorch itself more than 1e-6 away from it."""
     return load_original(directory).double()
 
 
@@ -81,7 +81,7 @@ def test_the_whole_network(directory, ours, lengths, tau, seed):
 @settings(deadline=None, max_examples=20)
 @given(lengths=lengths, taus=st.lists(st.floats(0.5, 2.0, width=32), min_size=9, max_size=9))
 def test_a_temperature_for_each_head(directory, ours, lengths, taus):
-    """PyTorch's side: a scaling of each head's own, by scaling its queries."""
+    """On PyTorch's side, each head's own scale is applied to its queries."""
     temperature = np.float32(taus).reshape(3, 3)
     model = load_original(directory).double()
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_pooling(modes, lengths, prompt):
     packing = one_a_row(jnp.array(lengths), 11)
     pooled = pool(jnp.asarray(tokens), packing, jnp.full((3, 1), prompt), tuple(modes))[:, 0]
     np.testing.assert_allclose(pooled, expected, rtol=0, atol=1e-6)
-    # The same texts, one after the other in one row.
+    # the same texts, one after the other in one row
     order = np.argsort(-np.array(lengths), kind="stable")
     row = Batch((order,), Shape(1, 40))
     together = Packing(*map(jnp.asarray, pack(np.array(lengths), row, 7)))

@@ -1,4 +1,4 @@
-"""Positions 0, s, 2s, … for short texts and 0, 1, 2, … for long ones, as e5-base-4k has them, against PyTorch."""
+"""Positions 0, s, 2s, … for short texts and 0, 1, 2, … for long ones, as in e5-base-4k, against PyTorch."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tsjax.errors import ConversionError, InputError
 torch = lazy("torch")
 
 ROWS, STRIDE = 64, 4
-LENGTHS = np.array([16, 3, 17, 40])  # up to 16 tokens are short
+LENGTHS = np.array([16, 3, 17, 40])  # Texts of up to 16 tokens are short.
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def saved(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 64])
 def test_a_mixed_batch(saved, monkeypatch, width):
-    """Each text by its own length, and not by that of the batch."""
+    """Each text's own length decides, and not the length of the batch."""
     model, path = saved
     ids = np.random.default_rng(1).integers(2, 101, (len(LENGTHS), width))
     monkeypatch.setattr("tests.support.hidden_states.LENGTHS", LENGTHS)

@@ -1,4 +1,4 @@
-"""Which prompt comes before a text: every combination, against sentence-transformers itself."""
+"""Prompts before a text: every combination, against sentence-transformers itself."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from tsjax.jobs.job import Model
 SentenceTransformer = lazy("sentence_transformers", "SentenceTransformer")
 
 METHODS = ("encode", "encode_query", "encode_document")
-# Of a prompt in a checkpoint: not there, null, empty, a text of its own.
+# States of a prompt in a checkpoint: missing, null, empty, a text.
 NAMES = ("query", "document", "passage", "corpus", "topic")
 DEFAULTS = (None, "query", "document", "passage", "topic", "")
 GIVEN = ({}, {"query": "new query "}, {"query": None, "passage": ""}, {"document": "", "more": "more "})
@@ -28,7 +28,7 @@ ARGUMENTS = ({}, {"prompt_name": "passage"}, {"prompt": ""}, {"prompt_name": "no
 
 
 def saved_prompts():
-    """All dictionaries of the five names, but null only for those that exist in any case."""
+    """Yield all dictionaries of the five names, with null only for those that exist in any case."""
     values = [[..., "", f"{name} "] + ([None] if name in ("query", "document") else []) for name in NAMES]
     for chosen in itertools.product(*values):
         yield {name: value for name, value in zip(NAMES, chosen, strict=True) if value is not ...}
@@ -45,7 +45,7 @@ def theirs(source):
 
 
 def of_theirs(model, saved, default, given):
-    """Load prompts as `SentenceTransformer.__init__` does, without the modules, and see what each call would use."""
+    """Load prompts as `SentenceTransformer.__init__` does, without the modules, and record what each call would use."""
     model.prompts = {**type(model)._default_prompts, **given}
     model.default_prompt_name = None
     model._parse_model_config({"prompts": saved, "default_prompt_name": default})
@@ -145,7 +145,7 @@ def test_vectors_jobs_and_exports(tmp_path, options, include_prompt):
 
 
 def test_without_modules_the_files_around_them_do_not_count(tmp_path):
-    """As in sentence-transformers, which then makes a new model of the encoder."""
+    """Sentence-transformers ignores them, too, and makes a new model of the encoder."""
     source = write_sentence_transformers(
         tmp_path / "st",
         options={"prompts": {"query": "it was "}, "default_prompt_name": "query", "similarity_fn_name": "dot"},

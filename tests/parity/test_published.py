@@ -38,7 +38,7 @@ NATIVE = {"NomicBert": NOMIC, "GTE": DIALECTS["arctic-embed-m-v2.0"], "Jina v3":
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """By name: the model in PyTorch, and what was converted from the published form of its weights."""
+    """Return by name: the model in PyTorch, and the converted model from the published form of its weights."""
 
     @functools.cache
     def make(name):
@@ -71,7 +71,7 @@ def test_nobody_is_asked_to_run_foreign_code(tmp_path, capsys):
 
 
 def test_ntk_scaling_matters(saved):
-    """Without it, the reference is far away, so the comparison above has seen it."""
+    """Without the scaling, the reference is far away, so the comparison above would notice its absence."""
     model, _ = saved("gte-multilingual-base")
     plain = GTE.case.make()
     plain.set_attn_implementation("eager")
@@ -135,6 +135,6 @@ def test_jina_v2_without_a_gate_is_refused(tmp_path):
 
 
 def test_the_longest_text_of_a_file_in_both_dialects_is_the_published_one(saved):
-    """And not that of the training, which stands where transformers has its own."""
+    """It is not the length of the training, which stands where transformers has its own field."""
     for name in ("nomic-embed-text-v1", "nomic-embed-text-v1.5"):
         assert read_header(saved(name)[1]).metadata.model.encoder.max_positions == 83

@@ -1,4 +1,4 @@
-"""A published dialect goes back as transformers' own class, which gives the same vectors."""
+"""Export of a published dialect as transformers' own class, which gives the same vectors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A Router of sentence-transformers: our embedders of several routes against theirs, on directories that they saved."""
+"""Routers of sentence-transformers: embedders of several routes against theirs, on directories that they saved."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ TASKS = [None, "query", "document", "text", "other", ""]
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """Two encoders that differ in weights, depth and length."""
+    """Return two encoders that differ in weights, depth and length."""
     path = tmp_path_factory.mktemp("encoders")
     one = write_bert(path / "one", num_hidden_layers=1)
     two = write_bert(path / "two", seed=1, num_hidden_layers=2, max_position_embeddings=30)
@@ -35,7 +35,7 @@ def encoders(tmp_path_factory):
 
 @pytest.fixture
 def save(tmp_path):
-    """Save their model of the modules; gives the directory, and the model as they load it again."""
+    """Save a SentenceTransformer of the modules; return the directory, and the model loaded from it again."""
 
     def saved(*modules, **options):
         torch.manual_seed(0)
@@ -47,7 +47,7 @@ def save(tmp_path):
 
 @pytest.fixture(scope="module")
 def asymmetric(encoders, tmp_path_factory):
-    """Two encoders with a shared head behind them: their model, its directory, and our checkpoint of it."""
+    """Return a SentenceTransformer of two encoders and a shared head, its directory, and the converted checkpoint."""
     path = tmp_path_factory.mktemp("asymmetric")
     torch.manual_seed(0)
     query, document = (
@@ -71,7 +71,7 @@ def assert_close(ours, theirs):
 
 
 def assert_same_routes(theirs, ours, tasks=TASKS):
-    """The same vectors, or an error on both sides, for every task."""
+    """Check that every task gives the same vectors, or an error on both sides."""
     for task in tasks:
         try:
             expected = theirs.encode(TEXTS, task=task)
@@ -121,7 +121,7 @@ def test_queries_and_documents(both):
     ],
 )
 def test_which_route_a_task_takes(save, encoders, names, options):
-    """In the old place of an Asym too: behind the pooling."""
+    """This includes the old place of an Asym, after the pooling."""
     routes = {name: [Dense(36, 9)] for name in names}
     directory, theirs = save(Transformer(encoders[0]), Pooling(36), Router(routes, **options))
     ours = tsjax.load(directory)
@@ -131,7 +131,7 @@ def test_which_route_a_task_takes(save, encoders, names, options):
 
 
 def test_old_names_and_shared_routes(save, encoders):
-    """Routes of the same modules are one, in a folder that both name; an Asym of old is a Router."""
+    """Routes of the same modules are one route, in a folder that both name; an old Asym is a Router."""
     shared, pooling, dense = Transformer(encoders[0]), Pooling(36), Dense(36, 9)
     routes = {"query": [shared, pooling], "document": [shared, pooling], "other": [shared, pooling, dense]}
     directory, theirs = save(Router(routes))
@@ -209,7 +209,7 @@ def test_temperatures(both, asymmetric):
         np.testing.assert_array_equal(ours.encode(TEXTS, task=task), loaded.encode(TEXTS, task=task))
     assert np.abs(ours.encode_document(TEXTS) - before).max() > 1e-3
     np.testing.assert_array_equal(ours.encode_document(TEXTS, temperature=1.0), before)
-    with pytest.raises(tsjax.InputError):  # one value a layer fits one of the two only
+    with pytest.raises(tsjax.InputError):  # one value per layer fits only one of the two
         ours.temperature = [0.5, 0.6]
     assert ours.route("document").temperature == ours.route("query").temperature == loaded.temperature
 

@@ -1,4 +1,4 @@
-"""`encode` of ours against `encode` of sentence-transformers, on directories that it saved itself."""
+"""`encode` against `encode` of sentence-transformers, on directories that it saved itself."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def both(encoder, tmp_path):
-    """Their model of the modules that are given, and ours of the directory that it saves."""
+    """Return the SentenceTransformer of the given modules, and the tsjax model of the directory that it saves."""
 
     def make(*modules, **options):
         torch.manual_seed(0)
@@ -124,7 +124,7 @@ def test_where_texts_are_cut(both):
 @pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
 def test_quantized_bits(precision):
     vectors = np.random.default_rng(0).standard_normal((150, 37)).astype("f4")
-    vectors[:, 5] = 0.25  # no range at all
+    vectors[:, 5] = 0.25  # an empty range
     expected = quantize_embeddings(vectors, precision)
     ours = tsjax.quantize_embeddings(vectors, precision)
     assert ours.dtype == expected.dtype

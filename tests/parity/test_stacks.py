@@ -1,4 +1,4 @@
-"""Modules of sentence-transformers around every family: `encode` of ours against theirs, on what they saved."""
+"""Modules of sentence-transformers around every family: `encode` against theirs, on what they saved."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ Dropout, LayerNorm, Normalize, Pooling = lazy(
 )
 torch = lazy("torch")
 
-# Short, with any prompt, so that each family compiles one shape.
+# These are short with any prompt, so that each family compiles one shape.
 TEXTS = ["the cat", "", "what he had to be", "was. was. was"]
 PROMPTS = {"query": "it was the ", "topic": "of: "}
 POOLINGS = ("mean", "cls", "lasttoken")
-# Named, as published checkpoints do: sentence-transformers counts a prompt's tokens by them.
+# They have names, as in published checkpoints: sentence-transformers counts a prompt's tokens by the names.
 TOKENS = {
     "pad_token": "[PAD]",
     "cls_token": "[CLS]",
@@ -31,7 +31,7 @@ TOKENS = {
 
 
 def stack(name, directory):
-    """Three poolings side by side, and one of each head, some of them differing from family to family."""
+    """Return three poolings side by side, and one of each head, some of which differ between families."""
     bias, include_prompt = name not in ("T5", "T5 v1.1", "mT5"), name in ("RoBERTa", "T5", "EmbeddingGemma")
     heads = [
         Dense(108, 41, bias=bias, activation_function=None),

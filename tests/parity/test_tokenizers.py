@@ -27,7 +27,7 @@ EXTRA = ("<extra_id_0>", "<extra_id_99>", "<s>NOTUSED", "[unused1]", "<cls>", "<
 SPECIAL = tuple(dict.fromkeys((*BERT_TOKENS, *MPNET_TOKENS, *ROBERTA_TOKENS, *QWEN_TOKENS, *EXTRA)))
 LETTERS = (
     "\u0301\u0308\u0327\u0345\u093c\u3099\u20dd\u0e33"  # combining marks
-    "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u180e"  # nothing to see
+    "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u180e"  # invisible characters
     "\u200e\u200f\u202e\u2066\u2069אבגدرسﷺ"  # right to left
     "İıẞßΣσςǅﬁ½²Ⅷ㎏ｆＡ①Ωª"  # other cases, other forms
     "한각ᄒ\u1161漢々ゞｶﾞ㍿"
@@ -37,7 +37,7 @@ LETTERS = (
 
 
 def character(rng):
-    """Any character of any plane but a surrogate; those of plane 0 more often, and those that make trouble."""
+    """Draw any character of any plane but a surrogate; those of plane 0 and the difficult ones more often."""
     if rng.random() < 0.4:
         return rng.choice(LETTERS)
     code = rng.randrange(rng.choice((0x80, 0x800, 0x3100, 0xD800, 0x110000)))
@@ -113,7 +113,7 @@ def with_wordpiece_json(directory, specials=BERT_TOKENS, lower=True, added=(), m
     tokenizer.add_tokens(list(added))
     first, last = ("[CLS]", "[SEP]") if "[CLS]" in specials else ("<s>", "</s>")
     tokenizer.post_processor = template(tokenizer, f"{first} $A {last}", first, last)
-    tokenizer.enable_truncation(9)  # as published ones have: of whoever saved it
+    tokenizer.enable_truncation(9)  # Published tokenizers have the truncation with which they were saved.
     tokenizer.enable_padding(length=9)
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
@@ -157,7 +157,7 @@ def with_spm(directory, file, **options):
 
 
 def with_saved(directory, writer, **keywords):
-    """What ``save_pretrained`` makes of it, without the files that it was made from."""
+    """Write what ``save_pretrained`` makes of a tokenizer, without the files that it was made from."""
     writer(directory, **keywords)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     for file in directory.iterdir():
@@ -289,7 +289,7 @@ def test_ids(tmp_path, model_type, config, writer, every):
     for max_length, given in ((600, texts()[::every]), (13, texts()[::8])):
         expected = original(given, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
         check(given, TextTokenizer(found.json, max_length).encode(given).ids, expected)
-        # Tokenizers of nothing but unknown words would be equal too.
+        # Tokenizers that give only unknown words would be equal, too.
         assert len({token for row in expected for token in row}) > 400
     assert found.model_max_length == config.get("model_max_length", 512)
 

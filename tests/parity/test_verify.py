@@ -1,4 +1,4 @@
-"""scripts/verify/parity.py on checkpoints of a user's, and what it wrote into the README."""
+"""scripts/verify/parity.py on a user's checkpoints, and the figures that it wrote into the README."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What an operator runs for a job on many machines, as far as it can run on one."""
+"""Scripts that an operator runs for a job on many machines, as far as they can run on one."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ from tsjax.jobs.run.worker_identity import find_worker
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "cluster"
 TPU_SCRIPT = SCRIPTS / "tpu_batch_job.sh"
 
-# Stands for gcloud: a slice of hosts; what is run on one of them is run here, with a home and a tsjax of its own.
+# A stand-in for gcloud: a slice of hosts. A command for one of them runs here, with a separate home and tsjax.
 _GCLOUD = """#!/usr/bin/env bash
 case "$*" in
   *"tpu-vm ssh"*) export HOME=$FAKE_HOME; bash -c "${@: -1}" ;;
@@ -65,7 +65,7 @@ def test_every_host_of_a_slice_is_a_worker(tmp_path, status):
     assert ("worker 1 failed; start the same command again" in process.stderr) == bool(status)
 
 
-# Stands for pip: notes what it is asked for.
+# A stand-in for pip that records its arguments.
 _PIP = """#!/usr/bin/env bash
 echo "$*" >> "$HOME/pip"
 """
@@ -80,7 +80,7 @@ def test_a_new_wheel_takes_the_place_of_the_one_before(tmp_path):
     bucket.mkdir()
 
     def installed(name, content):
-        """What is installed for a job with this wheel."""
+        """Return the arguments of pip in a job with this wheel."""
         (home / "pip").write_text("")
         (bucket / name).write_text(content)
         environment = {"FAKE_HOME": str(home), "FAKE_STATUS": "0", "FAKE_HOSTS": "1", "FAKE_BUCKET": str(bucket)}
@@ -99,7 +99,7 @@ def test_a_new_wheel_takes_the_place_of_the_one_before(tmp_path):
             f"install --quiet {home}/{name}[tpu,batch] gcsfs",
             f"install --quiet --force-reinstall --no-deps {home}/{name}",
         ]
-        assert installed(name, content) == []  # as it is there
+        assert installed(name, content) == []  # It is installed already.
 
 
 def test_a_script_without_arguments_says_what_it_wants():
@@ -115,11 +115,11 @@ def test_an_indexed_job_of_kubernetes(name):
     count = job["spec"]["completions"]
     assert job["spec"]["parallelism"] == count
     pod = job["spec"]["template"]["spec"]
-    assert pod["restartPolicy"] == "Never"  # which backoffLimitPerIndex asks for
+    assert pod["restartPolicy"] == "Never"  # which backoffLimitPerIndex requires
     (container,) = pod["containers"]
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     assert find_worker({**environment, "JOB_COMPLETION_INDEX": "3"}).worker == Worker(3, count)
-    # A pod that was preempted costs no attempt; what tsjax has refused, it would refuse again.
+    # A preempted pod costs no attempt; tsjax would refuse again what it has refused.
     ignored, refused = job["spec"]["podFailurePolicy"]["rules"]
     assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
     codes = {"containerName": container["name"], "operator": "In", "values": [2]}
@@ -128,7 +128,7 @@ def test_an_indexed_job_of_kubernetes(name):
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
     for resource, amount in container["resources"]["limits"].items():
         assert container["resources"]["requests"].get(resource, amount) == amount
-    # The shell's words after `exec tsjax`, which the command line has to understand.
+    # The shell's words after `exec tsjax`, which the command line must understand.
     (script,) = container["args"]
     printed = subprocess.run(
         ["sh", "-c", script.replace("pip install", "true").replace("exec tsjax", "printf '%s\\n'")],
@@ -141,6 +141,6 @@ def test_an_indexed_job_of_kubernetes(name):
     assert options.output.startswith(mounts["data"])
     # Pods that start at different times are the same job only with the same versions.
     assert f"batch]=={tsjax.__version__}' 'jax==" in script
-    # An installation that fails, of which pip says 2 too, may succeed the next time.
+    # A failed installation, for which pip also ends with 2, may succeed the next time.
     failed = subprocess.run(["sh", "-c", script.replace("pip install", "sh -c 'exit 2'")], check=False)
     assert failed.returncode == 1

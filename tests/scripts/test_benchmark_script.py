@@ -63,7 +63,7 @@ def worker(scripts, tmp_path):
 
 
 def state(process):
-    """T for stopped."""
+    """Return the state of a process: T means stopped."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 

@@ -1,4 +1,4 @@
-"""The evidence's page says what its studies' reports say, and its data are cut as described."""
+"""The page of evidence, which repeats its studies' reports, and its data, which are cut as described."""
 
 import json
 
@@ -188,7 +188,7 @@ def test_every_study_is_a_command_that_parses(tmp_path):
 
 def test_a_study_that_is_there_is_not_run_again(tmp_path, monkeypatch):
     (tmp_path / "made").mkdir()
-    (tmp_path / "study").mkdir()  # what a kill left
+    (tmp_path / "study").mkdir()  # left by a kill
     ran = []
 
     class Done:

@@ -1,4 +1,4 @@
-"""scripts/lab/data.py without its packages: what it reads from their files, and what it says where there are none."""
+"""scripts/lab/data.py without its packages: the data that it reads from their files, and its message without them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The rules of scripts/lint: each fails on a file that breaks it, and leaves alone what only looks like it."""
+"""The rules of scripts/lint: each fails on a file that breaks it, and passes a file that only looks like it."""
 
 import pytest
 

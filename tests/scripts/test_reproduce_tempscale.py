@@ -1,4 +1,4 @@
-"""The paper's experiment on a stand-in task and checkpoint: what is measured once, kept, shown, and chosen."""
+"""The paper's experiment on a stand-in task and checkpoint: measured once, kept, shown, and chosen."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.support.mteb_tasks import passages, retrieval_task
 pytestmark = [
     needs("mteb"),
     pytest.mark.torch,
-    pytest.mark.slow,  # importing MTEB takes as long as the tests
+    pytest.mark.slow,  # Importing MTEB takes as long as the tests.
     pytest.mark.filterwarnings("ignore:.* were cut:tsjax.errors.TruncationWarning"),
 ]
 
@@ -50,7 +50,7 @@ def test_a_stopped_run_goes_on_and_the_table_shows_what_was_measured(script, che
     assert f"| {checkpoint} | 1 | {cells[0]} | {cells[1]} |" in printed
     assert "τ of each model chosen on: Retrieval, LongEmbed" in printed
 
-    # One result is gone, as after a stop: only it is made again, and comes out the same.
+    # One result is missing, as after a stop: only it is made again, with the same value.
     paths[1].unlink()
     times = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
     script.main(arguments, columns)

@@ -19,7 +19,7 @@ def script():
 
 
 def run(*options):
-    """The script in a process of its own, since libtpu reads the environment once."""
+    """Run the script in a separate process, since libtpu reads the environment once."""
     return subprocess.run(
         [sys.executable, "-m", "scripts.cluster.tpu_estimate", *options],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Compiled programs that are kept: where, whether they are used, and what is refused. A process of its own for each."""
+"""Compiled programs that are kept: the place, their use, and refusals. Each test runs in a separate process."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.checkpoints import write_bert
 from tsjax.cli.main import main
 from tsjax.errors import InputError, OutputError
 
-# Counts what JAX asks its cache for, finds there and puts there.
+# Counts JAX's requests to its cache, its hits and its writes.
 COUNT = """
 import collections, json, sys
 import jax.monitoring
@@ -48,7 +48,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_told():
-    """As for a user: without the directory that this run of the tests shares."""
+    """Remove the directory that this test run shares, so that the settings are a user's."""
     names = [name for name in os.environ if name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -58,7 +58,7 @@ def _nothing_told():
 
 @pytest.fixture
 def settings():
-    """Gives JAX its settings back, for the tests that change them in this process."""
+    """Restore JAX's settings after tests that change them in this process."""
     names = [name for name in jax.config.values if "cache" in name]
     before = {name: getattr(jax.config, name) for name in names}
     yield
@@ -68,7 +68,7 @@ def settings():
 
 
 def start(code, *arguments, **environment):
-    # Warnings are errors there too, lest JAX only complains about a cache that does not work.
+    # Warnings are errors there too, so that JAX cannot merely complain about a cache that does not work.
     return subprocess.Popen(
         [sys.executable, "-W", "error:Error:UserWarning", "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -90,7 +90,7 @@ def mode(path):
 
 @pytest.fixture(scope="module")
 def kept(model, tmp_path_factory):
-    """Where two processes at once kept their programs, how many, and what they gave."""
+    """Return the folders in which two concurrent processes kept their programs, how many, and their vectors."""
     directory = tmp_path_factory.mktemp("kept") / "directory"
     both = [start(EMBED, model, directory) for _ in range(2)]
     (first, _), (second, _) = [finish(process) for process in both]
@@ -107,7 +107,7 @@ def test_the_next_process_compiles_nothing_and_gives_the_same_bits(model, kept):
     assert place.parent == directory
     assert finish(start(EMBED, model, directory))[0] == [str(place), programs, 0, vectors]
     assert mode(directory) == mode(place) == 0o700
-    # The time of last use beside each is what bounds the size.
+    # The time of last use, next to each program, limits the total size.
     assert len(list(place.glob("*-cache"))) == len(list(place.glob("*-atime"))) == programs
     assert tsjax.load(model).encode(["the", "of and a"]).tobytes().hex() == vectors
 
@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_used_stops_no_command(model, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_stops_no_command(model, tmp_path):
-    """A limit on the size of files stands in for it, as wide as the vectors and too narrow for a program."""
+    """A limit on the size of files stands in for it: high enough for the vectors and too low for a program."""
     (tmp_path / "a.txt").write_text("the\n")
     narrow = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     narrow += "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n" + COMMAND

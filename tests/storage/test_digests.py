@@ -23,13 +23,13 @@ def large(tmp_path):
 
 @pytest.fixture
 def later(monkeypatch):
-    """Files that were written now have been there for a while."""
+    """Move the clock on, so that files written now seem to have been there for a while."""
     monkeypatch.setattr(module.time, "time_ns", lambda now=time.time_ns: now() + 60 * 10**9)
 
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often a file was read from end to end."""
+    """Return a list to which each complete read of a file adds its name."""
     found = []
 
     def counted(stream, name):
@@ -45,7 +45,7 @@ def sha256(file):
 
 
 def change_byte(file, place):
-    """Change one byte and restore the time of modification; comes back when the clock of the file system has moved."""
+    """Change one byte and restore the modification time; return when the clock of the file system has moved."""
     before = file.stat()
     with file.open("r+b") as stream:
         stream.seek(place)
@@ -92,7 +92,7 @@ def test_what_was_just_written_is_not_remembered(tmp_path, large, reads):
 
 
 def test_a_ctime_of_whole_seconds_is_not_believed(tmp_path, large, later, reads, monkeypatch):
-    """In images of file systems it is one constant for all files."""
+    """In file system images, it is one constant for all files."""
     found = large.stat()
     facts = {name: getattr(found, name) for name in ("st_size", "st_mtime_ns", "st_ino")}
     monkeypatch.setattr(module.os, "fstat", lambda _: SimpleNamespace(**facts, st_ctime_ns=315532800 * 10**9))

@@ -1,4 +1,4 @@
-"""A process without a home directory makes no folder named ``~``, and says what to set."""
+"""Processes without a home directory, which make no folder named ``~`` and say what to set."""
 
 import pwd
 
@@ -16,7 +16,7 @@ from tsjax.storage.cache_directory import cache_directory
 
 @pytest.fixture
 def no_home(tmp_path, monkeypatch):
-    """As in a container whose user /etc/passwd does not know."""
+    """Simulate a container whose user is not in /etc/passwd."""
 
     def unknown(_):
         raise KeyError

@@ -29,7 +29,7 @@ def test_parts_are_decoded_and_defaults_filled_in():
     assert decode({"first": {"size": 3}}, Whole, "it") == Whole(first=Part(3))
     full = decode({"first": {"size": 3}, "others": [{"size": 4}], "scale": 2, "names": {"a": "b"}}, Whole, "it")
     assert full == Whole(first=Part(3), others=(Part(4),), scale=2, names={"a": "b"})
-    assert type(full.scale) is int  # as it was written, so that a digest of it stays
+    assert type(full.scale) is int  # kept as written, so that its digest does not change
 
 
 @pytest.mark.parametrize(

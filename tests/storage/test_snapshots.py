@@ -1,4 +1,7 @@
-"""A part of a model in the hub's cache: what is not there is no statement, unless the cache knows that it is none."""
+"""Partly downloaded models in the hub's cache.
+
+A missing file says nothing, unless the cache knows that it does not exist.
+"""
 
 import json
 import shutil
@@ -15,7 +18,7 @@ from tsjax.cli.main import main
 from tsjax.errors import AssumptionWarning, ModelNotFoundError
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
-# What a conversion heeds, and the files of `write_sentence_transformers` that are none of these.
+# Optional files that a conversion heeds.
 OPTIONAL = (
     *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "adapter_config.json"),
@@ -40,7 +43,7 @@ def published(tmp_path):
 
 
 class Repository:
-    """What the hub's cache has of a model."""
+    """The hub's cache of a model."""
 
     def __init__(self, cache, published):
         self.folder = cache / "models--some--model"
@@ -79,7 +82,7 @@ def repository(tmp_path, published):
 
 @pytest.fixture
 def listings():
-    """The hub's client remembers which files a repository has, since version 2."""
+    """Skip tests if the hub's client does not remember a repository's files, as it does since version 2."""
     if not hasattr(huggingface_hub, "get_cached_repo_tree"):
         pytest.skip("this version of huggingface_hub keeps no list of files")
 
@@ -93,7 +96,7 @@ def test_each_file_that_could_not_be_looked_for_is_said(repository, name):
     assert said[0].filename == __file__
     assert len(said) == 1
     repository.mark_absent(name)
-    tsjax.load("some/model")  # warns of nothing
+    tsjax.load("some/model")  # without a warning
 
 
 def test_the_path_of_a_snapshot_is_no_other_thing(repository):
@@ -123,7 +126,7 @@ def test_the_conversion_of_a_part_is_not_served_for_the_whole(repository, publis
 def test_a_list_of_files_is_evidence(repository, listings):
     repository.download("sentence_bert_config.json")
     repository.list_files(*(name for name in repository.names if name != "sentence_bert_config.json"), "vocab.txt")
-    tsjax.load("some/model")  # though vocab.txt is not here
+    tsjax.load("some/model")  # although vocab.txt is not here
     assert hub.resolve("some/model") == hub.resolve(repository.snapshot)
 
 
@@ -149,7 +152,7 @@ def test_the_hub_is_asked_where_it_can_be(repository, monkeypatch):
     def hf_hub_download(name, file, *, revision, cache_dir, token):
         asked.append((name, file, revision))
         repository.mark_absent(file)
-        raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)  # it wants a response of the hub
+        raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)  # it requires a response of the hub
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(repository.snapshot))
@@ -198,7 +201,7 @@ def test_every_command_and_every_copy_says_so(repository, tmp_path, capsys):
 
 
 def test_a_directory_that_was_downloaded_in_part(repository, published, listings):
-    """As ``hf download --include … --local-dir`` leaves it."""
+    """``hf download --include … --local-dir`` leaves such a directory."""
     hidden = published / ".cache" / "huggingface"
     (hidden / "download").mkdir(parents=True)
     (hidden / "download" / "config.json.metadata").write_text(f"{COMMIT}\n{'0' * 40}\n1700000000.0\n")

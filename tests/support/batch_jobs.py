@@ -17,7 +17,7 @@ from tsjax.cli.main import main
 
 
 def make_model(folder):
-    """A converted checkpoint whose vectors have norm 1."""
+    """Write a converted checkpoint whose vectors have norm 1."""
     source = write_sentence_transformers(folder / "source", heads=[("Normalize", {})])
     convert(source, folder / "model")
     return folder / "model"
@@ -28,7 +28,7 @@ def make_text(rng, least=1, most=25):
 
 
 def write_corpus(folder, rows=240, seed=0):
-    """Two JSONL files, with bad rows and duplicates; gives their paths."""
+    """Write two JSONL files, with bad rows and duplicates; return their paths."""
     rng = random.Random(seed)
     folder.mkdir(exist_ok=True)
     paths = []
@@ -52,12 +52,12 @@ def arguments(model, inputs, output, *more):
 
 
 def run(*arguments_):
-    """The command in this process; gives its status."""
+    """Run the command in this process; return its exit status."""
     return main([str(argument) for argument in arguments_])
 
 
 def contents(output):
-    """Every file of an output by its name, but hidden ones."""
+    """Return every file of an output by its name, except hidden ones."""
     return {
         str(path.relative_to(output)): path.read_bytes()
         for path in sorted(Path(output).rglob("*"))
@@ -65,7 +65,7 @@ def contents(output):
     }
 
 
-# A process that has imported everything and forks one for each job: what is killed has started in a moment.
+# A process that has imported everything and forks one process for each job, so that jobs start at once.
 _ZYGOTE = """
 import json, os, resource, signal, sys
 import pyarrow.parquet, filelock
@@ -91,7 +91,7 @@ for line in sys.stdin:
 
 
 class Jobs:
-    """Starts jobs in processes of their own."""
+    """A starter of jobs in separate processes."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -121,7 +121,7 @@ class Jobs:
 
 
 class Process:
-    """A job in a process of its own."""
+    """A job in a separate process."""
 
     def __init__(self, pid, files):
         self.pid, self._files = pid, files
@@ -143,14 +143,14 @@ class Process:
             time.sleep(0.005)
 
     def resident(self):
-        """Bytes of memory that it has now."""
+        """Return its current memory in bytes."""
         try:
             return psutil.Process(self.pid).memory_info().rss
         except psutil.NoSuchProcess:
             return 0
 
     def status(self):
-        """The exit status; None where it was killed."""
+        """Return the exit status, or None if it was killed."""
         self.join()
         path = Path(self._files["status"])
         return int(path.read_text()) if path.exists() else None

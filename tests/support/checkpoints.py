@@ -19,7 +19,7 @@ WORDS = (
     "the a of and to in is it was he for on are with as his they at be this from have or by one had not but what all"
 )
 
-# Nothing is a power of two, and the number of heads is odd.
+# No size is a power of two, and the number of heads is odd.
 SIZES = {
     "vocab_size": 101,
     "hidden_size": 36,
@@ -30,7 +30,7 @@ SIZES = {
     "type_vocab_size": 2,
 }
 
-# A config.json with the harmless fields that published checkpoints carry.
+# A config.json with the harmless fields that published checkpoints have.
 BERT_CONFIG = {
     **SIZES,
     "_name_or_path": "somewhere/else",
@@ -54,7 +54,7 @@ BERT_CONFIG = {
 
 
 def tokenizer_json(lowercase=True):
-    """A WordPiece tokenizer of a few words, all letters and all letters as continuations."""
+    """Return a WordPiece tokenizer of a few words, all letters and all letters as continuations."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
     tokens += [x for x in (*letters, *(f"##{x}" for x in letters), ".", ",") if x not in tokens]
@@ -67,19 +67,19 @@ def tokenizer_json(lowercase=True):
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
     )
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    # As published ones have: someone else's truncation and padding.
+    # Published tokenizers have truncation and padding settings, too.
     tokenizer.enable_truncation(7)
     tokenizer.enable_padding(length=7)
     return tokenizer.to_str()
 
 
 def bert_weights(config, seed=0):
-    """Random weights by Hugging Face's names."""
+    """Return random weights by Hugging Face's names."""
     encoder = BERT.translate(Fields(config, "config.json"))
     rng = np.random.default_rng(seed)
     ours = {}
     for name, shape in weight_shapes(ModelConfig(encoder=encoder)).items():
-        # Biases that are not zero and scales that are not one, or a swap would go unseen.
+        # Biases are not zero and scales are not one: otherwise a swap would go unseen.
         value = 0.2 * rng.standard_normal(shape).astype("f4") + (1 if name.endswith("scale") else 0)
         ours[name.removeprefix("encoder.")] = value.astype("f4")
     return invert(BERT.spellings[0].rules(encoder), encoder.num_layers, ours, axes(encoder))
@@ -91,7 +91,7 @@ def write_json(path, value):
 
 
 def write_bert(path, *, seed=0, weights=None, **changes):
-    """A Hugging Face directory; ``changes`` go into config.json."""
+    """Write a Hugging Face directory; ``changes`` go into config.json."""
     config = {name: value for name, value in {**BERT_CONFIG, **changes}.items() if value is not ...}
     write_json(path / "config.json", config)
     save_file(bert_weights(config, seed) if weights is None else weights, path / "model.safetensors")
@@ -101,7 +101,7 @@ def write_bert(path, *, seed=0, weights=None, **changes):
 
 
 def write_sentence_transformers(path, *, new_names=False, pooling=None, heads=(), options=None, **changes):
-    """A sentence-transformers directory of either generation.
+    """Write a sentence-transformers directory of either generation.
 
     ``heads`` are pairs of a module's name and its config, with the weights under ``"weights"``.
     """
@@ -143,7 +143,7 @@ def write_sentence_transformers(path, *, new_names=False, pooling=None, heads=()
 
 
 def _ours(*, seed=0, kind="embedder", heads=(), mode="mean", **changes):
-    """What `tsjax.checkpoints.format.save` takes: metadata, random weights, a tokenizer."""
+    """Return the arguments of `tsjax.checkpoints.format.save`: metadata, random weights, a tokenizer."""
     encoder = BERT.translate(Fields({**BERT_CONFIG, **changes}, "config.json"))
     model = ModelConfig(encoder=encoder, pooling=PoolingConfig(modes=(mode,)), heads=heads)
     rng = np.random.default_rng(seed)
@@ -157,14 +157,14 @@ def _ours(*, seed=0, kind="embedder", heads=(), mode="mean", **changes):
 
 
 def write_cross_encoder(path, **changes):
-    """A checkpoint of ours that scores pairs, with one label."""
+    """Write a tsjax checkpoint that scores pairs, with one label."""
     head = HeadConfig(kind="dense", in_features=SIZES["hidden_size"], out_features=1)
     save(path, *_ours(kind="cross_encoder", heads=(head,), mode="cls", **changes))
     return path
 
 
 def write_routed(path, **changes):
-    """A checkpoint of ours with an encoder for queries and a deeper one for documents and all else."""
+    """Write a tsjax checkpoint with an encoder for queries and a deeper one for documents and everything else."""
     tasks = {"query": "query", "document": "document"}
     config = RouterConfig(routes={"query": "one", "document": "two"}, tasks=tasks, default_route="document")
     parts = [_ours(seed=1, num_hidden_layers=1, **changes), _ours(seed=2, num_hidden_layers=2, **changes)]

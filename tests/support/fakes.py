@@ -13,7 +13,10 @@ TOPICS = 12
 
 
 class FakeEmbedder:
-    """The first word of a text is its topic's number; the rest is noise, least at τ = ``best`` for documents."""
+    """An embedder whose vectors are least noisy at τ = ``best`` for documents.
+
+    The first word of a text is its topic's number; the rest of the vector is noise.
+    """
 
     max_seq_length = 6
     statistics = Statistics()
@@ -53,7 +56,7 @@ class FakeEmbedder:
 
 
 def texts(count, seed=0):
-    """Texts of all topics in turn, of 1 to 60 words."""
+    """Return texts of all topics in turn, of 1 to 60 words."""
     rng = np.random.default_rng(seed)
     return tuple(f"{i % TOPICS} {seed} {i}" + " x" * int(rng.integers(0, 58)) for i in range(count))
 
@@ -65,7 +68,7 @@ def write_lines(file, rows):
 
 
 def write_retrieval(folder, documents, queries, qrels):
-    """A folder as BEIR has it; ``qrels`` are lines of query, document, grade."""
+    """Write a folder in BEIR's layout; ``qrels`` are lines of query, document, grade."""
     write_lines(folder / "corpus.jsonl", documents)
     write_lines(folder / "queries.jsonl", queries)
     (folder / "qrels").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A small random model of each family, as transformers makes and saves it: what parity is measured on."""
+"""Small random models of each family, as transformers makes and saves them: parity is measured on them."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from tests.support.lazy import lazy
 torch = lazy("torch")
 transformers = lazy("transformers")
 
-# Nothing is a power of two; the number of heads is odd, but where fewer key and value heads must divide it.
+# No size is a power of two. The number of heads is odd, except where fewer key and value heads must divide it.
 SIZES = {
     "vocab_size": 101,
     "hidden_size": 36,
@@ -24,9 +24,9 @@ GROUPED = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "head_di
 class Case:
     """The names of a config class and a model class of transformers, and sizes.
 
-    ``spread`` is that of the weights. It is less where rounding grows more, lest PyTorch's own error come near the
-    tolerance: where attention is not scaled by 1/√H, and where no norm follows the sum that runs through the layers.
-    ``scales`` is what the scales of norms vary around.
+    ``spread`` is that of the weights. It is smaller where rounding grows more, so that PyTorch's own error stays far
+    from the tolerance: where attention is not scaled by 1/√H, and where no norm follows the sum that runs through the
+    layers. ``scales`` is the value around which the scales of norms vary.
     """
 
     config_name: str
@@ -44,7 +44,10 @@ class Case:
         return getattr(transformers, self.model_name)
 
     def make(self, seed=0):
-        """The model in PyTorch, with weights that are far from their usual start, lest a mistake go unseen."""
+        """Return the model in PyTorch.
+
+        Its weights are far from their usual start: otherwise a mistake could go unseen.
+        """
         torch.manual_seed(seed)
         model = self.model(self.config(**self.sizes)).eval()
         with torch.no_grad():
@@ -55,7 +58,7 @@ class Case:
         return model
 
     def save(self, path, seed=0, tokenizer="PreTrainedTokenizerFast"):
-        """A Hugging Face directory of it."""
+        """Write a Hugging Face directory of the model."""
         model = self.make(seed)
         model.save_pretrained(path)
         (path / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
@@ -102,7 +105,7 @@ CASES = {
     ),
 }
 
-# The cross-encoders of those families that have such a head.
+# The cross-encoders of the families that have such a head.
 HEADS = {
     "BERT": "BertForSequenceClassification",
     "RoBERTa": "RobertaForSequenceClassification",

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-# What the fields of ours are called, and what they may be; sizes stay small, since weights are made of them.
+# Names of tsjax's fields, and their possible values. Sizes stay small, since weights are made of them.
 _VALUES = {
     "vocab_size": st.integers(7, 20),
     "num_layers": st.integers(2, 4),
@@ -35,7 +35,7 @@ _EXTRA = {
 
 @st.composite
 def configs(draw, family):
-    """A config.json of the family."""
+    """Return a strategy for config.json of the family."""
     heads, size = draw(st.sampled_from([(1, 4), (2, 4), (3, 2), (4, 6)]))
     sizes = {"num_heads": heads, "hidden_size": heads * size, "num_key_value_heads": 1}
     fields = dict(family.fields)

@@ -23,7 +23,7 @@ NAMES = """
 
 
 def places(value, path=()):
-    """Every place in a JSON value, as a path from the top; of long lists and objects, the first."""
+    """Return every place in a JSON value, as a path from the top; of long lists and objects, only the first ones."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(items)[:12]:
@@ -37,7 +37,7 @@ def at(value, path):
 
 
 def change(rng, value):
-    """Return a copy of a JSON value with one random change, and what it was."""
+    """Return a copy of a JSON value with one random change, and a description of the change."""
     value = copy.deepcopy(value)
     path = rng.choice(list(places(value)))
     if not path:
@@ -74,9 +74,9 @@ class Fuzzer:
     """A checkpoint whose JSON files are changed one at a time.
 
     Args:
-        directory: of the checkpoint.
-        files: names of its JSON files, to choose among; one that is named twice is chosen twice as often.
-        seed: of the changes.
+        directory: the directory of the checkpoint.
+        files: names of its JSON files, to choose among; a file that is named twice is chosen twice as often.
+        seed: the seed of the changes.
     """
 
     def __init__(self, directory: Path, files, seed):
@@ -86,7 +86,7 @@ class Fuzzer:
         self._originals = {name: (directory / name).read_text(encoding="utf-8") for name in set(files)}
 
     def __iter__(self):
-        """Yield what was changed, while it is; then change it back."""
+        """Yield a description of each change while it is in the files; then undo it."""
         while True:
             name = self._rng.choice(self._files)
             value, what = change(self._rng, json.loads(self._originals[name]))

@@ -18,7 +18,7 @@ TEMPERATURES = (1.0, 0.8, 0.5)
 
 
 def ids(seed, vocabulary=101):
-    """Random tokens; those that families use for padding, 0 and 1, stand inside the texts too."""
+    """Return random tokens; the padding tokens of some families, 0 and 1, also stand inside the texts."""
     tokens = np.random.default_rng(seed).integers(0, vocabulary, (len(LENGTHS), LENGTHS.max()))
     tokens[:, 1], tokens[:2, 2] = 1, 0
     return tokens
@@ -41,9 +41,9 @@ def mean_vectors(states, mask):
 
 
 def compare(model, converted, tau):
-    """Hold hidden states and mean vectors against PyTorch's; gives the greatest differences.
+    """Compare hidden states and mean vectors with PyTorch's; return the greatest differences.
 
-    PyTorch computes in float64, so that its own rounding, which depends on the processor, takes no part.
+    PyTorch computes in float64, so that its own rounding, which depends on the CPU, has no influence.
     """
     expected, mask = hidden_states(copy.deepcopy(model).double(), ids(1), LENGTHS, tau)
     states = ours(converted, ids(1), tau)

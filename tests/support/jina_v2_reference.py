@@ -1,8 +1,8 @@
 """Jina v2 in plain PyTorch, for parity.
 
-The original is remote code, which we neither run nor copy. This is written from the papers (Jina v2, arXiv:2310.19923:
-BERT with norms after the residual sums, a GEGLU feed-forward and ALiBi to both sides; ALiBi, arXiv:2108.12409), from
-the fields of the published config.json and from the names and shapes of the published weights.
+The original is remote code, which tsjax neither runs nor copies. This is written from the papers (Jina v2,
+arXiv:2310.19923: BERT with norms after the residual sums, a GEGLU feed-forward and ALiBi to both sides; ALiBi,
+arXiv:2108.12409), from the fields of the published config.json and from the names and shapes of the published weights.
 """
 
 from types import SimpleNamespace
@@ -12,7 +12,11 @@ from torch import nn
 
 
 def slopes(heads):
-    """The geometric series 2^(-8/n), 2^(-16/n), …; for other than powers of two, gaps of the next finer one follow."""
+    """Return the slopes of the heads.
+
+    They are the geometric series 2^(-8/n), 2^(-16/n), …; for other than powers of two, gaps of the next finer one
+    follow.
+    """
     power = 1
     while 2 * power <= heads:
         power *= 2
@@ -95,7 +99,7 @@ class _Encoder(nn.Module):
 
 
 class JinaBert(nn.Module):
-    """The encoder. Its own names of weights are the published ones; it is called as transformers' models are."""
+    """The encoder, with the published names of weights; it is called as transformers' models are."""
 
     def __init__(self, config):
         super().__init__()

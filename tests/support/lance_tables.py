@@ -1,4 +1,4 @@
-"""A job's rows as its shards hold them, and as a table of LanceDB does."""
+"""The rows of a job, from its shards and from a LanceDB table."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ KEYS = {True: ["id", "chunk"], False: ["id"]}
 
 
 def stored(output, late=False):
-    """The shards' rows, with the labels that a sink gives them, in a fixed order."""
+    """Return the shards' rows, with the labels that a sink gives them, in a fixed order."""
     tables = []
     for key in Output(output).record_keys():
         table = pq.read_table(Path(output) / "vectors" / f"shard-{key}.parquet")
@@ -28,7 +28,7 @@ def stored(output, late=False):
 
 
 def loaded(folder, late=False):
-    """A table's rows, in the same order."""
+    """Return a table's rows, in the same order."""
     return ordered(lancedb.connect(folder).open_table("t").to_arrow(), late)
 
 

@@ -1,4 +1,4 @@
-"""Imports put off until a test needs them: PyTorch and its friends take ten seconds of each process that collects."""
+"""Deferred imports: PyTorch and related packages take ten seconds of each process that collects."""
 
 import importlib
 import importlib.util
@@ -8,7 +8,7 @@ import pytest
 
 
 class Lazy:
-    """A module, or a name of one, that is imported when it is called or an attribute of it is asked for.
+    """A module, or a name of one, that is imported when it is called or one of its attributes is read.
 
     Calls and attributes reach the real object; `isinstance` and `monkeypatch.setattr` do not.
     """
@@ -17,7 +17,7 @@ class Lazy:
         self._module, self._name = module, name
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):  # pytest asks all that it collects for private ones
+        if attribute.startswith("_"):  # pytest reads private attributes of everything that it collects
             raise AttributeError(attribute)
         return getattr(self._import(), attribute)
 

@@ -1,4 +1,4 @@
-"""Pairs of made texts to learn from."""
+"""Generated pairs of texts to learn from."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from tsjax.lab.learning.pairs import Pairs
 
 
 def pairs(count, seed, name="corpus", hard=0):
-    """Texts of a few words whose queries are words of theirs."""
+    """Return texts of a few words, with queries made of words of theirs."""
     rng, words = np.random.default_rng(seed), WORDS.split()
     documents = [" ".join(rng.choice(words, rng.integers(4, 30))) for _ in range(count)]
     queries = [" ".join(rng.choice(text.split(), 3)) for text in documents]

@@ -6,7 +6,7 @@ from tests.support.real_texts import addresses
 
 
 def retrieval_task(queries, corpus, relevant, name="LocalRetrieval"):
-    """A task of MTEB's own kind: texts of queries and rows of documents by id, and the document of each query."""
+    """Return an MTEB task from texts of queries and rows of documents by id, and the document of each query."""
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -43,7 +43,7 @@ def retrieval_task(queries, corpus, relevant, name="LocalRetrieval"):
 
 
 def passages(count=40, words=60, query_words=12, seed=0):
-    """Passages of addresses, each with a title, and of each a part of its words, shuffled, as its query."""
+    """Return passages of addresses, each with a title, and for each a shuffled part of its words as its query."""
     rng = random.Random(seed)
     queries, corpus = {}, {}
     for i, address in enumerate(rng.sample(addresses(), count)):

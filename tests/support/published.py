@@ -1,4 +1,4 @@
-"""Checkpoints as the authors of NomicBert, GTE, Jina v2 and v3 published them: their fields, names and packing, small.
+"""Small checkpoints in the authors' forms of NomicBert, GTE, Jina v2 and v3: fields, names and packing.
 
 The fields are those of the published config.json files, as far as public copies and quotations of them show them.
 """
@@ -16,7 +16,7 @@ torch = lazy("torch")
 
 
 def remote(repository, **classes):
-    """An ``auto_map``."""
+    """Return an ``auto_map``."""
     return {f"Auto{name}": f"{repository}--{target}" for name, target in classes.items()}
 
 
@@ -71,7 +71,7 @@ NOMIC_CONFIG = {
     "use_xentropy": True,
     "vocab_size": 101,
 }
-# Since transformers has NomicBert, the file of v1.5 says things twice; max_position_embeddings is the training's.
+# Transformers now has NomicBert, so the file of v1.5 says things twice; max_position_embeddings is the training's.
 BOTH_CONFIG = {
     **NOMIC_CONFIG,
     "head_dim": 12,
@@ -112,7 +112,7 @@ GTE_CONFIG = {
     "unpad_inputs": False,
     "use_memory_efficient_attention": False,
 }
-# The flags of kernels are text there.
+# The flags of kernels are strings there.
 ARCTIC_CONFIG = {
     **GTE_CONFIG,
     "architectures": ["GteModel"],
@@ -215,7 +215,7 @@ JINA_V3_NAMES = {
 
 
 def packed(weights, whole, parts):
-    """The same weights with some of them stacked into one, in this order."""
+    """Return the same weights with some of them stacked into one, in this order."""
     result = {}
     for name, weight in weights.items():
         found = next((part for part in parts if f".{part}." in name), None)
@@ -229,7 +229,7 @@ def packed(weights, whole, parts):
 
 @dataclass(frozen=True)
 class Dialect:
-    """A published config, transformers' model of the same architecture, and how names and packing differ.
+    """A published config, transformers' model of the same architecture, and the differences in names and packing.
 
     ``also`` are weights and buffers in the published file that the encoder does not use.
     """
@@ -243,19 +243,19 @@ class Dialect:
     also: tuple[str, ...] = field(default=())
 
     def model(self, seed=0):
-        """The reference in PyTorch, with random weights."""
+        """Return the reference in PyTorch, with random weights."""
         model = self.case.make(seed)
         model.set_attn_implementation("eager")
         if self.without_types:
             model.embeddings.token_type_embeddings.weight.data.zero_()
         scaling = self.config.get("rope_scaling")
         if scaling:
-            # "Fixed" NTK scaling: a base that is larger by the factor, and all angles smaller by factor^(2/H).
+            # "Fixed" NTK scaling: the base is larger by the factor, and all angles are smaller by factor^(2/H).
             model.rotary_emb.inv_freq.copy_(ntk_frequencies(12, self.config["rope_theta"], scaling["factor"]))
         return model
 
     def weights(self, model):
-        """The model's weights by the published names."""
+        """Return the model's weights by the published names."""
         weights = packed(dict(model.state_dict()), "qkv", ("q_proj", "k_proj", "v_proj"))
         if self.gate_packed:
             weights = packed(weights, "up_gate_proj", ("up_proj", "gate_proj"))
@@ -269,7 +269,7 @@ class Dialect:
         return published | {name: torch.ones(3) for name in self.also}
 
     def save(self, path, weights, **changes):
-        """A directory as it would be downloaded."""
+        """Write a directory as it would be downloaded."""
         return save(path, weights, {**self.config, **changes})
 
 
@@ -283,7 +283,7 @@ def save(path, weights, config):
 
 
 def save_native(path, model):
-    """A directory with the names that transformers' modules have; it writes files with the authors' names itself."""
+    """Write a directory with the names of transformers' modules; transformers itself writes the authors' names."""
     return save(path, {name: weight.clone() for name, weight in model.state_dict().items()}, model.config.to_dict())
 
 
@@ -326,7 +326,7 @@ DIALECTS = {
 
 
 def jina_v2(**changes):
-    """The reference of Jina v2, with random weights and a published config."""
+    """Return the reference of Jina v2, with random weights, and a published config."""
     torch.manual_seed(0)
     model = JinaBert({**JINA_V2_CONFIG, **changes}).eval()
     with torch.no_grad():
@@ -337,7 +337,7 @@ def jina_v2(**changes):
 
 
 def save_jina_v2(path, model, **more):
-    """A directory of it, with the weights that the published file has besides."""
+    """Write a directory of the reference, with the additional weights that the published file has."""
     weights = {f"bert.{name}": weight for name, weight in model.state_dict().items()}
     weights |= {"bert.pooler.dense.weight": torch.ones(3, 3), "bert.pooler.dense.bias": torch.ones(3)}
     return save(path, weights | more, model.config.to_dict())

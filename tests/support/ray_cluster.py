@@ -1,6 +1,6 @@
-"""A Ray cluster of several nodes, held by a process of its own: starting a node forks, which JAX's threads forbid here.
+"""A Ray cluster of several nodes, held by a separate process: starting a node forks, which JAX's threads forbid here.
 
-Run as a script it reads a command a line: ``add``, ``kill`` with the id of a node to leave alone, or the end.
+Run as a script, it reads one command per line: ``add``, ``kill`` with the id of a node to keep, or the end.
 """
 
 import os
@@ -8,14 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-# One CPU, and so one actor, a node; little memory for objects, which are small.
+# Each node has one CPU, and so one actor, and little memory for objects, which are small.
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 _ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).parents[2]),
     "JAX_PLATFORMS": "cpu",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # the memory of the machine is not the cluster's business
+    "RAY_memory_monitor_refresh_ms": "0",  # The cluster does not watch the memory of the machine.
 }
 
 
@@ -23,7 +23,7 @@ class NodesOfACluster:
     """A head without CPUs, and nodes of one CPU each.
 
     Attributes:
-        address: what `ray.init` takes.
+        address: the address for `ray.init`.
     """
 
     def __init__(self, nodes):
@@ -44,7 +44,7 @@ class NodesOfACluster:
         self._nodes -= 1
 
     def mend(self):
-        """Start what was killed again."""
+        """Start the killed nodes again."""
         while self._nodes < self._wanted:
             self._ask("add")
             self._nodes += 1
@@ -61,7 +61,7 @@ class NodesOfACluster:
         self._answer()
 
     def _answer(self):
-        """The rest of the next line that is meant for us; Ray prints others."""
+        """Return the rest of the next line that is meant for this process; Ray prints others."""
         for line in self._process.stdout:
             if line.startswith("> "):
                 return line[2:].rstrip("\n")

@@ -1,4 +1,4 @@
-"""Files of any format, and what is read of them."""
+"""Files of any format, and the rows that are read from them."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ def write(path, data):
 
 
 def read(path, columns=None, skip=0, **reading):
-    """The rows of a file, after some that are skipped."""
+    """Return the rows of a file, after skipping some."""
     chosen = columns or Columns()
     (source,) = find_sources([str(path)], Reading(**reading), columns=chosen.needed)
     with contextlib.closing(open_rows(source, chosen)) as reader:

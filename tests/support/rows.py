@@ -1,4 +1,4 @@
-"""Every row of the table of families: what is checked, and its original in PyTorch."""
+"""Rows of the table of families: the checked checkpoint, and its original in PyTorch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ EXAMPLES = {
 
 
 class Strided:
-    """BERT that is told e5-base-4k's positions: every ``stride``-th row for texts that fit so, else every row."""
+    """BERT with e5-base-4k's positions: every ``stride``-th row for texts that fit so, else every row."""
 
     def __init__(self, model, stride, up_to):
         self.model, self.stride, self.up_to, self.config = model, stride, up_to, model.config

@@ -1,8 +1,8 @@
-"""Which tests share a process of pytest-xdist."""
+"""Groups of tests that share a process of pytest-xdist."""
 
 from xdist.scheduler import LoadFileScheduling
 
-# Folders whose tests share an import of seconds, or compiled programs; every other file is a group of its own.
+# Folders whose tests share an import of seconds, or compiled programs. Every other file is a separate group.
 GROUPS = {
     "tests/parity/": "torch",
     "tests/integrations/": "torch",

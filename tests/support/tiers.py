@@ -1,4 +1,4 @@
-"""Which of a test's parameters are in the fast tier (`make test`) and which in the whole suite only."""
+"""Tiers of a test's parameters: fast ones (`make test`), and those in the complete suite only."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -15,7 +15,7 @@ BERT = tokenizer_json()
 
 
 def roberta():
-    """The same words, with two separators between the texts, and types that are all 0."""
+    """Return a tokenizer of the same words, with two separators between the texts, and types that are all 0."""
     tokenizer = Tokenizer.from_str(BERT)
     tokenizer.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
     return tokenizer.to_str()

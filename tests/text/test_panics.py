@@ -9,7 +9,7 @@ from tsjax.text.panics import PanicError, reported_panics
 from tsjax.text.tokenizer import TextTokenizer
 
 
-class PanicException(BaseException):  # as pyo3 has it
+class PanicException(BaseException):  # pyo3 raises it so
     pass
 
 

@@ -1,4 +1,4 @@
-"""What the type checker says of good and bad calls."""
+"""The type checker's verdicts on good and bad calls."""
 
 import subprocess
 import sys

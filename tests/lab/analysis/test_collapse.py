@@ -1,4 +1,4 @@
-"""The study: its tables against what the embedder gives, and what it refuses."""
+"""The length collapse study: its tables against what the embedder gives, and its refusals."""
 
 import itertools
 import math
@@ -62,7 +62,7 @@ def test_vectors_are_those_of_the_embedder(embedder, found):
 
 
 def test_cut_texts_are_those_that_the_embedder_cuts(embedder):
-    # No longer than the longest cut, so that it begins where they do.
+    # It is no longer than the longest cut, so that it begins where the cuts do.
     long = [text(LENGTHS[-1], seed) for seed in range(6)]
     found = study_collapse(embedder, long, (0.7,), lengths=LENGTHS, layer_texts=0)
     rows = by(found.vectors, "corpus", "length")
@@ -77,7 +77,7 @@ def test_cut_texts_are_those_that_the_embedder_cuts(embedder):
         assert row.distance_to_centroid == pytest.approx(np.linalg.norm(units - units.mean(0), axis=1).mean(), abs=1e-6)
         assert row.distance_to_all == pytest.approx(np.linalg.norm(units - middle, axis=1).mean(), abs=1e-6)
     for a, b in itertools.combinations(LENGTHS, 2):
-        # Rows are in another order, but in the same at each length.
+        # Rows are in another order, but in the same order at each length.
         expected = mean_cosine_between(cut[a], cut[b], paired=True)
         assert pairs["cut", a, b].mean_cosine == pytest.approx(expected, abs=1e-6)
     change = by(found.changes, "corpus")["cut",]
@@ -128,7 +128,7 @@ def test_a_law_by_length_gives_each_text_its_own(embedder):
     found = study_collapse(embedder, TEXTS, (1.0, law), lengths=(8, 41), layer_texts=1)
     vectors = by(found.vectors, "corpus", "temperature", "length")
     name = str(law)
-    # 8 tokens are the law's own reference.
+    # 8 tokens are the reference length of the law.
     repeated = [vectors["repeated", tau, 8] for tau in ("1", name)]
     assert repeated[0].mean_cosine == pytest.approx(repeated[1].mean_cosine, abs=1e-6)
     entropy = {row[:3]: row.entropy for row in found.heads if row.layer == 0 and row.head == 0}

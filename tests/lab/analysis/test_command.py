@@ -100,7 +100,7 @@ def test_a_report_is_replaced_only_when_asked_and_nothing_else_is(corpus, model,
     (tmp_path / "link").symlink_to(out)
     assert small(corpus, model, tmp_path / "link", "--overwrite") == 2
     capsys.readouterr()
-    for name in ("thesis.txt", "report.json"):  # runs of learning, too, have a report.json
+    for name in ("thesis.txt", "report.json"):  # Learning runs have a report.json, too.
         precious = tmp_path / name
         precious.mkdir()
         (precious / name).write_text("mine")

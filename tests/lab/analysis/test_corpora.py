@@ -15,7 +15,7 @@ WORD_LIST = WORDS.split()
 
 
 def text(tokens, seed):
-    """Words that are a token each; the special ones count."""
+    """Return words that are one token each; special tokens count."""
     return " ".join(np.random.default_rng(seed).choice(WORD_LIST, tokens - SPECIAL))
 
 
@@ -62,7 +62,7 @@ def test_cut_texts_are_the_same_texts_from_the_same_place_on():
     everything = TextTokenizer(tokenizer_json(), 90).encode(MANY).ids
     long = [" ".join(map(str, ids[1:-1])) for ids in everything if len(ids) >= 64]
     places = [max(text.find(" ".join(map(str, ids[1:-1]))) for text in long) for ids in whole]
-    assert min(places) == 0  # of texts that have no more tokens
+    assert min(places) == 0  # these are texts that have no more tokens
     assert len({place for place in places if place > 0}) > 10
     for length in (8, 16, 32, 64):
         cut = rows(made["cut", length])
@@ -94,7 +94,7 @@ def test_a_passage_is_of_whole_words():
     letters = {TOKENIZER.vocabulary[letter] for letter in ("x", "##y", "##z")}
     for ids in rows(made["repeated", 64]):
         runs = [len(list(run)) for is_letter, run in itertools.groupby(ids[1:-1], letters.__contains__) if is_letter]
-        assert all(run == 5 for run in runs[:-1])  # the last one may be cut
+        assert all(run == 5 for run in runs[:-1])  # The last run may be truncated.
 
 
 def test_a_passage_or_a_short_cut_of_several_texts_is_taken_once():
@@ -122,7 +122,7 @@ def test_what_the_tokenizer_does_not_see_makes_no_other_text():
 
 
 def test_a_text_that_is_written_otherwise_counts_once():
-    """Also where it is longer than the model takes, so that no tokens tell."""
+    """This includes a text that is longer than the model takes, whose tokens cannot tell."""
     made, _ = buckets(MANY)
     again, notes = buckets([*MANY, *(f" {one.upper()}\n" for one in MANY)])
     assert {key: rows(bucket) for key, bucket in again.items()} == {key: rows(bucket) for key, bucket in made.items()}
@@ -130,7 +130,7 @@ def test_a_text_that_is_written_otherwise_counts_once():
 
 
 def test_a_passage_of_nothing_is_not_repeated():
-    nothing = "\u0301 " + "x" * 90  # a lone accent, which is normalised away, and a word that does not fit
+    nothing = "\u0301 " + "x" * 90  # a lone accent, which normalisation removes, and a word that does not fit
     made, _ = buckets([f"{nothing} {seed} {nothing}" * 3 for seed in range(30)] + MANY)
     assert ("repeated", 64) in made
     assert all(
@@ -147,7 +147,7 @@ def test_of_a_book_no_more_than_pages_are_read(monkeypatch):
     )
     made, _ = buckets([f"{one} {book}" for one in WORD_LIST[:3]])
     assert len(made["cut", 64].ids) == 3
-    assert sum(count > 5000 for count in read) == 3  # once, to see how long they are
+    assert sum(count > 5000 for count in read) == 3  # once, to measure their length
 
 
 def test_a_prompt_leaves_room_in_every_bucket():

@@ -61,7 +61,7 @@ def test_the_jackknife_error_is_that_of_repeated_samples():
 
 
 def moved(seed):
-    """Texts, and the same ones a little farther along a common direction."""
+    """Return texts, and the same texts moved a little along a common direction."""
     x = vectors(40, seed=seed)
     return x, x + np.random.default_rng(seed + 1000).normal(0.2, 0.1, x.shape)
 
@@ -110,7 +110,7 @@ def test_distance_to_the_centroid():
 def test_effective_rank_of_what_is_known():
     assert effective_rank(np.eye(6)[:4]) == pytest.approx(4)
     assert effective_rank(np.outer([1, 2, 3], [1.0, 0, 2])) == pytest.approx(1)
-    # Two directions, three rows on one and one on the other: singular values √3 and 1.
+    # Two directions, with three rows on one and one row on the other: singular values √3 and 1.
     p = np.array([math.sqrt(3), 1]) / (1 + math.sqrt(3))
     expected = math.exp(-(p * np.log(p)).sum())
     assert effective_rank([[1, 0], [2, 0], [0.5, 0], [0, 1]]) == pytest.approx(expected)

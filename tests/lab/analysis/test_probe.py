@@ -1,4 +1,4 @@
-"""The probe against the attention matrices of the model itself, written out in NumPy."""
+"""The probe against the model's own attention matrices, written out in NumPy."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ BERT = EncoderConfig(
     vocab_size=50, hidden_size=24, num_layers=2, num_heads=3, intermediate_size=32, max_positions=64, type_vocab_size=2
 )
 PLAIN = dataclasses.replace(BERT, absolute_positions=False, type_vocab_size=0, max_positions=None)
-# Every choice in which families differ and that attention sees.
+# Every choice that families differ in and that affects attention.
 ENCODERS = {
     "post-norm, absolute": BERT,
     "shared layers, projected": dataclasses.replace(BERT, shared_layers=True, embedding_size=10),
@@ -61,7 +61,7 @@ LENGTH = 21
 @functools.cache
 def model(name):
     config = ModelConfig(encoder=ENCODERS[name])
-    # Sharper than a fresh model, whose attention is nearly even.
+    # The attention of a fresh model is nearly even; this one is sharper.
     params = jax.tree.map(lambda leaf: 2.5 * leaf if leaf.ndim > 2 else leaf, random_params(config, seed=3))
     return config, params
 
@@ -81,7 +81,7 @@ def probed(name, tau, ids=None, padded=32):
 
 
 def looked_at(name, tau, monkeypatch):
-    """The attention matrices and the inputs of the layers, from an unpadded run of the model, step by step."""
+    """Return the attention matrices and the inputs of the layers, from an unpadded run of the model, step by step."""
     config, params = model(name)
     matrices, inputs = [], []
 
@@ -137,7 +137,7 @@ def test_every_family_is_measured_as_its_full_matrices_are(name, monkeypatch):
 @pytest.mark.parametrize("short", [0, 1024])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_hidden_states_are_the_models(name, short, monkeypatch):
-    """Also where the text is so long that attention goes block by block."""
+    """This includes a text so long that attention is computed block by block."""
     monkeypatch.setattr("tsjax.lab.analysis.probe._SHORT", short)
     config, params = model(name)
     tau = temperatures(config)
@@ -198,7 +198,7 @@ def test_it_works_where_64_bits_are_allowed():
 
 @pytest.mark.slow
 def test_one_head_at_a_time_is_held():
-    """The compiler's own figure for a long text: a few T × T matrices, not one a head."""
+    """The compiler's own figure for a long text is a few T × T matrices, not one for each head."""
     encoder = dataclasses.replace(PLAIN, num_heads=12, hidden_size=48, relative_buckets=8, relative_max_distance=16)
     config = ModelConfig(encoder=encoder)
     tokens = 1280
@@ -224,8 +224,8 @@ def padded(matrix):
 
 
 @settings(deadline=None, max_examples=60)
-@example(length=22, sharp=0.0, toward=3.4375, seed=278)  # rows that are all the same
-@example(length=22, sharp=1e-6, toward=3.4375, seed=278)  # and nearly so
+@example(length=22, sharp=0.0, toward=3.4375, seed=278)  # all rows are equal
+@example(length=22, sharp=1e-6, toward=3.4375, seed=278)  # all rows are nearly equal
 @given(length=st.integers(2, SIZE), sharp=st.floats(0, 8), toward=st.floats(0, 4), seed=st.integers(0, 999))
 def test_the_power_iteration_gives_what_the_svd_gives(length, sharp, toward, seed):
     rng = np.random.default_rng(seed)
@@ -246,5 +246,5 @@ def test_the_power_iteration_ends_where_there_is_nothing_to_tell_apart(length):
     assert rate == pytest.approx(0, abs=1e-6)
     assert steps < 20
     one = np.zeros((length, length))
-    one[:, 1] = 1  # all look at one token
+    one[:, 1] = 1  # all rows attend to one token
     assert iterate(padded(one), np.int32(length))[0] == pytest.approx(0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The report of a study: files that are well-formed, plots that touch nobody's settings, sentences made of figures."""
+"""Reports of a study: well-formed files, plots that keep the user's settings, and sentences made of figures."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ LENGTHS = (16, 64, 2048)
 
 
 def study(corpora=("texts", "cut", "repeated"), names=("1", "0.9", "0.5"), lengths=LENGTHS, layers=2):
-    """A study with figures that follow from their keys."""
+    """Return a study with figures that follow from their keys."""
     vectors, between, changes, heads, states = [], [], [], [], []
     for c, corpus in enumerate(corpora):
         for t, name in enumerate(names):
@@ -111,7 +111,7 @@ def test_the_page_shows_every_plot_and_escapes_what_it_was_given(report):
 
 
 def changed(cosine, error=0.01):
-    """A study whose mean cosine changes with length by these numbers at τ = 1 and at others."""
+    """Return a study whose mean cosine changes with length by these numbers at τ = 1 and at other temperatures."""
     changes = [ChangeRow("texts", name, 16, 64, value, error, 0.0, 0.0) for name, value in cosine.items()]
     return dataclasses.replace(study(), changes=tuple(changes))
 

@@ -1,4 +1,4 @@
-"""Fewer draws where each is costly, so that the tests are quick."""
+"""Settings for fast tests: fewer bootstrap draws where each is costly."""
 
 import pytest
 

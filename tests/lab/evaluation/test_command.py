@@ -29,7 +29,7 @@ def texts(count, seed=0):
 
 @pytest.fixture(scope="module")
 def retrieval(tmp_path_factory):
-    """Questions that are parts of their documents."""
+    """Return questions that are parts of their documents."""
     documents = texts(40)
     return str(
         write_retrieval(
@@ -47,7 +47,7 @@ def main(*arguments):
 
 @pytest.mark.slow
 def test_a_sweep_of_retrieval_and_what_it_saves(tmp_path, model, retrieval, capsys, monkeypatch):
-    # Whatever noise says, so that there is a temperature to save.
+    # Ignore the noise, so that there is a temperature to save.
     monkeypatch.setattr("tsjax.lab.evaluation.bootstrap.Interval.verdict", 1)
     chosen = ["--temperature", "0.5,3", "--law", "none,piecewise:8:64", "--side", "both,documents", "--seed", "1"]
     out, saved = tmp_path / "report", tmp_path / "tuned"
@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_before_any_model_is_loaded(tmp_path, retrieval, m
         tmp_path / "pairs.jsonl", [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i} for i in range(30)]
     )
     before = sorted(tmp_path.iterdir())
-    # A model that there is not: whoever gets as far as loading it says so.
+    # There is no such model, so a command that tries to load it says so.
     assert main(*(retrieval if one == "DATA" else one for one in arguments), "--model", "./no-model") == 2
     out, err = capsys.readouterr()
     assert out == ""

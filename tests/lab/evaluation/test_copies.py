@@ -1,4 +1,4 @@
-"""Equal texts are one text: in every task, on one side of every split, and drawn together in every interval."""
+"""Equal texts count as one: in every task, on one side of every split, and drawn together in every interval."""
 
 import dataclasses
 import itertools
@@ -55,7 +55,7 @@ def test_items_that_nearly_all_hang_together_are_entangled():
 
 
 def copied(count=36, most=9, seed=0):
-    """Of each of some texts between one and so many copies, written a little differently, in any order."""
+    """Return between 1 and `most` copies of each of `count` texts, written a little differently, in any order."""
     rng = np.random.default_rng(seed)
     which = rng.permutation(np.repeat(np.arange(count), rng.integers(1, most + 1, count)))
     written = [lambda text: text, str.upper, lambda text: f" {text}\t", lambda text: text.replace(" ", "  ")]
@@ -63,7 +63,7 @@ def copied(count=36, most=9, seed=0):
 
 
 def task_of(kind, which, written, rng):
-    """A task in which the texts, scores, labels or relevant documents mean nothing."""
+    """Return a task in which the texts, scores, labels or relevant documents mean nothing."""
     count = 1 + which.max()
     labels = tuple("xy"[code] for code in rng.permutation(np.arange(count) % 2)[which])
     match kind:
@@ -82,7 +82,7 @@ KINDS = ("retrieval", "sts", "clustering", "accuracy", "macro-F1")
 
 
 def item_texts(task):
-    """The texts of each item that no other part may have."""
+    """Return the texts of each item that no other part may have."""
     if isinstance(task, STS):
         return [{same_text(text) for text in pair} for pair in task.pairs]
     if isinstance(task, Retrieval):
@@ -120,7 +120,7 @@ def test_without_copies_nothing_is_said_and_items_are_drawn(kind):
 
 
 class Dot:
-    """Compares by product."""
+    """A similarity by dot product."""
 
     @staticmethod
     def similarity(one, other):
@@ -132,7 +132,7 @@ class Dot:
 
 
 def outcomes_of(task, rng, models):
-    """What models give whose vectors mean nothing either; copies have one vector."""
+    """Return the outcomes of models whose vectors also mean nothing; copies have one vector."""
     split = task.split(0)
 
     def vectors(some):
@@ -146,16 +146,16 @@ def outcomes_of(task, rng, models):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_labels_that_mean_nothing_no_gain_is_beyond_noise_too_often(kind, monkeypatch):
-    """Of 95 % intervals one in twenty is beyond noise; taken for independent, copies make many more so."""
+    """One in twenty 95 % intervals is beyond noise; if copies count as independent, many more are."""
     monkeypatch.setattr(bootstrap, "_RESAMPLES", 400)
-    trials = {"clustering": 8, "macro-F1": 8, "sts": 16}.get(kind, 50)  # some are costly
+    trials = {"clustering": 8, "macro-F1": 8, "sts": 16}.get(kind, 50)  # Some kinds are costly.
     beyond = alone = 0
     for trial in range(trials):
         rng = np.random.default_rng(trial)
         which, written = copied(45, 7, seed=trial)
         split, (one, other) = outcomes_of(task_of(kind, which, written, rng), rng, 2)
         beyond += paired_difference(one, other, split.held_out, seed=trial).verdict != 0
-        if kind != "clustering":  # whose V-measures of drawn texts are too unlike each other to be beyond noise
+        if kind != "clustering":  # The V-measures of drawn texts differ too much from each other to be beyond noise.
             one, other = (dataclasses.replace(outcome, texts=None) for outcome in (one, other))
             alone += paired_difference(one, other, split.held_out, seed=trial).verdict != 0
     assert beyond <= 0.1 * trials
@@ -163,7 +163,7 @@ def test_on_labels_that_mean_nothing_no_gain_is_beyond_noise_too_often(kind, mon
 
 
 def of_each(kind, count, copies, seed=0):
-    """Two outcomes on some items, of each of which there are so many copies."""
+    """Return two outcomes on `count` items with `copies` copies each."""
     rng = np.random.default_rng(seed)
     which = np.repeat(np.arange(count), copies)
     group = which[:, None] if copies > 1 else None
@@ -188,7 +188,7 @@ def test_copies_of_every_item_change_no_interval(kind, monkeypatch):
 
 
 def test_runs_are_drawn_also_where_texts_are_shared():
-    """Two runs that differ much: drawing texts alone would not show it."""
+    """The two runs differ much: drawing only texts would not show it."""
     values = np.repeat([[0.2], [0.8], [0.4], [0.6]], 60, axis=1) + 0.01 * np.random.default_rng(0).random((4, 60))
     group = np.repeat(np.arange(20), 3)[:, None]
     interval = paired_difference(Means(values, group), Means(np.zeros((4, 60)), group), np.arange(60), seed=0)
@@ -198,7 +198,7 @@ def test_runs_are_drawn_also_where_texts_are_shared():
 
 
 def test_few_texts_with_many_copies_tell_nothing():
-    """Four of forty-four texts are nearly all items; that all four gain is a chance of one in eight."""
+    """Four of forty-four texts are nearly all items. By chance, all four gain in one case of eight."""
     group = np.repeat(np.arange(44), [100] * 4 + [1] * 40)[:, None]
     values = np.zeros((1, 440))
     values[0, :400] = 1
@@ -222,7 +222,7 @@ def test_few_items_that_differ_tell_nothing_in_every_measure():
 
 
 def test_few_items_are_not_trusted_as_many_are(monkeypatch):
-    """The plain percentiles of twelve items hold a difference of nothing far less often than 95 times of 100."""
+    """The plain percentiles of twelve items contain a difference of zero far less often than 95 times in 100."""
     monkeypatch.setattr(bootstrap, "_RESAMPLES", 1000)
     rng = np.random.default_rng(5)
     trials = 200
@@ -258,7 +258,7 @@ def test_labels_without_texts_of_their_own_are_refused():
     few = Classification((*["again"] * 20, *texts(20)), (*"x" * 20, *"y" * 20))
     with pytest.raises(InputError, match="label 'x' has 1 different text; each needs at least 3"):
         few.split(0)
-    # Both texts with the label y have a rarer one, too, by which they are split, and so may come into one part.
+    # Both texts with the label y also have a rarer label, by which they are split, and so may be in one part.
     mixed = Clustering(("1", "1", "2", "2", "3", "4", "5", "6"), (*"yzyz", *"zxxx"))
     found = []
     for seed in range(12):
@@ -281,7 +281,7 @@ def test_labels_that_look_alike_are_refused(tmp_path):
 
 
 def test_pairs_of_some_texts_are_split_by_their_texts():
-    """All pairs of texts: no halves of the pairs have texts of their own."""
+    """All pairs of some texts are given: no half of the pairs has its own texts."""
     known = [f"text {place}" for place in range(14)]
     pairs = tuple(itertools.combinations(known, 2))
     task = STS(pairs, tuple(float(place % 7) for place in range(len(pairs))))
@@ -323,7 +323,7 @@ def test_a_pair_of_a_text_and_its_copy_counts_as_the_text():
 
 
 def test_questions_that_share_an_answer_stay_together():
-    """Of one another: two have one answer, a third is asked in the words of that, a fourth by a copy of it."""
+    """Two questions have one answer, a third is asked in the words of that answer, a fourth by a copy of it."""
     documents = [f"answer {place}" for place in range(40)] + ["Answer  3"]
     queries = [f"question {place}" for place in range(40)] + ["another", "ANSWER 3", "copy"]
     relevant = [{place: 1} for place in range(40)] + [{3: 1}, {7: 2}, {40: 1}]
@@ -352,7 +352,7 @@ def test_documents_of_one_text_are_one_document():
     documents = ("same", "same", "second", "same", "third", "fourth")
     task = Retrieval(documents, ("a", "b", "c"), ({3: 2, 1: 1}, {2: 1}, {5: 1}), "nDCG@3", itself=(-1, 1, 4))
     assert task.sharing[0].startswith("2 of the 6 documents repeat another")
-    # The second query is the document "same", and the third is the third, which are not searched for them.
+    # The second query is the document "same", and the third is the document "third"; neither is searched for itself.
     assert task.outcome(Vectors(vectors, queries), None, Dot()).values.tolist() == [[1, 1, 1]]
     relevant = dataclasses.replace(task, relevant=({3: 2}, {2: 1, 0: 1}, {5: 1}), measure="MRR@3")
     assert relevant.outcome(Vectors(vectors, queries), None, Dot()).values[0, 1] == 1
@@ -363,7 +363,7 @@ def test_documents_of_one_text_are_one_document():
 
 
 class Once(FakeEmbedder):
-    """Gives a text another vector each time, in the last bits."""
+    """An encoder that gives a text another vector each time, different in the last bits."""
 
     def _encode(self, side, texts, temperature):
         assert len(set(texts)) == len(texts)
@@ -399,7 +399,7 @@ def test_a_score_that_is_no_number_chooses_nothing():
 
 
 def test_the_best_of_many_is_beyond_noise_no_more_often_than_one(monkeypatch):
-    """Chosen on texts that the held-out part does not have, the best of six is judged as if it had been alone."""
+    """The best of six is chosen on texts outside the held-out part, and is judged as if it had been the only one."""
     monkeypatch.setattr(bootstrap, "_RESAMPLES", 400)
     rng = np.random.default_rng(1)
     trials, gains = 40, 0

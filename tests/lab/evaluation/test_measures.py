@@ -1,4 +1,4 @@
-"""Measures come from libraries; these tests compute them once more by brute force, and look at ties and blocks."""
+"""Measures that come from libraries, computed again by brute force, with ties and blocks."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def test_retrieval_measures_are_those_of_brute_force(monkeypatch, measure, k):
     monkeypatch.setattr(ranking, "_QUERIES", 5)
     monkeypatch.setattr(ranking, "_DOCUMENTS", 7)
     rng = np.random.default_rng(k)
-    # Whole numbers, so that many similarities are equal.
+    # Integers make many similarities equal.
     queries, documents = (rng.integers(-2, 3, (n, 3)).astype("f4") for n in (23, 40))
     relevant = tuple(
         {int(p): int(rng.integers(1, 4)) for p in rng.choice(40, rng.integers(1, 5), replace=False)} for _ in range(23)
@@ -67,7 +67,7 @@ def test_retrieval_measures_are_those_of_brute_force(monkeypatch, measure, k):
 
 
 def test_a_model_that_finds_all_alike_scores_like_chance():
-    """The relevant document of each query is another one, so ties in the corpus's order favour nobody."""
+    """The relevant document of each query is another one, so ties in the corpus's order favour no query."""
     task = Retrieval(texts(50), texts(50, 1), tuple({i: 1} for i in range(50)), "MRR@10")
     alike = Vectors(np.ones((50, 4), "f4"), np.ones((50, 4), "f4"))
     outcome = task.outcome(alike, None, FakeEmbedder())
@@ -161,7 +161,7 @@ def test_an_unknown_measure_is_refused(measure):
 
 
 def test_a_query_that_is_a_document_is_not_its_own_answer(tmp_path):
-    """As in BEIR's ArguAna: the document of the query's own id is not searched, unless it is judged relevant."""
+    """In BEIR's ArguAna, too, the document with the query's id is not searched, unless it is judged relevant."""
     texts = {"a": "one", "b": "two", "c": "three"}
     (tmp_path / "qrels").mkdir()
     for name in ("corpus", "queries"):

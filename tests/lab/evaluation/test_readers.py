@@ -1,4 +1,4 @@
-"""Whatever is wrong with a task's files is a sentence that names the file and the line."""
+"""Errors in a task's files: each is a sentence that names the file and the line."""
 
 import json
 
@@ -107,7 +107,7 @@ def test_pairs(tmp_path):
     assert task.documents == ("a", "b", "c")
     with pytest.raises(InputError, match="2 pairs cannot be split"):
         task.split(0)
-    # All but one pair have one score: some part has no order to compare with.
+    # All pairs but one have the same score, so some part has no order to compare with.
     others = [pair(1 + (i == 20), sentence1=f"a {i}", sentence2=f"b {i}") for i in range(21)]
     lonely = read_sts(write_lines(tmp_path / "pairs.jsonl", others))
     with pytest.raises(InputError, match="every pair of one part has the same score; choose another seed"):

@@ -1,4 +1,4 @@
-"""The split is seeded and disjoint; the interval covers what it should, and is paired."""
+"""The split, which is seeded and disjoint, and the interval, which is paired and has the right coverage."""
 
 import itertools
 
@@ -59,14 +59,14 @@ def test_the_interval_covers_a_known_difference_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered, widths = 0, []
     for trial in range(100):
-        hard = rng.standard_normal(60)  # how hard each question is, the same for both
+        hard = rng.standard_normal(60)  # the difficulty of each question, the same for both
         before = Means(hard[None])
         after = Means((hard + 0.3 + 0.5 * rng.standard_normal(60))[None])
         interval = paired_difference(after, before, np.arange(60), seed=trial)
         covered += interval.low <= 0.3 <= interval.high
         widths.append(interval.high - interval.low)
     assert 88 <= covered <= 99
-    # Paired: 2 · 1.96 · 0.5 / √60 = 0.25; unpaired it would be 0.75.
+    # Paired, the width is 2 · 1.96 · 0.5 / √60 = 0.25; unpaired it would be 0.75.
     assert np.mean(widths) == pytest.approx(0.25, abs=0.03)
 
 
@@ -92,7 +92,7 @@ def test_only_the_items_that_count_count():
 
 
 def test_runs_widen_the_interval():
-    """Two runs that differ much: drawing texts alone would not show it."""
+    """The two runs differ much: drawing only texts would not show it."""
     values = np.repeat([[0.2], [0.8], [0.4], [0.6]], 50, axis=1) + 0.01 * np.random.default_rng(0).random((4, 50))
     interval = paired_difference(Means(values), Means(np.zeros((4, 50))), np.arange(50), seed=0)
     assert interval.difference == pytest.approx(0.5, abs=0.01)
@@ -102,14 +102,14 @@ def test_runs_widen_the_interval():
 
 @pytest.mark.slow
 def test_pairs_that_share_texts_are_drawn_by_texts():
-    """What is odd about a text is in all of its pairs; drawn as if independent, they promise too much."""
+    """A text's peculiarity affects all of its pairs; intervals of pairs drawn as if independent are too narrow."""
     texts = np.array(list(itertools.combinations(range(24), 2)))
     covered, widths = {True: 0, False: 0}, {True: [], False: []}
     for trial in range(40):
         rng = np.random.default_rng(trial)
         odd, odder = rng.standard_normal((2, 24))
         wanted = rng.standard_normal(len(texts))
-        # Both are as good as each other.
+        # Both are equally good.
         good, other = (wanted + one[texts].sum(axis=1) for one in (odd, odder))
         for shared in (True, False):
             outcomes = [
@@ -125,7 +125,7 @@ def test_pairs_that_share_texts_are_drawn_by_texts():
 
 @pytest.mark.slow
 def test_questions_of_one_text_are_drawn_together():
-    """Asked four times each, a question says no more than asked once."""
+    """Asked four times each, a question is no more evidence than asked once."""
     texts = np.repeat(np.arange(40), 4)[:, None]
     covered, widths = {True: 0, False: 0}, {True: [], False: []}
     for trial in range(60):
@@ -140,7 +140,7 @@ def test_questions_of_one_text_are_drawn_together():
     assert np.mean(widths[True]) == pytest.approx(2 * np.mean(widths[False]), rel=0.1)
     assert covered[True] >= 52
     assert covered[False] < 48
-    few = np.arange(36)  # of nine texts
+    few = np.arange(36)  # nine texts
     assert not paired_difference(
         Means(gains[texts[:, 0]][None], texts), Means(np.zeros((1, 160)), texts), few, seed=0
     ).telling
@@ -157,6 +157,6 @@ def test_the_other_outcomes_have_intervals_too():
     agreement = [Labels(labels, found, lambda a, b: float(np.mean(a == b))) for found in (right, wrong)]
     interval = paired_difference(*agreement, np.arange(80), seed=0)
     assert 0.6 < interval.low < interval.difference < interval.high <= 1
-    # Draws of one label only have no score; here every draw does not.
+    # Draws of only one label have no score; here that is every draw.
     some = np.flatnonzero(labels == 1)
     assert not np.isfinite(paired_difference(*agreement, some, seed=0).low)

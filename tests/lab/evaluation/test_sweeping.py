@@ -1,4 +1,4 @@
-"""The sweep: τ is chosen without a look at the held-out part, and nothing is embedded twice."""
+"""The sweep: τ is chosen without the held-out part, and nothing is embedded twice."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def tasks():
 @pytest.mark.parametrize("kind", ["retrieval", "sts", "classification", "clustering"])
 def test_the_best_temperature_is_found_and_reported(kind):
     task = tasks()[kind]
-    if kind == "sts":  # pairs of one topic, and of two
+    if kind == "sts":  # pairs of one topic, and pairs of two
         pairs = [(a, b) for a, b in zip(texts(240), texts(240, 1), strict=True)]
         pairs[::2] = [(a, pairs[(i * 2 + 1) % 240][1]) for i, (a, _) in enumerate(pairs[::2])]
         task = STS(tuple(pairs), tuple(float(a.split()[0] == b.split()[0]) for a, b in pairs))
@@ -67,7 +67,7 @@ def test_the_best_temperature_is_found_and_reported(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retrieval", "sts", "classification", "clustering"])
 def test_the_choice_never_sees_the_held_out_part(kind):
-    """Whatever the held-out items are about, the validation scores and the choice stay."""
+    """The validation scores and the choice do not depend on the held-out items."""
     task = tasks()[kind]
     split = task.split(0)
     swapped = np.roll(split.held_out, 1)
@@ -82,7 +82,7 @@ def test_the_choice_never_sees_the_held_out_part(kind):
         for place, other in zip(split.held_out, swapped, strict=True):
             values[place] = getattr(task, name)[other]
         spoilt = dataclasses.replace(task, **{name: tuple(values)})
-        # A split by label follows the labels: hold it, to change nothing but what is held out.
+        # A split by label follows the labels. Fix it, so that only the held-out part changes.
         object.__setattr__(spoilt, "split", lambda seed: split)
     before, after = (sweep(FakeEmbedder(), one, GRID) for one in (task, spoilt))
     assert [one.validation for one in before.scored] == [one.validation for one in after.scored]

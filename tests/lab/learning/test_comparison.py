@@ -1,4 +1,4 @@
-"""What was learned beside the best scalar: what is chosen never sees what is scored, and gains are paired."""
+"""Learned temperatures against the best scalar: the choice never sees the scored texts, and gains are paired."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def corpus(name="corpus", count=96, seed=0):
 
 
 def spoilt(of, seed):
-    """With other answers to the held-out queries."""
+    """Return a task with other answers to the held-out queries."""
     relevant = list(of.task.relevant)
     held_out = of.task.split(seed).held_out
     for place, other in zip(held_out, np.roll(held_out, 7), strict=True):

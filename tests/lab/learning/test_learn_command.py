@@ -1,4 +1,4 @@
-"""`tsjax learn` end to end on a small random model: what it writes, what it says, and what it refuses."""
+"""`tsjax learn` end to end on a small random model: its files, its messages, and its refusals."""
 
 import csv
 import json
@@ -79,7 +79,7 @@ def test_from_data_to_a_model(place, tmp_path, capsys):
     assert [look["step"] for look in report["curve"]] == [0, 2, 4]
     for name in ("curve.png", "temperatures.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
-    # The same command again computes nothing anew, and says the same.
+    # The same command again computes nothing, and prints the same.
     assert run(place, *arguments) == 0
     assert capsys.readouterr().out == said.out
     assert json.loads((out / "report.json").read_text()) == report
@@ -120,7 +120,7 @@ def test_weights(place, tmp_path, capsys):
 
 @pytest.mark.parametrize("more", [(), ("--weights", "--weight-learning-rate", "1e-3")], ids=["temperatures", "weights"])
 def test_a_command_killed_twice_ends_with_the_same_files(place, tmp_path, more):
-    """Once among its steps, and once while it learns anew from all pairs."""
+    """It is killed once among its steps, and once while it learns again from all pairs."""
 
     def command(out, until="nothing"):
         arguments = ["learn", place / "corpus", "-o", out, "--model", place / "model", *QUICK, *more, "--no-compare"]
@@ -163,7 +163,7 @@ def test_the_held_out_half_is_seen_by_nothing(place):
 
 
 def test_what_is_scored_in_another_corpus_is_not_learned_from(place, tmp_path, capsys):
-    """The second corpus holds all of the first one's questions, asked a little differently."""
+    """The second corpus has all questions of the first one, asked a little differently."""
     data, more = pairs(40, 0), pairs(30, 4)
     both = data + more
     lines = [{"query": f" {q.upper()}", "positive": d} for q, d in zip(both.queries, both.documents, strict=True)]
@@ -261,7 +261,7 @@ def texts_of(part):
 
 
 def test_no_text_is_in_two_parts_whether_it_asks_or_answers(tmp_path):
-    """Some answers answer two questions, and some questions are another's answer."""
+    """Some answers answer two questions, and some questions are another question's answer."""
     rows = [(f"question {place}", f"answer {place // 2}") for place in range(80)]
     rows += [(f"ANSWER  {place}", f"about {place}") for place in range(0, 40, 5)]
     corpus = write_pairs(tmp_path / "pairs.jsonl", rows)

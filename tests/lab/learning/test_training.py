@@ -1,4 +1,4 @@
-"""Learning on small random models: gradients, the way to a better loss, stopping, and going on after a kill."""
+"""Learning on small random models: gradients, a decreasing loss, stopping, and resuming after a kill."""
 
 import contextlib
 import dataclasses
@@ -106,7 +106,7 @@ def test_a_refit_learns_from_all_pairs_for_as_many_steps_as_were_best(embedder, 
     all_pairs = Pairs(
         "all", TRAINING[0].queries + VALIDATION[0].queries, TRAINING[0].documents + VALIDATION[0].documents
     )
-    plain = learn(embedder, [all_pairs], (), dataclasses.replace(recipe, steps=4))  # Adam's rate is the same always
+    plain = learn(embedder, [all_pairs], (), dataclasses.replace(recipe, steps=4))  # Adam's rate is constant.
     np.testing.assert_array_equal(again.temperature.value, plain.temperature.value)
     assert np.any(again.temperature.value != first.temperature.value)
     assert (tmp_path / "refit" / "run.json").exists()
@@ -133,7 +133,7 @@ def test_where_the_beginning_was_best_there_is_no_refit(embedder):
 
 
 def plain_loss(embedder, tau, chosen, recipe, weights=None):
-    """The loss of a batch written out, all texts at once, without the penalty; a function of τ by layer and head."""
+    """Return the loss of a batch, all texts at once, without the penalty, as a function of τ by layer and head."""
     from tsjax.model.forward import apply
 
     queries, documents = chosen.texts(range(len(chosen)))
@@ -157,7 +157,7 @@ def plain_loss(embedder, tau, chosen, recipe, weights=None):
 
 @pytest.mark.slow
 def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
-    """In chunks of two or three texts, hard negatives included, as all at once by JAX."""
+    """Chunks of two or three texts, including hard negatives, give the same as JAX on all texts at once."""
     monkeypatch.setitem(gradients._CHUNK, "cpu", 64)
     chosen = pairs(8, 2, hard=1)
     recipe = dataclasses.replace(QUICK, penalty=0.0)
@@ -192,7 +192,7 @@ def test_the_cached_gradient_is_the_whole_batchs(embedder, monkeypatch):
 def test_every_form_learns_and_is_a_temperature(embedder, change):
     recipe = dataclasses.replace(QUICK, steps=2, **change)
     run = training._Run(embedder, TRAINING, VALIDATION, recipe)
-    # Its own pairs validate it: one number does not generalise from two dozen.
+    # It is validated on its own pairs: one number does not generalise from two dozen.
     learned = learn(embedder, TRAINING, TRAINING, dataclasses.replace(recipe, steps=12))
     tau = learned.temperature
     assert learned.best_step > 0
@@ -203,7 +203,7 @@ def test_every_form_learns_and_is_a_temperature(embedder, change):
         assert tau.query == Temperature()
     if recipe.side == "queries":
         assert dataclasses.replace(tau, query=None) == Temperature()
-    # The embedder with that temperature computes what learning did.
+    # The embedder with that temperature computes what learning computed.
     numbers = {"log_value": jnp.log(jnp.asarray(own.value, jnp.float32))}
     if isinstance(own.by_length, Piecewise):
         assert own.by_length.factor != 1
@@ -245,7 +245,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(embedder, tmp_path, weights, mo
     recipe = dataclasses.replace(QUICK, weights=weights, weight_learning_rate=1e-3)
     whole = learn(embedder, TRAINING, VALIDATION, recipe, directory=tmp_path / "whole")
     step = training._Run._step
-    for last in (1, 3, 2, 5):  # as many steps before each kill; the first is before anything is saved
+    for last in (1, 3, 2, 5):  # the number of steps before each kill; the first kill is before anything is saved
         steps = []
 
         def counted(self, *arguments, steps=steps, last=last):

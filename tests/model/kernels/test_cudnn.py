@@ -1,4 +1,4 @@
-"""cuDNN's attention without a GPU: the program for CUDA is made and looked at, and the choice of kernels is checked."""
+"""cuDNN's attention without a GPU: the program for CUDA and the choice of kernels are checked."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ PLAIN, MASKED = TARGETS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax"
 
 
 def program(encoder, dtype, kernel="cudnn"):
-    """StableHLO of a batch of 4 texts of up to 256 tokens, as for an NVIDIA GPU."""
+    """Return the StableHLO of a batch of 4 texts of up to 256 tokens, as for an NVIDIA GPU."""
     config = ModelConfig(encoder=encoder)
     params = jax.eval_shape(lambda params: cast_params(config, params, jnp.dtype(dtype)), abstract_params(config))
     by_token, by_text = jax.ShapeDtypeStruct((4, 256), jnp.int32), jax.ShapeDtypeStruct((4, 1), jnp.int32)
@@ -38,7 +38,7 @@ def program(encoder, dtype, kernel="cudnn"):
 
 @pytest.fixture(autouse=True)
 def _cudnn(monkeypatch):
-    """JAX asks the library for its version before it lowers to it."""
+    """Replace the check of the library's version that JAX makes before lowering to cuDNN."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
 
 

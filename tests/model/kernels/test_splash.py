@@ -18,13 +18,13 @@ interpreted = jax.jit(functools.partial(splash_attention, interpret=True), stati
 
 
 def tensors(rows, length, heads=2, head_size=32, seed=0):
-    """Query, key and value."""
+    """Return query, key and value."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal((rows, length, heads, head_size)).astype(np.float32) for _ in range(3)]
 
 
 def segments_of(length, *rows):
-    """Numbers of segments of the given lengths, and −1 for the padding after them."""
+    """Return the segment ids of the given lengths, and −1 for the padding after them."""
     numbers = np.full((len(rows), length), -1, np.int32)
     for row, lengths in zip(numbers, rows, strict=True):
         text = np.repeat(np.arange(len(lengths)), lengths)
@@ -98,7 +98,7 @@ def test_nothing_leaks_from_one_segment_to_another(lengths, data):
 
 def test_a_text_does_not_care_where_in_a_row_it_stands():
     query, key, value = tensors(1, 128)
-    query = query * np.float32(32**-0.5)  # as models scale it: logits of 25 would magnify their rounding
+    query = query * np.float32(32**-0.5)  # scaled as in models: logits of 25 would magnify their rounding error
     place = np.roll(np.arange(128), 51)
     there = interpreted(query, key, value, segments_of(128, [33, 60]))
     here = interpreted(*(x[:, place] for x in (query, key, value)), segments_of(128, [33, 60])[:, place])
