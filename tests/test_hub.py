@@ -329,7 +329,7 @@ def test_a_model_that_changes_while_it_is_converted(tmp_path, monkeypatch):
 
 
 def test_another_package_of_the_name_conversion_is_refused(tmp_path):
-    """This runs in a separate process, which finds the other package first."""
+    """A separate process finds the other package first."""
     source = write_sentence_transformers(tmp_path / "source")
     (tmp_path / "first" / "conversion").mkdir(parents=True)
     (tmp_path / "first" / "conversion" / "__init__.py").write_text("def convert(*_): ...")

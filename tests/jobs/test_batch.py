@@ -335,7 +335,7 @@ def test_what_killed_processes_have_left_is_removed(tmp_path):
 
 
 def test_a_record_that_cannot_be_read_is_none(output, whole, model, corpus, monkeypatch):
-    """This includes a record that is damaged while the job runs. A record that the disk cannot read is an error."""
+    """A record may also be damaged while the job runs. A record that the disk cannot read is an error."""
     from tsjax.jobs.output import directory as records
     from tsjax.jobs.plan import ALONE, Plan, ShardKey
     from tsjax.jobs.run.accounting import Books

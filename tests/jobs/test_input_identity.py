@@ -222,7 +222,7 @@ def test_kept_values_are_compared_with_the_input(model, tmp_path, monkeypatch, c
 
 
 def test_a_file_that_changes_before_its_end_is_read_is_in_no_further_shard(model, tmp_path):
-    """The change is found before a shard of the other bytes is recorded. The next start would not notice it."""
+    """The change is found before a shard of the other bytes is recorded, which the next start would accept."""
     source, output = tmp_path / "a.txt", Output(tmp_path / "out")
     write_lines(source, texts())
     plan = Plan.of(find_sources([str(source)]), 16)

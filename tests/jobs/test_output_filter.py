@@ -58,7 +58,7 @@ PATTERNS = {
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("where", ["out", "sub/deep/out", "."])
 def test_a_job_goes_on_below_its_own_pattern(model, corpus, pattern, where, capsys):
-    """This includes inputs and output in one folder. The list of rejected rows is not an input either."""
+    """Inputs and output may also lie in one folder. The list of rejected rows is not an input either."""
     output = corpus / where
     with (corpus / "b.jsonl").open("a") as file:
         file.write("{\n")

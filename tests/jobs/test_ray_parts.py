@@ -62,7 +62,7 @@ def test_each_shard_is_of_one_piece(tmp_path):
 
 @pytest.mark.slow
 def test_two_at_the_same_piece_at_once_end_with_the_right_bytes(model, corpus, tmp_path):
-    """This happens if a node is declared dead and its piece is given to another node, but the first one is alive."""
+    """A node may be declared dead, and its piece given to another node, while it is still alive."""
     options = Options(columns=Columns(id="id"), rows_per_shard=16)
     plan = Plan.of(find_sources(corpus), 16)
     loaded = Model.of(tsjax.load(model))

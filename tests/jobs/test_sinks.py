@@ -108,7 +108,7 @@ def test_a_worker_touches_its_own_shards_only(done, tmp_path):
 
 
 def test_two_processes_that_do_the_same(done, tmp_path):
-    """This happens on file systems without locks."""
+    """File systems without locks allow this."""
     load(done, done.record_keys()[:1], sink(tmp_path / "db", done))
     ours, theirs = (sink(tmp_path / "db", done) for _ in range(2))
     load(done, done.record_keys(), theirs)

@@ -174,7 +174,7 @@ def test_in_folders(tmp_path, stabilised, packs):
 
 
 def test_the_factors_may_be_half_precision(tmp_path):
-    """They are published so, and are merged in float32 all the same."""
+    """Published factors have half precision, and are merged in float32 all the same."""
     model, files, merged = published()
     JINA_V3.save(tmp_path / "theirs", {name: weight.bfloat16() for name, weight in files.items()}, lora_alpha=ALPHA)
     convert(tmp_path / "theirs", tmp_path / "ours", adapter="separation")

@@ -184,7 +184,7 @@ def test_long_pairs_take_no_longer_than_their_tokens(both):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
 def test_nothing_is_compiled_after_a_warmup(both, name, capsys):
-    """It is called with token types and without."""
+    """The model is called with token types and without."""
     _, ours = both(name)
     seconds = ours.warmup()
     assert set(seconds) == set(ours.shapes)

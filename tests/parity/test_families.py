@@ -88,7 +88,7 @@ def test_what_is_used_is_used(name):
 
 
 def test_a_causal_gemma_is_refused(tmp_path):
-    """It is refused whether the field says so or is missing: transformers then takes it for a language model."""
+    """The field may say so or be missing: transformers then takes the model for a language model."""
     CASES["EmbeddingGemma"].save(tmp_path / "theirs")
     config = json.loads((tmp_path / "theirs" / "config.json").read_text())
     for value in (False, None):

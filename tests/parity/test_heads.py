@@ -99,7 +99,7 @@ def test_a_classifier_is_what_is_asked_for(classifier):
 
 
 def test_a_kind_that_is_asked_for_is_not_taken_for_the_usual_one(classifier):
-    """This includes kinds that only the conversion can tell: weights are left out, or a module does nothing."""
+    """Some kinds are recognised only in the conversion: weights are left out, or a module does nothing."""
     with pytest.raises(tsjax.ConversionError, match="classifier"):
         tsjax.load(classifier, kind="cross_encoder", ignore_weights=["classifier.*"])
     modules = ["Transformer", "Dropout"]

@@ -73,7 +73,7 @@ def test_as_close_to_the_exact_result_as_pytorch(results, tau):
 
 
 def test_temperatures_matter(results):
-    """Without this, the vectors above could be equal for another reason."""
+    """If temperatures had no effect, the vectors above would be equal for another reason."""
     for tau in TEMPERATURES[1:]:
         assert np.abs(results[tau][0] - results[1.0][0]).max() > 0.01
 

@@ -135,6 +135,6 @@ def test_jina_v2_without_a_gate_is_refused(tmp_path):
 
 
 def test_the_longest_text_of_a_file_in_both_dialects_is_the_published_one(saved):
-    """It is not the length of the training, which stands where transformers has its own field."""
+    """The length of the training, which stands where transformers has its own field, is not used."""
     for name in ("nomic-embed-text-v1", "nomic-embed-text-v1.5"):
         assert read_header(saved(name)[1]).metadata.model.encoder.max_positions == 83

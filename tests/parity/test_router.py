@@ -121,7 +121,7 @@ def test_queries_and_documents(both):
     ],
 )
 def test_which_route_a_task_takes(save, encoders, names, options):
-    """This includes the old place of an Asym, after the pooling."""
+    """An Asym is also read in its old place, after the pooling."""
     routes = {name: [Dense(36, 9)] for name in names}
     directory, theirs = save(Transformer(encoders[0]), Pooling(36), Router(routes, **options))
     ours = tsjax.load(directory)

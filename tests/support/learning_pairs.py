@@ -7,7 +7,7 @@ from tsjax.lab.learning.pairs import Pairs
 
 
 def pairs(count, seed, name="corpus", hard=0):
-    """Return texts of a few words, with queries made of words of theirs."""
+    """Return texts of a few words, with queries made of their words."""
     rng, words = np.random.default_rng(seed), WORDS.split()
     documents = [" ".join(rng.choice(words, rng.integers(4, 30))) for _ in range(count)]
     queries = [" ".join(rng.choice(text.split(), 3)) for text in documents]

@@ -122,7 +122,7 @@ def test_what_the_tokenizer_does_not_see_makes_no_other_text():
 
 
 def test_a_text_that_is_written_otherwise_counts_once():
-    """This includes a text that is longer than the model takes, whose tokens cannot tell."""
+    """Such a text may also be longer than the model takes, so that its tokens cannot tell."""
     made, _ = buckets(MANY)
     again, notes = buckets([*MANY, *(f" {one.upper()}\n" for one in MANY)])
     assert {key: rows(bucket) for key, bucket in again.items()} == {key: rows(bucket) for key, bucket in made.items()}

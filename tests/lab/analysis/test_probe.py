@@ -137,7 +137,7 @@ def test_every_family_is_measured_as_its_full_matrices_are(name, monkeypatch):
 @pytest.mark.parametrize("short", [0, 1024])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_hidden_states_are_the_models(name, short, monkeypatch):
-    """This includes a text so long that attention is computed block by block."""
+    """A text may also be so long that attention is computed block by block."""
     monkeypatch.setattr("tsjax.lab.analysis.probe._SHORT", short)
     config, params = model(name)
     tau = temperatures(config)

@@ -120,7 +120,7 @@ def test_weights(place, tmp_path, capsys):
 
 @pytest.mark.parametrize("more", [(), ("--weights", "--weight-learning-rate", "1e-3")], ids=["temperatures", "weights"])
 def test_a_command_killed_twice_ends_with_the_same_files(place, tmp_path, more):
-    """It is killed once among its steps, and once while it learns again from all pairs."""
+    """The command is killed once among its steps, and once while it learns again from all pairs."""
 
     def command(out, until="nothing"):
         arguments = ["learn", place / "corpus", "-o", out, "--model", place / "model", *QUICK, *more, "--no-compare"]
