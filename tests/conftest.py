@@ -17,9 +17,8 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     share = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
     os.environ["PJRT_NPROC"] = os.environ["OMP_NUM_THREADS"] = str(share)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # Compiling takes most of a test's time, and many tests compile the same programs. They share a directory for one
-    # run,
-    # as do the processes that tests start. It is not kept: a program that was compiled wrongly, or half written by
+    # Compiling takes most of a test's time, and many tests compile the same programs. All processes of one run, also
+    # those that tests start, share a directory. It is not kept: a program that was compiled wrongly, or half written by
     # a process that a test killed, must not be found again.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tsjax-programs-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

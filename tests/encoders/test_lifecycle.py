@@ -110,7 +110,7 @@ def test_a_copy_is_equal_and_counts_from_zero(model, way):
     np.testing.assert_array_equal(result(model), warm)
 
 
-# All settings that can be changed after loading, each set to a value that loading would not give.
+# Settings that can be changed after loading, each set to a value that loading would not give.
 CHANGES = {
     "temperature": tsjax.Temperature(0.9, tsjax.LogLength(8), query=0.7),
     "max_seq_length": 23,

@@ -319,7 +319,7 @@ def test_what_killed_processes_have_left_is_removed(tmp_path):
     output, worker = Output(tmp_path / "out"), Worker(1, 4)
     with output.working(worker) as mine:
         host, name = os.uname().nodename, mine.name
-    gone = f"{worker}-{host}-{2**22 + 1}-{'0' * 32}"  # more devices than any process has
+    gone = f"{worker}-{host}-{2**22 + 1}-{'0' * 32}"  # a process id above the largest
     elsewhere = f"{worker}-other-host-1-{'0' * 32}"
     long_ago = f"{worker}-other-host-1-{'1' * 32}"
     another = f"{ALONE}-{host}-{2**22 + 1}-{'0' * 32}"

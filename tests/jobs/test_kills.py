@@ -66,7 +66,7 @@ def test_twenty_kills(model, corpus, jobs, whole, tmp_path):
         for _ in range(rng.randint(2, 5)):
             process = jobs.start(*command)
             wait_for_work(process, output, "manifest.json")
-            # Wait for a shard and a moment of the next, however busy the machine is.
+            # Wait for some shard and a moment of the next, however busy the machine is.
             wait_for_shards(process, output, rng.randint(shards_in(output), len(shards)))
             time.sleep(rng.uniform(0, seconds / len(shards)))
             process.kill()

@@ -127,7 +127,7 @@ def native(path, task_folders=("retrieval_query", "separation"), config=(), pack
     model = JINA_V3.model()
     save_native(path, model)
     if packs:
-        model.save_pretrained(path)  # The authors name and pack the weights so.
+        model.save_pretrained(path)  # with the names and packing of the authors
     config = {**PEFT_CONFIG, **dict(config)}
     scale = ALPHA / (RANK**0.5 if config["use_rslora"] else RANK)
     merged = {}

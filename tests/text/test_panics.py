@@ -9,7 +9,7 @@ from tsjax.text.panics import PanicError, reported_panics
 from tsjax.text.tokenizer import TextTokenizer
 
 
-class PanicException(BaseException):  # pyo3 raises it so
+class PanicException(BaseException):  # the class that pyo3 raises
     pass
 
 
