@@ -6,6 +6,7 @@ from xdist.scheduler import LoadFileScheduling
 GROUPS = {
     "tests/parity/": "torch",
     "tests/integrations/": "torch",
+    "tests/conversion/test_fuzz_against_transformers.py": "torch",
     "tests/scripts/test_reproduce_tempscale.py": "torch",
     "tests/encoders/": "encoders",
     "tests/engine/": "encoders",
