@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 # Reason for a missing vector, in errors and in the rejected rows of jobs.
 NO_TOKENS = "has no tokens"
@@ -81,7 +84,7 @@ class AssumptionWarning(UserWarning):
 _PACKAGES = {"google": "protobuf", "ir_measures": "ir-measures", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
 
 
-def require_optional(module: str, *, extra: str, feature: str = "this") -> Any:
+def require_optional(module: str, *, extra: str, feature: str = "this") -> ModuleType:
     """Import a module of an optional package when it is needed.
 
     Args:

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 BOUNDS = {
     "import circles": 0,
     "private attributes of others": 0,
-    "headless docstrings": 25,  # to be 20
-    "banned words": 44,
+    "headless docstrings": 0,
+    "banned words": 37,
     "public Any in tsjax/api.py and tsjax/encoders": 0,
     "public Any elsewhere": 11,
 }

@@ -62,7 +62,7 @@ class _Facts:
                 raise ConfigError(f"{type(self).__name__}.{name} is {value!r}; it can be {', '.join(allowed)}")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `from_json` is the inverse."""
+        """Return plain JSON values; `from_json` is the inverse."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
 
     @classmethod
@@ -86,7 +86,7 @@ _LEAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(_Facts):
-    """What the network of an encoder is.
+    """The architecture of an encoder's network.
 
     Sizes come first, then the choices in which families differ. Each way to tell positions is on where its fields are
     set; several may be on at once.
@@ -97,7 +97,7 @@ class EncoderConfig(_Facts):
         num_layers: L.
         num_heads: N, query heads.
         intermediate_size: F, width of the feed-forward network.
-        max_positions: rows of the position table; where there is none, the longest input that the model is made for,
+        max_positions: rows of the position table; without a table, the longest input that the model is made for,
             which is no limit; ``None``: unknown.
         head_size: H; ``None`` means D / N.
         num_key_value_heads: key and value heads; ``None`` means N, anything less is grouped-query attention.
@@ -251,7 +251,7 @@ class EncoderConfig(_Facts):
 
     @property
     def positions(self) -> str:
-        """How the network tells positions, in a few words."""
+        """Describe the positions of the network in a few words."""
         ways = {
             "absolute": self.absolute_positions,
             "rotary": self.rope_theta is not None,
@@ -263,7 +263,7 @@ class EncoderConfig(_Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingConfig(_Facts):
-    """How token vectors become one vector.
+    """The pooling of token vectors into one vector.
 
     Attributes:
         modes: one or more of sentence-transformers' six; several are concatenated in this order.

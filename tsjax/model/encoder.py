@@ -200,7 +200,7 @@ class Layer(nnx.Module):
 
 
 class LayerInput(NamedTuple):
-    """What a layer is called with, for those who look into it.
+    """The arguments of a layer, for code that observes it.
 
     Attributes:
         x: the hidden states that come in.
@@ -299,7 +299,7 @@ class Encoder(nnx.Module):
         return self.final_norm(x) if config.final_norm else x, found
 
     def _view(self, packing: Packing, kernel: Kernel) -> tuple[View, Rotation | None]:
-        """What all layers see, and the rotation of those that see a window."""
+        """Return the view of all layers, and the rotation of the layers that see a window."""
         config = self.config
         length = packing.segments.shape[1]
         by_offset = None
@@ -313,7 +313,7 @@ class Encoder(nnx.Module):
         def turned(theta: float | None) -> Rotation | None:
             return None if theta is None else rotation(packing.positions, config.head_dim, theta, config.rope_factor)
 
-        # Here, lest each layer spread them anew.
+        # Spread once here, not in each layer.
         pairs = by_pair(by_offset, 0, length, length) if by_offset is not None and kernel in ("xla", "mapped") else None
         view = View(packing, rotation=turned(config.rope_theta), by_offset=by_offset, by_pair=pairs)
         return view, turned(config.local_rope_theta or config.rope_theta)

@@ -89,7 +89,7 @@ def apply_packed(
 
 
 class _Traced(threading.local):
-    """How many programs the calling thread has traced."""
+    """The number of programs that the calling thread has traced."""
 
     programs = 0
 

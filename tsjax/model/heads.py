@@ -1,4 +1,4 @@
-"""What follows pooling, in order: Dense, LayerNorm, Normalize. Always float32."""
+"""The heads after pooling, in order: Dense, LayerNorm, Normalize. Always float32."""
 
 from __future__ import annotations
 

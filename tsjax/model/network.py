@@ -49,7 +49,7 @@ class Inputs(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a forward pass gives: the vector of each text and, when asked for, of each token; float32.
+    """The output of a forward pass: the vector of each text and, when asked for, of each token; float32.
 
     `tsjax.model.forward.apply` gives them by text, (B, E) and (B, T, D); what runs on packed rows, by row and place.
     """
@@ -96,5 +96,5 @@ def declare(config: ModelConfig, devices: int = 1) -> tuple[nnx.GraphDef[Embeddi
 
 
 def bind(config: ModelConfig, params: dict[str, Any], devices: int = 1) -> EmbeddingModel:
-    """Return the model with these parameters, which so many devices share out in the program that calls it."""
+    """Return the model with these parameters, sharded over this number of devices in the program that calls it."""
     return nnx.merge(declare(config, devices)[0], params)

@@ -1,4 +1,4 @@
-"""Where the texts of a batch stand: a row of tokens may hold several, one after the other.
+"""The places of the texts of a batch: a row of tokens may hold several, one after the other.
 
 Everything that looks beyond a single token (positions, attention, pooling) asks a `Packing`; the rest of the network
 does not know that there are texts. A batch of padded texts is the packing with one text a row.

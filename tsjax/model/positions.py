@@ -1,4 +1,4 @@
-"""How a network can tell where a token stands: rows of a table, rotations, biases by distance. Pure functions.
+"""Position encodings: rows of a table, rotations, biases by distance. Pure functions.
 
 Shapes: R rows, T tokens of a row, N heads, H head size.
 """
@@ -68,7 +68,7 @@ def relative_bucket(
     half = buckets // 2
     exact = half // 2
     distance = np.abs(offsets)
-    # In float32 and in this order, lest a distance that is a border fall to its other side.
+    # In float32 and in this order, so that a distance on a border does not fall to its other side.
     far = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     far = far / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
     steps = np.minimum(exact + far.astype(np.int32), half - 1)
@@ -76,12 +76,12 @@ def relative_bucket(
 
 
 def relative_bias(table: Float[Array, "buckets N"], length: int, max_distance: int) -> Float[Array, "N offsets"]:
-    """What each head adds to the logit of a query and a key by their offset, key minus query, from 1 − T to T − 1."""
+    """Return what each head adds to a logit by the offset of key minus query, from 1 − T to T − 1."""
     return table[relative_bucket(np.arange(1 - length, length), table.shape[0], max_distance)].T
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The slope of each head (ALiBi, arXiv:2108.12409).
+    """Return the slope of each head (ALiBi, arXiv:2108.12409).
 
     A geometric series; where N is not a power of two, that of the power below it and then every other one of the
     power above.

@@ -27,7 +27,7 @@ class Weight(nnx.Param[Array]):
     def __init__(self, value: Array, axes: tuple[str, ...] = (), *, cut: int | None = None) -> None:
         super().__init__(value, axes=axes, cut=cut)
 
-    def get_value(self, **options: Any) -> Array:
+    def get_value(self, **options: Any) -> Any:
         """Return the whole array (an abstract one or NumPy's as it is), gathered if this device has only a share."""
         value = super().get_value(**options)
         if self.cut is None:
@@ -41,7 +41,7 @@ class Weight(nnx.Param[Array]):
 
     @property
     def partition(self) -> PartitionSpec:
-        """How the array lies on the mesh."""
+        """The placement of the array on the mesh."""
         if self.cut is None:
             return WHOLE
         return PartitionSpec(*[None] * (self.ndim + self.cut), RULES[self.axes[self.cut]])  # type: ignore[no-untyped-call]

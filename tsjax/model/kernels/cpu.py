@@ -55,7 +55,7 @@ _ZERO = np.int32(0)
 
 
 class Bias(NamedTuple):
-    """What is added to the logits: by the offset of key and query, times a factor of each token and head."""
+    """The bias that is added to the logits: by the offset of key and query, times a factor of each token and head."""
 
     by_offset: Float[Array, "N offsets"]
     factor: Float[Array, "*rows T N"]
@@ -122,7 +122,7 @@ def _row(row: _Row, longest: int, *, causal: bool) -> Float[Array, "T N H"]:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How the texts of one window are cut into steps."""
+    """The division of the texts of one window into steps."""
 
     window: int
     heads: int
@@ -185,7 +185,7 @@ def _step(row: _Row, cut: _Cut, index: Int[Array, ""], mixed: Float[Array, "N T 
 def _seen(
     row: _Row, cut: _Cut, inside: Bool[Array, " window"], first: Int[Array, ""]
 ) -> Bool[Array, "#queries window"]:
-    """Which keys of the window each query sees."""
+    """Return a mask of the keys of the window that each query sees."""
     offset = jnp.arange(cut.window)[None, :] - (first + jnp.arange(cut.queries))[:, None]
     seen = inside[None, :]
     if cut.causal:

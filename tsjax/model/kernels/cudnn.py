@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 
 def supports(head_size: int, dtype: str, *, biased: bool) -> bool:
-    """Whether cuDNN can serve a model.
+    """Return whether cuDNN can serve a model.
 
     Args:
         head_size: size of each head.

@@ -1,7 +1,7 @@
-"""Attention head by head that can be differentiated: for learning on a processor.
+"""Attention head by head that can be differentiated: for learning on a CPU.
 
 A loop takes one head of one row at a time, so that its scores stay in a core's cache, and its gradient computes them
-anew rather than keep them. At 6 × 320 tokens and 12 heads of 32 that took a ninth of the time of one einsum over all
+again rather than keep them. At 6 × 320 tokens and 12 heads of 32 that took a ninth of the time of one einsum over all
 heads, a quarter with the gradient; and memory grows with the length, not with its square.
 """
 
@@ -17,7 +17,7 @@ from tsjax.model.linear import PRECISION
 
 
 class _Head(NamedTuple):
-    """What one head of one row attends with."""
+    """The operands of one head of one row."""
 
     query: Float[Array, "T H"]
     key: Float[Array, "T H"]

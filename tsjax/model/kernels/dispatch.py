@@ -34,7 +34,7 @@ def kernel_for(platform: str, capability: str | None, config: EncoderConfig, dty
 
     Args:
         platform: cpu, gpu or tpu.
-        capability: of a GPU, for instance 9.0; None where there is none.
+        capability: of a GPU, for instance 9.0; None for other devices.
         config: the architecture.
         dtype: what the encoder computes in.
     """
@@ -50,13 +50,13 @@ def kernel_for(platform: str, capability: str | None, config: EncoderConfig, dty
 
 
 def _is_ampere(capability: str | None) -> bool:
-    """Whether a GPU is of that generation of NVIDIA's or a later one; others' capabilities are no such numbers."""
+    """Return whether a GPU is of that NVIDIA generation or a later one; other vendors' capabilities are not numbers."""
     version = re.fullmatch(r"(\d+)\.\d+", capability or "")
     return version is not None and int(version[1]) >= 8
 
 
 class View(NamedTuple):
-    """What a layer sees besides the vectors of the tokens.
+    """The view of a layer besides the vectors of the tokens.
 
     Attributes:
         packing: which tokens are of one text.
@@ -144,7 +144,7 @@ def scaled(
 
 
 def reach_of(view: View, window: int | None) -> Int[Array, ""] | None:
-    """How many tokens to each side a layer sees: the window where it is local, else all; None where none is."""
+    """Return the tokens that a layer sees to each side: the window if it is local, else all; None if no layer is."""
     if view.local is None or window is None:
         return None
     return jnp.where(view.local, window, view.packing.segments.shape[1])
@@ -160,7 +160,7 @@ def masked_logits(
     causal: bool = False,
     reach: Int[Array, ""] | None = None,
 ) -> Float[Array, "R N Q T"]:
-    """What the softmax is taken of, float32: a query's logits, and the least number where it does not see the key.
+    """Return the the softmax is taken of, float32: a query's logits, and the least number where it does not see the key.
 
     Args:
         query: scaled (see `scaled`); all of a row, or Q that follow each other.

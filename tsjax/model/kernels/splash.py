@@ -40,7 +40,7 @@ _HEAD_SIZE = 256
 
 
 def supports(length: int, heads: int, head_size: int, *, biased: bool) -> bool:
-    """Whether `splash_attention` can serve a shape: attention written in XLA's operations serves all others.
+    """Return whether `splash_attention` can serve a shape: attention written in XLA's operations serves all others.
 
     Args:
         length: tokens of a row.
@@ -98,7 +98,7 @@ def splash_attention(
 
 
 def _mask(length: int, *, causal: bool, window: int | None) -> Mask:
-    """What a token sees of its row, segments aside."""
+    """Return the mask of a row, segments aside."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # noqa: PLC0415
 
     shape = (length, length)
@@ -108,7 +108,7 @@ def _mask(length: int, *, causal: bool, window: int | None) -> Mask:
 
 
 def block_sizes(length: int, head_size: int, *, windowed: bool) -> BlockSizes:
-    """What the kernel works on at a time, for rows of a length."""
+    """Return the block sizes of the kernel for rows of a length."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # noqa: PLC0415
 
     most = _KEYS_OF_WINDOW if windowed else _KEYS if head_size <= _HEAD_SIZE_OF_KEYS else _KEYS // 2
