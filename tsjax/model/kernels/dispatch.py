@@ -160,7 +160,7 @@ def masked_logits(
     causal: bool = False,
     reach: Int[Array, ""] | None = None,
 ) -> Float[Array, "R N Q T"]:
-    """Return the the softmax is taken of, float32: a query's logits, and the least number where it does not see the key.
+    """Return the float32 logits of each query, and the least number where a query does not see the key.
 
     Args:
         query: scaled (see `scaled`); all of a row, or Q that follow each other.
