@@ -163,6 +163,11 @@ class RoutedEmbedder(Saving):
         return json_sha256([self._header.fingerprint, *routes])
 
     @property
+    def fingerprint(self) -> str:
+        """Return `encoding_fingerprint`, under its former name."""
+        return self.encoding_fingerprint
+
+    @property
     def dtype(self) -> Dtype:
         """Return the compute dtype of the encoders."""
         return self._embedders[0].dtype

@@ -122,6 +122,11 @@ class ModelSettings(Generic[AnyTokenizer]):
         return json_sha256([self._header.fingerprint, *self._decisive()], sort_keys=False)
 
     @property
+    def fingerprint(self) -> str:
+        """Return `encoding_fingerprint`, under its former name."""
+        return self.encoding_fingerprint
+
+    @property
     def temperature(self) -> Temperature:
         """Return the τ used when a call gives none. Settable."""
         return self._temperature
