@@ -9,7 +9,6 @@ import pytest
 import tsjax
 from tests.support.families import CASES, HEADS, Case
 from tests.support.lazy import lazy
-from tests.support.real_texts import real_texts
 from tests.support.text_pairs import PAIRS
 
 tempered = lazy("conversion.originals", "tempered")
@@ -17,8 +16,6 @@ CrossEncoder = lazy("sentence_transformers", "CrossEncoder")
 torch = lazy("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore::tsjax.TruncationWarning")
-
-WORDS = [text.lower().split() for text in real_texts(12, seed=3)]
 
 
 @pytest.fixture(scope="module")

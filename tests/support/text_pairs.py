@@ -2,7 +2,9 @@
 
 import itertools
 
-from tests.support.checkpoints import WORDS
+from tests.support.real_texts import real_texts
+
+WORDS = [text.lower().split() for text in real_texts(12, seed=3)]
 
 PAIRS = [
     ("the cat", "of it"),
