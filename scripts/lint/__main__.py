@@ -21,7 +21,7 @@ BOUNDS = {
     "headless docstrings": 0,
     "banned words": 37,
     "public Any in tsjax/api.py and tsjax/encoders": 0,
-    "public Any elsewhere": 10,
+    "public Any elsewhere": 11,
 }
 
 # Intended uses of others' private attributes, by file and name, with the reason.
