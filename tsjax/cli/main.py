@@ -20,6 +20,7 @@ from tsjax.cli import batch, bench, collapse, convert, doctor, embed, export, in
 from tsjax.cli.interrupts import Interrupted, Interrupts
 from tsjax.errors import AssumptionWarning, TsjaxError
 from tsjax.storage.atomic import expanded
+from tsjax.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # such as a full disk under standard output, or a folder without permission
         where = f"{error.filename}: " if error.filename else ""
-        print(f"tsjax: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"tsjax: {where}{reason(error)}", file=sys.stderr)
         _silence_stdout()
         return 2
     except KeyboardInterrupt as interrupt:

@@ -95,7 +95,7 @@ class ModelSettings(Generic[AnyTokenizer]):
         """Return the present settings that determine the output, as JSON values; subclasses add theirs."""
         named: list[tuple[str, str]] = [item for item in sorted(self.prompts.items()) if item[1]]
         hidden: tuple[str, ...] = rules.hidden(self.prompts, self.default_prompt_name)
-        prompts: list[object] = [self.prompt_text(None, None), *named, *hidden]
+        prompts: list[object] = [self.prompt_text(), *named, *hidden]
         return [self._dtype, self.temperature.to_json(), self.max_seq_length, prompts]
 
     def present_metadata(self) -> Metadata:

@@ -12,7 +12,7 @@ import functools
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from tsjax.engine.placement import Placement
 from tsjax.engine.prefetch import submit
 from tsjax.engine.shapes import bucket_shapes
 from tsjax.engine.statistics import Counter, Statistics
-from tsjax.errors import InputError, LifecycleError, NoTokensError
+from tsjax.errors import LifecycleError, NoTokensError
 from tsjax.model.config import Dtype
 from tsjax.model.forward import weight_shapes
 from tsjax.model.kernels.dispatch import Kernel, kernel_for
@@ -139,8 +139,6 @@ class Engine:
             InputError: the dtype, the token budget or the devices cannot be used.
             LifecycleError: JAX cannot run in this process.
         """
-        if dtype not in get_args(Dtype):
-            raise InputError(f"dtype {dtype!r} is not supported; it can be {', '.join(get_args(Dtype))}")
         if token_budget is not None:
             whole_number("token_budget", token_budget)
         mark_used()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsjax.errors import ConversionError
 from tsjax.storage.atomic import replacing
+from tsjax.wording import reason
 
 if TYPE_CHECKING:
     import io
@@ -69,7 +70,7 @@ def _digest(file: Path, memory: Path) -> str:
                 return hashlib.sha256(stream.read()).hexdigest()
             return _remembered(file, stream, memory)
     except OSError as error:
-        raise ConversionError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise ConversionError(f"{file} cannot be read: {reason(error)}") from error
 
 
 def _remembered(file: Path, stream: io.BufferedReader, memory: Path) -> str:

@@ -37,7 +37,7 @@ from tsjax.jobs.input.formats import (
 )
 from tsjax.text.unicode import lone_surrogate
 from tsjax.warn import warn
-from tsjax.wording import counted
+from tsjax.wording import counted, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -272,7 +272,7 @@ def _reading(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _no_such_file(url) from error
     except OSError as error:
-        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {url}: {reason(error)}") from error
     except TsjaxError:
         raise
     except Exception as error:
