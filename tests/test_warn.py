@@ -78,7 +78,7 @@ def test_the_line_is_that_of_a_loop_that_draws_from_a_stream(models):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         stream = models["embedder"].stream(TEXTS)
-        next(stream)  # this line
+        next(stream)  # this one
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     assert lines[caught[0].lineno - 1].strip() == "next(stream)  # this one"
 
