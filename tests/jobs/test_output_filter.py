@@ -70,7 +70,7 @@ def test_a_job_goes_on_below_its_own_pattern(model, corpus, pattern, where, caps
     half_done(output)
     capsys.readouterr()
     assert batch_jobs.run(*job) == 0
-    assert "which a job wrote; they are left out" in capsys.readouterr().err
+    assert "which a job wrote: left out" in capsys.readouterr().err
     assert batch_jobs.contents(output) == first
     assert batch_jobs.run("batch", "verify", output) == 0
     assert batch_jobs.run("batch", "verify", output, "--input", corpus / pattern) == 0

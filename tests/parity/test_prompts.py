@@ -70,7 +70,7 @@ def of_ours(header, tokenizer, saved, default, given):
         truncate_dim=None,
         similarity_fn_name=None,
     )
-    model._engine = types.SimpleNamespace(check_usable=lambda: None)  # nothing is computed
+    model._engine = types.SimpleNamespace(check_usable=lambda: None, devices=())  # nothing is computed
     return used(model, dict(model.prompts))
 
 
